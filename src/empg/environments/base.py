@@ -18,7 +18,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The answer to one action. ``reward`` is the outcome reward, 0.0 until the episode ends; ``score`` the dense one."""
+    """The answer to one action. ``reward`` is the outcome reward, 0.0 until the episode ends."""
 
     observation: str
     reward: float
@@ -36,6 +36,8 @@ class Expert(Protocol):
 
 class Environment(Protocol):
     """One episode at a time; holds no global state, so hundreds of instances run in one process."""
+
+    max_steps: int
 
     def reset(self, task: Task) -> str:
         """Start the task's episode and return its first observation."""

@@ -1,0 +1,81 @@
+"""Conversations as token ids: an episode grows by the agent's own tokens and the template around each observation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from empg.errors import DataError
+
+_MARK_AGENT, _MARK_OBSERVATION = "\ue000AGENT\ue000", "\ue000OBSERVATION\ue000"
+
+
+class Chat:
+    """Encodes conversations with a tokenizer's chat template, a part at a time.
+
+    Re-rendering the whole conversation each turn could change earlier tokens (templates strip thoughts, tokenizers
+    merge across borders), and the policy would be trained on tokens that it never sampled. Here earlier ids stay as
+    they were. Observations are encoded as plain text: a special token spelled in one is never a special token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, system: str, where: str) -> None:
+        if not tokenizer.chat_template:
+            raise DataError(f"{where}: tokenizer: expected a chat template, found none")
+        self.tokenizer = tokenizer
+        opening = [{"role": "system", "content": system}] if system else []
+        first = self._render([*opening, {"role": "user", "content": _MARK_OBSERVATION}])
+        exchange = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK_AGENT}]
+        later = self._render([*exchange, {"role": "user", "content": _MARK_OBSERVATION}])
+        if first.count(_MARK_OBSERVATION) != 1 or later.count(_MARK_AGENT) != 1:
+            raise DataError(f"{where}: chat template: expected each message's content once, found another count")
+        prefix, suffix = first.split(_MARK_OBSERVATION)
+        between, _ = later.split(_MARK_AGENT)[1].split(_MARK_OBSERVATION)
+        self._prefix, self._suffix = self._template_ids(prefix), self._template_ids(suffix)
+        end, *between_ids = self._template_ids(between)
+        if end not in tokenizer.all_special_ids:
+            found = tokenizer.convert_ids_to_tokens(end)
+            raise DataError(f"{where}: chat template: expected a special token after an answer, found {found!r}")
+        self.end_of_turn: int = end
+        self._between = between_ids
+
+    @classmethod
+    def load(cls, folder: Path, system: str) -> Chat:
+        """Raises :class:`DataError` when the folder holds no fast tokenizer or no chat template."""
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder}: expected a tokenizer, found {error}") from None
+        return cls(tokenizer, system, str(folder))
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _template_ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _plain_ids(self, text: str) -> list[int]:
+        backend = self.tokenizer.backend_tokenizer
+        backend.encode_special_tokens = True
+        try:
+            return backend.encode(text, add_special_tokens=False).ids
+        finally:
+            backend.encode_special_tokens = False
+
+    def opening(self, observation: str) -> list[int]:
+        """Ids up to and including the first generation prompt."""
+        return self._prefix + self._plain_ids(observation) + self._suffix
+
+    def reply(self, observation: str) -> list[int]:
+        """Ids between the agent's end of turn (excluded) and its next token."""
+        return self._between + self._plain_ids(observation) + self._suffix
+
+    def agent(self, text: str) -> list[int]:
+        """Ids of one agent turn written by somebody else (a demonstration), with the end of turn."""
+        return [*self._template_ids(text), self.end_of_turn]
+
+    def text(self, response_ids: Sequence[int]) -> str:
+        """The text that the agent wrote, without the end of turn."""
+        ids = [i for i in response_ids if i != self.end_of_turn]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,0 +1,253 @@
+"""A decoder-only transformer that runs Qwen2-, Qwen3- and Llama-family weights in two ways.
+
+:meth:`Transformer.forward` scores packed sequences without padding, with gradients: training and scoring.
+:meth:`Transformer.extend` appends tokens to many cached conversations at once, without gradients: sampling.
+
+Query, key and value projections are one matrix here, and so are gate and up: fewer, larger products. The folder on
+disk keeps Hugging Face's names (see :mod:`empg.policy.checkpoint`), so `transformers` loads what this trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from empg.errors import DataError
+
+FAMILIES = ("qwen2", "qwen3", "llama")
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The sizes that the forward pass needs, read from a Hugging Face ``config.json``."""
+
+    family: str
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    mlp_width: int
+    norm_eps: float
+    attention_bias: bool
+    mlp_bias: bool
+    tied: bool
+    max_positions: int
+    rope: dict[str, Any]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], where: str) -> Architecture:
+        """Raises :class:`DataError` when the family is not one of :data:`FAMILIES` or uses a part that is not supported."""
+        family = config.get("model_type")
+        if family not in FAMILIES:
+            raise DataError(f"{where}: model_type: expected one of {', '.join(FAMILIES)}, found {family!r}")
+        if config.get("use_sliding_window"):
+            raise DataError(f"{where}: use_sliding_window: expected false, found true")
+        if config.get("hidden_act", "silu") != "silu":
+            raise DataError(f"{where}: hidden_act: expected 'silu', found {config['hidden_act']!r}")
+        heads, width = config["num_attention_heads"], config["hidden_size"]
+        rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+        rope.setdefault("rope_type", rope.pop("type", "default"))
+        rope.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
+        if rope["rope_type"] not in ("default", "llama3", "linear"):
+            raise DataError(f"{where}: rope_type: expected default, linear or llama3, found {rope['rope_type']!r}")
+        return cls(
+            family=family,
+            vocab_size=config["vocab_size"],
+            width=width,
+            layers=config["num_hidden_layers"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_width=config.get("head_dim") or width // heads,
+            mlp_width=config["intermediate_size"],
+            norm_eps=config["rms_norm_eps"],
+            attention_bias=family == "qwen2" or bool(config.get("attention_bias", False)),
+            mlp_bias=bool(config.get("mlp_bias", False)),
+            tied=bool(config.get("tie_word_embeddings", False)),
+            max_positions=config["max_position_embeddings"],
+            rope=rope,
+        )
+
+
+def rotary_frequencies(rope: dict[str, Any], head_width: int) -> Tensor:
+    """Inverse frequencies ``[head_width / 2]`` of the rotary embedding, with Llama 3's or linear scaling where configured."""
+    frequency = 1.0 / rope["rope_theta"] ** (torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    if rope["rope_type"] == "linear":
+        return frequency / rope["factor"]
+    if rope["rope_type"] == "llama3":
+        low, high, original = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+        wavelength = 2 * math.pi / frequency
+        smooth = ((original / wavelength - low) / (high - low)).clamp(0, 1)
+        return (1 - smooth) * frequency / rope["factor"] + smooth * frequency
+    return frequency
+
+
+class Layer(nn.Module):
+    """One pre-norm block: grouped-query attention, then a gated feed-forward network."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.sizes = (a.heads * a.head_width, a.kv_heads * a.head_width, a.kv_heads * a.head_width)
+        self.heads, self.kv_heads, self.head_width, self.eps = a.heads, a.kv_heads, a.head_width, a.norm_eps
+        self.attention_norm = nn.Parameter(torch.ones(a.width))
+        self.qkv = nn.Parameter(torch.empty(sum(self.sizes), a.width))
+        self.qkv_bias = nn.Parameter(torch.zeros(sum(self.sizes))) if a.attention_bias else None
+        self.out = nn.Parameter(torch.empty(a.width, a.heads * a.head_width))
+        # Qwen2 has no bias on the output projection; Llama's ``attention_bias`` sets one there too.
+        self.out_bias = nn.Parameter(torch.zeros(a.width)) if a.attention_bias and a.family != "qwen2" else None
+        self.q_norm = nn.Parameter(torch.ones(a.head_width)) if a.family == "qwen3" else None
+        self.k_norm = nn.Parameter(torch.ones(a.head_width)) if a.family == "qwen3" else None
+        self.mlp_norm = nn.Parameter(torch.ones(a.width))
+        self.gate_up = nn.Parameter(torch.empty(2 * a.mlp_width, a.width))
+        self.gate_up_bias = nn.Parameter(torch.zeros(2 * a.mlp_width)) if a.mlp_bias else None
+        self.down = nn.Parameter(torch.empty(a.width, a.mlp_width))
+        self.down_bias = nn.Parameter(torch.zeros(a.width)) if a.mlp_bias else None
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries ``[..., heads, head_width]`` and keys, and values, ``[..., kv_heads, head_width]``."""
+        x = F.linear(rms_norm(x, self.attention_norm, self.eps), self.qkv, self.qkv_bias)
+        q, k, v = x.split(self.sizes, dim=-1)
+        q = q.unflatten(-1, (self.heads, self.head_width))
+        k = k.unflatten(-1, (self.kv_heads, self.head_width))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = rms_norm(q, self.q_norm, self.eps), rms_norm(k, self.k_norm, self.eps)
+        return rotate(q, cos, sin), rotate(k, cos, sin), v.unflatten(-1, (self.kv_heads, self.head_width))
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The block's output, given its input and the attention's result, both ``[..., width]``."""
+        x = x + F.linear(attended, self.out, self.out_bias)
+        gate, up = F.linear(rms_norm(x, self.mlp_norm, self.eps), self.gate_up, self.gate_up_bias).chunk(2, dim=-1)
+        return x + F.linear(F.silu(gate) * up, self.down, self.down_bias)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of ``[..., heads, head_width]`` by angles ``[..., 1, head_width / 2]``."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class Cache:
+    """Keys and values of many conversations. Position p of conversation r lies in slot p of row r.
+
+    A slot beyond a row's length may hold stale values: it is overwritten before any query may see it.
+    """
+
+    def __init__(self, a: Architecture, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (rows, a.kv_heads, length, a.head_width)
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(a.layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(a.layers)]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order (a row may occur several times)."""
+        self.keys = [k.index_select(0, rows) for k in self.keys]
+        self.values = [v.index_select(0, rows) for v in self.values]
+
+    def grow(self, length: int) -> None:
+        """Make room for at least ``length`` tokens a row."""
+        extra = length - self.keys[0].shape[2]
+        if extra > 0:
+            self.keys = [F.pad(k, (0, 0, 0, extra)) for k in self.keys]
+            self.values = [F.pad(v, (0, 0, 0, extra)) for v in self.values]
+
+
+class Transformer(nn.Module):
+    """The network. Parameters are uninitialised until loaded or drawn (:mod:`empg.policy.checkpoint`)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        a = self.architecture = architecture
+        self.embedding = nn.Parameter(torch.empty(a.vocab_size, a.width))
+        self.layers = nn.ModuleList(Layer(a) for _ in range(a.layers))
+        self.norm = nn.Parameter(torch.ones(a.width))
+        self.head = None if a.tied else nn.Parameter(torch.empty(a.vocab_size, a.width))
+        angles = torch.arange(a.max_positions).float()[:, None] * rotary_frequencies(a.rope, a.head_width)
+        self.register_buffer("cos", angles.cos()[:, None], persistent=False)
+        self.register_buffer("sin", angles.sin()[:, None], persistent=False)
+        self.gradient_checkpointing = False
+
+    @property
+    def output_weight(self) -> Tensor:
+        """``[vocabulary, width]``."""
+        return self.embedding if self.head is None else self.head
+
+    def forward(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Final hidden states ``[tokens, width]`` of sequences packed end to end, ``token_ids`` ``[tokens]``."""
+        positions = torch.cat([torch.arange(n, device=token_ids.device) for n in lengths])
+        cos, sin = self.cos[positions], self.sin[positions]
+        x = F.embedding(token_ids, self.embedding)
+        for layer in self.layers:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = torch.utils.checkpoint.checkpoint(packed_block, layer, x, cos, sin, lengths, use_reentrant=False)
+            else:
+                x = packed_block(layer, x, cos, sin, lengths)
+        return rms_norm(x, self.norm, self.architecture.norm_eps)
+
+    @torch.no_grad()
+    def extend(self, token_ids: Tensor, start: Tensor, cache: Cache, rows: Tensor | None = None) -> Tensor:
+        """Append tokens to cached conversations; hidden states ``[rows, new, width]``.
+
+        Args:
+            token_ids: ``[rows, new]``; a row may end in padding, whose hidden states mean nothing.
+            start: ``[rows]``, the length of each conversation before this call.
+            cache: filled in place.
+            rows: which of the cache's rows these are; all of them when omitted.
+        """
+        count, new = token_ids.shape
+        positions = start[:, None] + torch.arange(new, device=start.device)
+        longest = int(positions.max()) + 1
+        cos, sin = self.cos[positions], self.sin[positions]
+        visible = torch.arange(longest, device=start.device) <= positions[:, :, None]
+        bias = torch.zeros(visible.shape, dtype=self.embedding.dtype, device=start.device)
+        bias = bias.masked_fill_(~visible, -torch.inf)[:, None]
+        row = torch.arange(count, device=start.device) if rows is None else rows
+        x = F.embedding(token_ids, self.embedding)
+        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+            q, k, v = layer.project(x, cos, sin)
+            keys[row[:, None], :, positions] = k
+            values[row[:, None], :, positions] = v
+            k, v = keys[:, :, :longest], values[:, :, :longest]
+            if rows is not None:
+                k, v = k[rows], v[rows]
+            x = layer.finish(x, grouped_attention(q, k, v, bias))
+        return rms_norm(x, self.norm, self.architecture.norm_eps)
+
+
+def packed_block(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, lengths: Sequence[int]) -> Tensor:
+    """One block over packed sequences; causal attention inside each sequence only."""
+    q, k, v = layer.project(x, cos, sin)
+    repeats = layer.heads // layer.kv_heads
+    q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
+    parts = [
+        F.scaled_dot_product_attention(q_i, k_i, v_i, is_causal=True, enable_gqa=repeats > 1)
+        for q_i, k_i, v_i in zip(*(t.split(list(lengths), dim=2) for t in (q, k, v)), strict=True)
+    ]
+    attended = torch.cat(parts, dim=2)[0].transpose(0, 1).flatten(1)
+    return layer.finish(x, attended)
+
+
+def grouped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention of ``q`` ``[rows, new, heads, w]`` over cached ``k``, ``v`` ``[rows, kv_heads, length, w]``: ``[rows, new, heads * w]``.
+
+    ``bias`` ``[rows, 1, new, length]`` is added to the scores.
+    """
+    rows, new, heads, width = q.shape
+    kv_heads = k.shape[1]
+    repeats = heads // kv_heads
+    q = q.transpose(1, 2).reshape(rows, kv_heads, repeats * new, width)
+    scores = (q @ k.transpose(2, 3)).mul_(width**-0.5).unflatten(2, (repeats, new)).add_(bias[:, :, None])
+    probabilities = scores.softmax(dim=-1).flatten(2, 3)
+    return (probabilities @ v).unflatten(2, (repeats, new)).permute(0, 3, 1, 2, 4).reshape(rows, new, heads * width)

@@ -1,0 +1,65 @@
+"""What sampling yields: steps, trajectories and why each episode ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from empg.environments.base import Task
+
+
+class StopReason(StrEnum):
+    """Why an episode ended."""
+
+    SUCCESS = "success"  # the environment ended it with the full reward
+    FAILURE = "failure"  # the environment ended it without
+    STEP_LIMIT = "step_limit"  # the environment's limit of steps was reached
+    CONTEXT_LIMIT = "context_limit"  # the next turn might not fit into the policy's context
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """What to play: a task, and the coordinates that make its randomness its own."""
+
+    task: Task
+    group: int
+    trajectory: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One think-act turn.
+
+    ``prompt_ids`` are the ids that the conversation gained before it (template and observation), ``response_ids`` the
+    sampled ones with the end of turn; ``logprobs`` and ``entropies`` (nats) belong to the sampled ids, as sampled.
+    ``truncated``: the response limit cut it, so it has no end of turn.
+    """
+
+    observation: str
+    prompt_ids: NDArray[np.int32]
+    response_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    entropies: NDArray[np.float32]
+    text: str
+    action: str | None
+    invalid: bool
+    truncated: bool
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """One episode. ``reward`` is the outcome: 1 for success, otherwise 0."""
+
+    episode: Episode
+    steps: list[Step] = field(default_factory=list)
+    reward: float = 0.0
+    stop_reason: StopReason | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Length of the whole conversation in tokens."""
+        return sum(len(step.prompt_ids) + len(step.response_ids) for step in self.steps)

@@ -1,0 +1,269 @@
+"""Plays many episodes at once with one policy and one key-value cache per conversation.
+
+Every conversation is encoded exactly once: a turn prefills its new observation and decodes its response into the
+cache that the turns before it left. Rows that have finished their response wait while the others decode, until enough
+of them wait to prefill their observations together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from empg.environments.base import Environment
+from empg.environments.text import parse_action
+from empg.policy.chat import Chat
+from empg.policy.transformer import Cache, Transformer
+from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
+
+CACHE_BLOCK = 64  # slots that a full cache grows by
+PREFILL_TOKENS = 4096  # prefilled at once: bounds memory and changes nothing else
+WAITING_SHARE = 0.25  # of the rows wait for an observation before a prefill
+DEAD_SHARE = 0.25  # of the rows have ended before the cache is compacted
+
+
+@dataclass(slots=True)
+class Row:
+    """One conversation in play."""
+
+    trajectory: Trajectory
+    environment: Environment
+    random: np.random.Generator
+    observation: str
+    prompt: list[int]  # to be prefilled before the next response
+    response: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    uniforms: list[float] = field(default_factory=list)
+    carried: list[int] = field(default_factory=list)  # a sampled token that is not in the cache yet
+
+
+class Sampler:
+    """Samples whole episodes.
+
+    Args:
+        network: the policy, in evaluation.
+        chat: its tokenizer and template.
+        make_environment: a fresh environment for one episode.
+        max_response: tokens of one response at most.
+        max_context: tokens of one conversation at most.
+        temperature: of the sampling distribution; logprobs and entropies are those of that distribution.
+        greedy: take the most probable token.
+    """
+
+    def __init__(
+        self,
+        network: Transformer,
+        chat: Chat,
+        make_environment: Callable[[], Environment],
+        *,
+        max_response: int,
+        max_context: int,
+        temperature: float = 1.0,
+        greedy: bool = False,
+    ) -> None:
+        self.network, self.chat, self.make_environment = network, chat, make_environment
+        self.max_response = max_response
+        self.max_context = min(max_context, network.architecture.max_positions)
+        self.temperature, self.greedy = temperature, greedy
+        self.device = network.embedding.device
+
+    @torch.no_grad()
+    def play(self, episodes: Sequence[Episode], progress: Callable[[int], None] = lambda _: None) -> list[Trajectory]:
+        """Play the episodes to their ends; one trajectory each, in order. ``progress`` is told of every ended one."""
+        rows = [self._open(episode) for episode in episodes]
+        trajectories = [row.trajectory for row in rows]
+        rows = [row for row in rows if self._fits(row, 0)]
+        progress(len(trajectories) - len(rows))
+        if rows:
+            _Batch(self, rows, progress).run()
+        return trajectories
+
+    def _open(self, episode: Episode) -> Row:
+        environment = self.make_environment()
+        observation = environment.reset(episode.task)
+        random = np.random.Generator(np.random.Philox(key=episode.seed))
+        return Row(Trajectory(episode), environment, random, observation, self.chat.opening(observation))
+
+    def _fits(self, row: Row, length: int) -> bool:
+        """Whether the next turn surely fits; if not, the episode ends here."""
+        if length + len(row.carried) + len(row.prompt) + self.max_response <= self.max_context:
+            row.uniforms = (1.0 - row.random.random(self.max_response)).tolist()  # in (0, 1]
+            return True
+        row.trajectory.stop_reason = StopReason.CONTEXT_LIMIT
+        return False
+
+    def draw(self, hidden: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Next tokens, their log-probabilities and the entropies (nats), each ``[rows]``.
+
+        Inverse transform sampling: a row's token depends on its own uniform number only, not on its neighbours.
+        """
+        logits = (hidden @ self.network.output_weight.T).float() / self.temperature
+        logprobs = logits.log_softmax(-1)
+        probabilities = logprobs.exp()
+        entropies = -(probabilities * logprobs).sum(-1)
+        if self.greedy:
+            tokens = logprobs.argmax(-1)
+        else:
+            cumulative = probabilities.cumsum(-1)
+            threshold = uniforms[:, None] * cumulative[:, -1:]
+            tokens = (cumulative < threshold).sum(-1).clamp_(max=logits.shape[-1] - 1)
+        return tokens, logprobs.gather(-1, tokens[:, None])[:, 0], entropies
+
+    def end_step(self, row: Row) -> bool:
+        """Hand the finished response to the environment; whether the episode goes on."""
+        ids = row.response
+        truncated = ids[-1] != self.chat.end_of_turn
+        text = self.chat.text(ids)
+        action = None if truncated else parse_action(text)
+        result = row.environment.step("" if action is None else action)
+        row.trajectory.steps.append(
+            Step(
+                observation=row.observation,
+                prompt_ids=np.array(row.prompt, dtype=np.int32),
+                response_ids=np.array(ids, dtype=np.int32),
+                logprobs=np.array(row.logprobs, dtype=np.float32),
+                entropies=np.array(row.entropies, dtype=np.float32),
+                text=text,
+                action=action,
+                invalid=result.invalid,
+                truncated=truncated,
+            )
+        )
+        # The last sampled token enters the cache with the next observation; a cut response gets its end of turn there.
+        row.carried = ids[-1:]
+        row.prompt = [self.chat.end_of_turn] * truncated + self.chat.reply(result.observation)
+        row.observation, row.response, row.logprobs, row.entropies = result.observation, [], [], []
+        if result.done:
+            row.trajectory.reward = result.reward
+            row.trajectory.stop_reason = _stop_reason(row, result.reward)
+        return not result.done
+
+
+def _stop_reason(row: Row, reward: float) -> StopReason:
+    if reward == 1.0:
+        return StopReason.SUCCESS
+    at_limit = len(row.trajectory.steps) == row.environment.max_steps
+    return StopReason.STEP_LIMIT if at_limit else StopReason.FAILURE
+
+
+class _Batch:
+    """The rows in play and their tensors: one pass of :meth:`Sampler.play`."""
+
+    def __init__(self, sampler: Sampler, rows: list[Row], progress: Callable[[int], None]) -> None:
+        self.sampler, self.rows, self.progress = sampler, rows, progress
+        self.network, self.device = sampler.network, sampler.device
+        self.waiting: list[int] = []  # rows whose next observation is to be prefilled
+        self.dead: set[int] = set()
+        self._prefill_openings()
+
+    def run(self) -> None:
+        decoding = list(range(len(self.rows)))
+        while decoding:
+            finished = self._decode(decoding)
+            for r in finished:
+                row = self.rows[r]
+                if self.sampler.end_step(row) and self.sampler._fits(row, int(self.length[r])):
+                    self.waiting.append(r)
+                else:
+                    self.dead.add(r)
+                    self.length[r] = 0  # takes part in nothing but the batch's shape from here on
+                    self.progress(1)
+            if finished:
+                ended = set(finished)
+                decoding = [r for r in decoding if r not in ended]
+            if self.waiting and (not decoding or len(self.waiting) >= WAITING_SHARE * (len(self.rows) - len(self.dead))):
+                self._prefill_replies()
+                decoding = sorted(decoding + self.waiting)
+                self.waiting = []
+            if len(self.dead) >= max(1, DEAD_SHARE * len(self.rows)):
+                decoding = self._compact(decoding)
+
+    def _prefill_openings(self) -> None:
+        """Encode each distinct opening once and copy its cache to the rows that share it."""
+        distinct: dict[tuple[int, ...], int] = {}
+        index = [distinct.setdefault(tuple(row.prompt), len(distinct)) for row in self.rows]
+        prompts = [list(prompt) for prompt in distinct]
+        longest = max(map(len, prompts))
+        a = self.network.architecture
+        weight = self.network.embedding
+        self.cache = Cache(a, len(prompts), longest + CACHE_BLOCK, weight.dtype, self.device)
+        self.length = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
+        self.hidden = torch.empty(len(prompts), a.width, dtype=weight.dtype, device=self.device)
+        self._prefill(list(range(len(prompts))), prompts)
+        rows = torch.tensor(index, device=self.device)
+        self.cache.select(rows)
+        self.length, self.hidden = self.length[rows], self.hidden[rows]
+
+    def _prefill_replies(self) -> None:
+        chunks = [self.rows[r].carried + self.rows[r].prompt for r in self.waiting]
+        self._prefill(self.waiting, chunks)
+
+    def _prefill(self, rows: list[int], chunks: list[list[int]]) -> None:
+        """Append each row's chunk to its conversation and keep the hidden state of its last token."""
+        order = sorted(range(len(rows)), key=lambda i: len(chunks[i]))  # similar lengths together: less padding
+        while order:
+            longest = len(chunks[order[-1]])
+            size = max(1, PREFILL_TOKENS // longest)
+            part, order = order[-size:], order[:-size]
+            row = torch.tensor([rows[i] for i in part], device=self.device)
+            sizes = torch.tensor([len(chunks[i]) for i in part], device=self.device)
+            ids = torch.tensor([chunks[i] + [0] * (longest - len(chunks[i])) for i in part], device=self.device)
+            self._reserve(int(self.length[row].max()) + longest)
+            hidden = self.network.extend(ids, self.length[row], self.cache, row)
+            self.hidden[row] = hidden[torch.arange(len(part), device=self.device), sizes - 1]
+            self.length[row] += sizes
+
+    def _decode(self, decoding: list[int]) -> list[int]:
+        """Sample one token for each decoding row; the rows whose response ended with it."""
+        sampler, rows = self.sampler, self.rows
+        uniforms = torch.ones(len(rows), device=self.device)
+        active = torch.tensor(decoding, device=self.device)
+        position = [len(rows[r].response) for r in decoding]
+        uniforms[active] = torch.tensor(
+            [rows[r].uniforms[p] for r, p in zip(decoding, position, strict=True)], device=self.device
+        )
+        drawn = sampler.draw(self.hidden[active], uniforms[active])
+        tokens, logprobs, entropies = (x.tolist() for x in drawn)
+        finished, going = [], []
+        for r, token, logprob, entropy in zip(decoding, tokens, logprobs, entropies, strict=True):
+            row = rows[r]
+            row.response.append(token)
+            row.logprobs.append(logprob)
+            row.entropies.append(entropy)
+            ended = token == sampler.chat.end_of_turn or len(row.response) == sampler.max_response
+            (finished if ended else going).append(r)
+        if going:
+            self._advance(active, drawn[0], going)
+        return finished
+
+    def _advance(self, active: Tensor, tokens: Tensor, going: list[int]) -> None:
+        """Feed the sampled tokens. All rows take part, which spares copying the cache; only ``going`` rows advance."""
+        ids = torch.zeros(len(self.rows), dtype=torch.long, device=self.device)
+        ids[active] = tokens
+        index = torch.tensor(going, device=self.device)
+        self._reserve(int(self.length.max()) + 1)
+        hidden = self.network.extend(ids[:, None], self.length, self.cache)[:, 0]
+        self.hidden[index] = hidden[index]
+        self.length[index] += 1
+
+    def _reserve(self, length: int) -> None:
+        if length > self.cache.keys[0].shape[2]:
+            self.cache.grow(length + CACHE_BLOCK)
+
+    def _compact(self, decoding: list[int]) -> list[int]:
+        """Drop the rows that have ended from every tensor; the decoding rows' new numbers."""
+        kept = [r for r in range(len(self.rows)) if r not in self.dead]
+        number = {r: i for i, r in enumerate(kept)}
+        if kept:
+            index = torch.tensor(kept, device=self.device)
+            self.cache.select(index)
+            self.length, self.hidden = self.length[index], self.hidden[index]
+        self.rows = [self.rows[r] for r in kept]
+        self.waiting = [number[r] for r in self.waiting]
+        self.dead = set()
+        return [number[r] for r in decoding]

@@ -1,0 +1,100 @@
+"""The tables on disk: one declared schema each, validated on write and on read. Parquet through Polars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from empg.errors import DataError
+from empg.files import atomic_path
+
+Schema = dict[str, pl.DataType | type[pl.DataType]]
+
+# One row is one step of a trajectory.
+STEPS: Schema = {
+    "iteration": pl.Int32,
+    "group": pl.Int32,
+    "trajectory": pl.Int32,
+    "step": pl.Int32,
+    "split": pl.String,
+    "task": pl.Int64,
+    "task_type": pl.String,
+    "seed": pl.Int64,  # of the trajectory's own random numbers
+    "policy_version": pl.Int32,  # updates that the sampling policy had seen
+    "observation": pl.String,
+    "text": pl.String,
+    "action": pl.String,  # null: the text holds no action
+    "invalid": pl.Boolean,
+    "truncated": pl.Boolean,
+    "prompt_ids": pl.List(pl.Int32),  # what the conversation gained before the response
+    "response_ids": pl.List(pl.Int32),
+    "logprobs": pl.List(pl.Float32),
+    "entropies": pl.List(pl.Float32),  # nats
+    "reward": pl.Float32,  # of the whole trajectory
+    "stop_reason": pl.String,
+}
+
+# A step after crediting; null where nothing was computed.
+CREDIT: Schema = {
+    "trained": pl.Boolean,  # false: dropped by dynamic sampling
+    "step_entropy": pl.Float32,  # nats
+    "outcome_advantage": pl.Float32,
+    "normalised_entropy": pl.Float32,
+    "gradient_scale": pl.Float32,
+    "clarity_bonus": pl.Float32,
+    "advantage": pl.Float32,  # what every token of the step is trained with
+}
+
+CREDITED_STEPS: Schema = STEPS | CREDIT
+
+# One row is one task of the rollout stage's collection.
+DIFFICULTY: Schema = {
+    "split": pl.String,
+    "task": pl.Int64,
+    "task_type": pl.String,
+    "attempts": pl.Int32,
+    "successes": pl.Int32,
+}
+
+# One row is one evaluation episode.
+EPISODES: Schema = {
+    "split": pl.String,
+    "mode": pl.String,  # greedy or sampled
+    "task": pl.Int64,
+    "task_type": pl.String,
+    "success": pl.Boolean,
+    "steps": pl.Int32,
+    "invalid_steps": pl.Int32,
+    "agent_tokens": pl.Int32,
+    "mean_entropy": pl.Float32,  # nats, over the episode's agent tokens
+    "stop_reason": pl.String,
+}
+
+
+def write_table(frame: pl.DataFrame, schema: Schema, path: Path) -> None:
+    """Write atomically. Raises :class:`DataError` when the frame is not of the schema."""
+    _check(frame, schema, path)
+    with atomic_path(path) as temporary:
+        frame.write_parquet(temporary, compression="zstd", statistics=False)
+
+
+def read_table(path: Path, schema: Schema) -> pl.DataFrame:
+    """Raises :class:`DataError` when the file is missing, damaged or of another schema."""
+    try:
+        frame = pl.read_parquet(path, hive_partitioning=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected a Parquet file, found none") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: expected a whole Parquet file, found {error}") from None
+    _check(frame, schema, path)
+    return frame
+
+
+def _check(frame: pl.DataFrame, schema: Schema, path: Path) -> None:
+    expected, found = pl.Schema(schema), frame.schema
+    for name, dtype in expected.items():
+        if found.get(name) != dtype:
+            raise DataError(f"{path}: column {name}: expected {dtype}, found {found.get(name, 'none')}")
+    if extra := [name for name in found if name not in expected]:
+        raise DataError(f"{path}: expected columns {', '.join(expected)}, found also {', '.join(extra)}")
