@@ -1,0 +1,48 @@
+"""The expert's episodes, which the warm start learns from."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+
+from empg.environments.alfworld.environment import AlfworldEnvironment
+from empg.environments.alfworld.expert import Expert
+from empg.environments.alfworld.rooms import between, pick
+from empg.environments.base import DemonstrationStep, Task
+
+_NAME = re.compile(r"\b[a-z]+ \d+")
+
+
+def demonstrate(
+    environment: AlfworldEnvironment, task: Task, rng: Random, mistake_rate: float = 0.0
+) -> list[DemonstrationStep]:
+    """Let an expert play a task until the episode ends; ``environment.won`` then says whether it solved it.
+
+    With probability ``mistake_rate`` a step is a mistake instead, of the kind that a weak agent makes: the expert's own
+    thought and action with one name confused. Some are refused, some lead astray; the expert reads the answer and recovers.
+    """
+    expert = Expert()
+    steps: list[DemonstrationStep] = []
+    observation = environment.reset(task)
+    names = _NAME.findall(observation)
+    done = False
+    while not done:
+        thought, action = expert.act(observation)
+        is_mistake = rng.random() < mistake_rate
+        if is_mistake:
+            thought, action = _confuse(rng, thought, action, names + _NAME.findall(observation))
+            expert.played(action)
+        steps.append(DemonstrationStep(observation, thought, action, is_mistake))
+        result = environment.step(action)
+        observation, done = result.observation, result.done
+    return steps
+
+
+def _confuse(rng: Random, thought: str, action: str, names: list[str]) -> tuple[str, str]:
+    """Put another name for one of the action's, in the thought too: one read lately, or the same with another number."""
+    right = pick(rng, _NAME.findall(action))
+    kind, number = right.split()
+    wrong = pick(rng, names) if rng.random() < 0.5 else f"{kind} {between(rng, 1, 3)}"
+    if wrong == right:
+        wrong = f"{kind} {int(number) + 1}"
+    return thought.replace(right, wrong), action.replace(right, wrong)

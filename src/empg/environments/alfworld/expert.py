@@ -1,0 +1,211 @@
+"""An expert that plays from observations alone, with a short thought per step, for an agent to imitate.
+
+It searches the receptacles that may hold what it needs in the order in which the room lists them, opens closed ones and
+goes on with the task as soon as it has what it needs. It knows the catalogue, which is common sense, and remembers what
+it has read; it knows nothing of the game's hidden state.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from empg.environments.alfworld.catalogue import CONTENTS, LAMP, TASK_SENTENCES, TOOLS, may_hold
+from empg.errors import DataError
+
+NOTHING_HAPPENS = "Nothing happens."
+
+#: What the tool of a task type does, and how the object is called afterwards.
+_CHANGES = {
+    "pick_clean_then_place_in_recep": ("clean", "clean"),
+    "pick_heat_then_place_in_recep": ("heat", "hot"),
+    "pick_cool_then_place_in_recep": ("cool", "cool"),
+}
+_TASK_MARK = "Your task is to: "
+_LISTED = re.compile(r"\ba ([a-z]+ \d+)")
+_PATTERNS = [
+    (task_type, re.compile(sentence.format(obj="(?P<obj>[a-z]+)", recep="(?P<recep>[a-z]+)")))
+    for task_type, sentences in TASK_SENTENCES.items()
+    for sentence in sentences
+]
+_CATALOGUE_NAME = {name.lower(): name for name in {LAMP, *CONTENTS, *frozenset().union(*CONTENTS.values())}}
+
+
+class Goal(NamedTuple):
+    """What a task asks; ``object``, ``target`` and ``tool`` are types as the game writes them; ``tool`` may be ``""``."""
+
+    task_type: str
+    object: str
+    target: str
+    tool: str
+
+
+def parse_goal(observation: str) -> Goal:
+    """The goal in a first observation. Raises :class:`~empg.errors.DataError` for a sentence of no known kind."""
+    sentence = observation.rpartition(_TASK_MARK)[2].strip().removesuffix(".")
+    for task_type, pattern in _PATTERNS:
+        if match := pattern.fullmatch(sentence):
+            found = match.groupdict()
+            return Goal(task_type, found["obj"], found.get("recep", LAMP.lower()), TOOLS.get(task_type, "").lower())
+    raise DataError(f"alfworld task: expected a sentence of one of the six task types, found {sentence!r}")
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What the expert has read so far. ``contents`` has an entry for each receptacle that it has seen inside of."""
+
+    goal: Goal
+    receptacles: list[str]
+    here: str = ""
+    held: str = ""
+    closed: set[str] = field(default_factory=set)
+    contents: dict[str, list[str]] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+
+    def observe(self, action: str, observation: str) -> None:
+        """Take in the answer to an action, whoever chose it."""
+        if observation == NOTHING_HAPPENS:
+            return
+        words = action.split()
+        verb, first, last = words[0], " ".join(words[1:3]), " ".join(words[-2:])
+        if verb == "go":
+            self.here = last
+        if verb in ("go", "open", "examine") and last in self.receptacles:
+            if observation.endswith(f"The {last} is closed."):
+                self.closed.add(last)
+            else:
+                self.closed.discard(last)
+                self.contents[last] = _LISTED.findall(observation.rpartition("you see ")[2])
+        elif verb == "close":
+            self.closed.add(last)
+        elif verb == "take":
+            self.held = first
+            self.contents[last].remove(first)
+        elif verb == "move":
+            self.held = ""
+            self.contents[last].append(first)
+        elif verb == _CHANGES.get(self.goal.task_type, ("", ""))[0]:
+            self.changed.add(first)
+        elif verb in ("heat", "cool"):  # the opposite of what was wanted undoes it
+            self.changed.discard(first)
+
+    def seen(self, name: str) -> list[tuple[str, str]]:
+        """(object, receptacle) for each known object of a type, the receptacle before the agent first."""
+        places = sorted(self.contents, key=lambda r: (r != self.here, self.receptacles.index(r)))
+        return [(o, r) for r in places for o in self.contents[r] if _type(o) == name]
+
+    def target(self) -> str:
+        """The receptacle to fill: of the target type, the one with most of the wanted objects, else the first."""
+        candidates = [r for r in self.receptacles if _type(r) == self.goal.target]
+        return max(candidates, key=lambda r: sum(_type(o) == self.goal.object for o in self.contents.get(r, ())))
+
+    def unsearched(self, name: str) -> str | None:
+        """The next one to look into, as listed: those that may hold the type, then the target's type, then the rest."""
+
+        def rank(receptacle: str) -> int:
+            plausible = may_hold(_CATALOGUE_NAME[_type(receptacle)], _CATALOGUE_NAME[name])
+            return 2 if not plausible else int(_type(receptacle) == self.goal.target)
+
+        return min((r for r in self.receptacles if r not in self.contents), key=rank, default=None)
+
+
+class Expert:
+    """Solves a game by acting on what it reads; make one per episode."""
+
+    def __init__(self) -> None:
+        self._memory: _Memory | None = None
+        self._last = ""
+
+    def act(self, observation: str) -> tuple[str, str]:
+        """The next (thought, action), given the answer to the last action, or at first the room and the task."""
+        if self._memory is None:
+            room = observation.rpartition(_TASK_MARK)[0]
+            self._memory = _Memory(parse_goal(observation), _LISTED.findall(room))
+        else:
+            self._memory.observe(self._last, observation)
+        thought, self._last = _decide(self._memory)
+        return thought, self._last
+
+    def played(self, action: str) -> None:
+        """Say that this action was played in place of the one that the expert chose."""
+        self._last = action
+
+
+def _type(name: str) -> str:
+    return name.partition(" ")[0]
+
+
+def _decide(memory: _Memory) -> tuple[str, str]:
+    if not memory.held:
+        return _fetch(memory)
+    if _type(memory.held) != memory.goal.object:
+        return _put_back(memory)
+    if memory.goal.task_type == "look_at_obj_in_light":
+        return _look(memory)
+    return _deliver(memory)
+
+
+def _deliver(memory: _Memory) -> tuple[str, str]:
+    """Change the object that is held, if the task asks for that, and put it into the target."""
+    goal, held = memory.goal, memory.held
+    if goal.tool and held not in memory.changed:
+        verb = _CHANGES[goal.task_type][0]
+        tool = next(r for r in memory.receptacles if _type(r) == goal.tool)
+        if memory.here != tool:
+            return f"I have {held}. {verb.capitalize()} it with {tool}.", f"go to {tool}"
+        return f"{verb.capitalize()} {held}.", f"{verb} {held} with {tool}"
+    target = memory.target()
+    if memory.here != target:
+        have = f"{held} is {_CHANGES[goal.task_type][1]}." if goal.tool else f"I have {held}."
+        return f"{have} Put it in {target}.", f"go to {target}"
+    if target in memory.closed:
+        return "It is closed. Open it.", f"open {target}"
+    return f"Put {held} in {target}.", f"move {held} to {target}"
+
+
+def _fetch(memory: _Memory) -> tuple[str, str]:
+    goal = memory.goal
+    two = goal.task_type == "pick_two_obj_and_place"
+    target = memory.target() if two else ""
+    known = [(o, r) for o, r in memory.seen(goal.object) if r != target]
+    if not known:
+        placed = two and any(_type(o) == goal.object for o in memory.contents.get(target, ()))
+        need = f"I need one more {goal.object}." if placed else f"I need {'two' if two else 'a'} {goal.object}."
+        return _search(memory, goal.object, need)
+    found, place = min(known, key=lambda entry: entry[0] not in memory.changed)
+    if memory.here != place:
+        return f"{found} is at {place}.", f"go to {place}"
+    if place in memory.closed:
+        return "It is closed. Open it.", f"open {place}"
+    return f"Found {found}. Take it.", f"take {found} from {place}"
+
+
+def _look(memory: _Memory) -> tuple[str, str]:
+    lamp = memory.goal.target
+    for found, place in memory.seen(lamp):
+        if memory.here == place:
+            return f"Found {found}. Use it.", f"use {found}"
+        return f"I have {memory.held}. {found} is at {place}.", f"go to {place}"
+    return _search(memory, lamp, f"I have {memory.held}. I need a {lamp}.")
+
+
+def _search(memory: _Memory, name: str, need: str) -> tuple[str, str]:
+    if memory.here in memory.closed and memory.here not in memory.contents:
+        return "It is closed. Open it.", f"open {memory.here}"
+    place = memory.unsearched(name)
+    if place is None:
+        return f"{need} I have looked everywhere.", "look"
+    return f"{need} Check {place}.", f"go to {place}"
+
+
+def _put_back(memory: _Memory) -> tuple[str, str]:
+    """Get rid of a wrong object: here if possible, else in the first receptacle that may hold it."""
+    held = memory.held
+    places = [memory.here, *memory.receptacles]
+    place = next(r for r in places if may_hold(_CATALOGUE_NAME[_type(r)], _CATALOGUE_NAME[_type(held)]))
+    if place != memory.here:
+        return f"I do not need {held}. Put it in {place}.", f"go to {place}"
+    if place in memory.closed:
+        return "It is closed. Open it.", f"open {place}"
+    return f"I do not need {held}. Put it back.", f"move {held} to {place}"

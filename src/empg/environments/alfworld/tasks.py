@@ -1,0 +1,148 @@
+"""Where games come from: drawn by task id, read from a written data set, or read from the official one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from empg.environments.alfworld.catalogue import TASK_TYPES
+from empg.environments.alfworld.game import GAME_FILE, Game
+from empg.environments.alfworld.generator import draw_scenario
+from empg.environments.alfworld.problem import to_problem
+from empg.environments.alfworld.writer import INDEX
+from empg.environments.base import Task
+from empg.errors import DataError
+
+NAME = "alfworld"
+OFFICIAL_SPLITS = ("train", "valid_seen", "valid_unseen")
+_OFFICIAL_HELP = (
+    "to get the official games, `pip install alfworld`, run `alfworld-download` and set ALFWORLD_DATA to its folder "
+    "(by default ~/.cache/alfworld), which then holds json_2.1.1"
+)
+
+
+class GameSource(Protocol):
+    """Gives the game of a task."""
+
+    def game(self, task: Task) -> Game:
+        """The task's game. Raises :class:`~empg.errors.DataError` if there is none."""
+        ...
+
+
+class GeneratedGames:
+    """Games drawn on the fly by task id: the ones that :func:`write_dataset` writes for the same profile and seed."""
+
+    def __init__(self, profile: str, seed: int) -> None:
+        self.profile = profile
+        self.seed = seed
+
+    def tasks(self, split: str, ids: range) -> list[Task]:
+        """The tasks with these ids; any id >= 0 is one."""
+        return [Task(NAME, split, i, TASK_TYPES[i % len(TASK_TYPES)]) for i in ids]
+
+    def game(self, task: Task) -> Game:
+        """The task's game."""
+        return Game(to_problem(draw_scenario(self.profile, task.split, task.id, self.seed)))
+
+
+class StoredGames:
+    """The games of a folder that :func:`write_dataset` wrote, checked against its index."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self._indices: dict[str, dict[int, _Entry]] = {}
+
+    def tasks(self, split: str) -> list[Task]:
+        """Every task of a split, in its order. Raises :class:`~empg.errors.DataError` if the index is not sound."""
+        return [Task(NAME, split, i, entry.type) for i, entry in self._index(split).items()]
+
+    def game(self, task: Task) -> Game:
+        """The task's game. Raises :class:`~empg.errors.DataError` if its file is not the one that was written."""
+        entry = self._index(task.split).get(task.id)
+        if entry is None:
+            raise DataError(f"{self.root / task.split / INDEX}: expected task {task.id}, found no such id")
+        path = self.root / task.split / entry.path
+        try:
+            content = path.read_bytes()
+        except OSError as cause:
+            raise DataError(f"{path}: expected an ALFWorld game file, found: {cause.strerror}") from None
+        found = hashlib.sha256(content).hexdigest()
+        if found != entry.sha256:
+            raise DataError(f"{path}: expected sha256 {entry.sha256}, found {found} in {len(content)} bytes")
+        return Game.load(path)
+
+    def _index(self, split: str) -> dict[int, _Entry]:
+        if split not in self._indices:
+            path = self.root / split / INDEX
+            try:
+                lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+                self._indices[split] = {e["id"]: _Entry(e["type"], e["path"], e["sha256"]) for e in lines}
+            except OSError as cause:
+                raise DataError(f"{path}: expected the index of a split, found: {cause.strerror}") from None
+            except (ValueError, KeyError, TypeError) as cause:
+                raise DataError(f"{path}: expected one JSON object a line, found {cause!r}") from None
+        return self._indices[split]
+
+
+class OfficialGames:
+    """The official games, ``$ALFWORLD_DATA/json_2.1.1/<split>/<task>/<trial>/game.tw-pddl``.
+
+    As alfworld 0.4.2 does (``AlfredTWEnv.collect_game_files``), tasks with movable receptacles or sliced objects are left
+    out, and games that are not marked solvable. A task's id is its rank by path, whatever the file system's order.
+    """
+
+    def __init__(self, data: Path | str | None = None) -> None:
+        folder = data if data is not None else os.environ.get("ALFWORLD_DATA")
+        if folder is None:
+            raise DataError(
+                f"ALFWORLD_DATA: expected the folder of the official games, found it unset; {_OFFICIAL_HELP}"
+            )
+        self.root = Path(folder).expanduser() / "json_2.1.1"
+        self._paths: dict[str, list[tuple[Path, str]]] = {}
+
+    def tasks(self, split: str) -> list[Task]:
+        """Every playable task of a split. Without any, raises :class:`~empg.errors.DataError` that says how to get them."""
+        return [Task(NAME, split, i, task_type) for i, (_, task_type) in enumerate(self._games(split))]
+
+    def game(self, task: Task) -> Game:
+        """The task's game, in the wording of its own file."""
+        games = self._games(task.split)
+        if not 0 <= task.id < len(games):
+            raise DataError(f"{self.root / task.split}: expected a task id below {len(games)}, found {task.id}")
+        return Game.load(games[task.id][0])
+
+    def _games(self, split: str) -> list[tuple[Path, str]]:
+        if split not in self._paths:
+            if split not in OFFICIAL_SPLITS:
+                raise DataError(f"official alfworld split: expected one of {list(OFFICIAL_SPLITS)}, found {split!r}")
+            folder = self.root / split
+            paths = sorted(folder.glob(f"*/*/{GAME_FILE}"), key=lambda p: p.relative_to(folder).as_posix())
+            found = [(path, path.parent.parent.name.partition("-")[0]) for path in paths if _is_playable(path)]
+            if not found:
+                raise DataError(f"{folder}: expected <task>/<trial>/{GAME_FILE}, found {len(paths)}; {_OFFICIAL_HELP}")
+            self._paths[split] = found
+        return self._paths[split]
+
+
+class _Entry(NamedTuple):
+    type: str
+    path: str
+    sha256: str
+
+
+def _is_playable(path: Path) -> bool:
+    task = path.parent.parent.name
+    if task.partition("-")[0] not in TASK_TYPES or "movable" in task or "Sliced" in task:
+        return False
+    try:
+        return json.loads(path.read_bytes()).get("solvable") is True
+    except (ValueError, AttributeError) as cause:
+        raise DataError(f"{path}: expected a JSON object, found {cause}") from None
+
+
+def load_tasks(root: Path | str, split: str) -> list[Task]:
+    """Every task of a split of a written data set, in the order of its index."""
+    return StoredGames(root).tasks(split)
