@@ -95,7 +95,8 @@ CONTENTS = {
     "Bed": _names("BaseballBat BasketBall Book CellPhone Laptop Newspaper Pillow TennisRacket"),
     "Cabinet": _names(
         "Book Bowl Box Candle CD Cloth Cup DishSponge Glassbottle HandTowel Kettle Ladle Mug Newspaper Pan "
-        "PepperShaker Plate Pot SaltShaker SoapBar SoapBottle SprayBottle TissueBox ToiletPaper Vase WateringCan WineBottle"
+        "PepperShaker Plate Pot SaltShaker SoapBar SoapBottle SprayBottle TissueBox ToiletPaper Vase WateringCan "
+        "WineBottle"
     ),
     "Cart": _names(
         "Candle Cloth DishSponge HandTowel Mug SoapBar SoapBottle SprayBottle Statue TissueBox ToiletPaper Vase"
@@ -107,8 +108,8 @@ CONTENTS = {
     "DiningTable": _TABLE,
     "Drawer": _names(
         "Book ButterKnife Candle CD CellPhone Cloth CreditCard DishSponge Fork HandTowel KeyChain Knife Ladle "
-        "Newspaper Pen Pencil PepperShaker RemoteControl SaltShaker SoapBar SoapBottle Spatula Spoon SprayBottle TissueBox "
-        "ToiletPaper Watch WateringCan"
+        "Newspaper Pen Pencil PepperShaker RemoteControl SaltShaker SoapBar SoapBottle Spatula Spoon SprayBottle "
+        "TissueBox ToiletPaper Watch WateringCan"
     ),
     "Dresser": _DRESSER,
     "Fridge": _names("Apple Bowl Bread Cup Egg Glassbottle Lettuce Mug Pan Plate Pot Potato Tomato WineBottle"),

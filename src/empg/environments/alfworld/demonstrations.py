@@ -19,7 +19,7 @@ def demonstrate(
     """Let an expert play a task until the episode ends; ``environment.won`` then says whether it solved it.
 
     With probability ``mistake_rate`` a step is a mistake instead, of the kind that a weak agent makes: the expert's own
-    thought and action with one name confused. Some are refused, some lead astray; the expert reads the answer and recovers.
+    thought and action with one name confused. Some are refused, some lead astray; the expert reads on and recovers.
     """
     expert = Expert()
     steps: list[DemonstrationStep] = []
@@ -39,7 +39,7 @@ def demonstrate(
 
 
 def _confuse(rng: Random, thought: str, action: str, names: list[str]) -> tuple[str, str]:
-    """Put another name for one of the action's, in the thought too: one read lately, or the same with another number."""
+    """Put another name for one of the action's, in the thought too: one read lately or another number."""
     right = pick(rng, _NAME.findall(action))
     kind, number = right.split()
     wrong = pick(rng, names) if rng.random() < 0.5 else f"{kind} {between(rng, 1, 3)}"

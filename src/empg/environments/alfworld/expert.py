@@ -33,7 +33,7 @@ _CATALOGUE_NAME = {name.lower(): name for name in {LAMP, *CONTENTS, *frozenset()
 
 
 class Goal(NamedTuple):
-    """What a task asks; ``object``, ``target`` and ``tool`` are types as the game writes them; ``tool`` may be ``""``."""
+    """What a task asks: ``object``, ``target`` and ``tool`` are types as the game writes them, tool may be ``""``."""
 
     task_type: str
     object: str

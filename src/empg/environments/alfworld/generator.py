@@ -1,8 +1,8 @@
 """Drawing games: a pure function of (profile, split, task id, seed).
 
 A game's split is a property of its content: the digest of what lies where and what is asked decides whether a game of
-the training rooms belongs to ``train``, ``valid_seen`` or ``tune``; a draw is repeated until it falls into the split asked
-for. So no game is in two splits, however many ids are drawn. ``valid_unseen`` has rooms of its own.
+the training rooms belongs to ``train``, ``valid_seen`` or ``tune``; a draw is repeated until it falls into the right one.
+So no game is in two splits, however many ids are drawn. ``valid_unseen`` has rooms of its own.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Scenario:
 def draw_scenario(profile: str, split: str, task_id: int, seed: int) -> Scenario:
     """The game that (profile, split, task id, seed) names, the same on every machine, in every process, in any order.
 
-    Task types follow each other by task id and, within a task type, the kinds of room where it is possible do: any range
+    Task types follow each other by task id and, within a type, so do the kinds of room where it is possible: any range
     of ids is balanced. Raises :class:`~empg.errors.ConfigError` for an unknown profile or split or a negative id.
     """
     if profile not in PROFILES:

@@ -40,7 +40,7 @@ def _names(text: str) -> tuple[str, ...]:
 SMALL = Profile(
     name="small",
     max_steps=20,
-    receptacles=dict.fromkeys(FIRST_SCENE, (6, 9)),
+    receptacles={"kitchen": (7, 9), "living room": (6, 9), "bedroom": (6, 9), "bathroom": (6, 9)},
     objects=dict.fromkeys(FIRST_SCENE, (8, 14)),
     furniture={
         "kitchen": {

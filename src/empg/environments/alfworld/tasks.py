@@ -90,7 +90,7 @@ class StoredGames:
 class OfficialGames:
     """The official games, ``$ALFWORLD_DATA/json_2.1.1/<split>/<task>/<trial>/game.tw-pddl``.
 
-    As alfworld 0.4.2 does (``AlfredTWEnv.collect_game_files``), tasks with movable receptacles or sliced objects are left
+    As in alfworld 0.4.2 (``AlfredTWEnv.collect_game_files``) tasks with movable receptacles or sliced objects are left
     out, and games that are not marked solvable. A task's id is its rank by path, whatever the file system's order.
     """
 
@@ -104,7 +104,7 @@ class OfficialGames:
         self._paths: dict[str, list[tuple[Path, str]]] = {}
 
     def tasks(self, split: str) -> list[Task]:
-        """Every playable task of a split. Without any, raises :class:`~empg.errors.DataError` that says how to get them."""
+        """Every playable task of a split. Raises :class:`~empg.errors.DataError` that says how to get them."""
         return [Task(NAME, split, i, task_type) for i, (_, task_type) in enumerate(self._games(split))]
 
     def game(self, task: Task) -> Game:
