@@ -1,0 +1,230 @@
+"""The command line: arguments, exit codes and progress; no logic.
+
+Each command is one stage of the pipeline and runs on its own as well: files in, files out. Exit codes: 0, done; 2, a mistake in
+what was given (configuration, a path, a file); 1, anything else; 130, interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from empg import __version__
+from empg.errors import EmpgError
+
+if TYPE_CHECKING:
+    from empg.config import Model
+
+# Results must not depend on how many cores a job happens to see. A stage that wants threads asks torch for them.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+                    "VECLIB_MAXIMUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")  # fmt: skip
+M = TypeVar("M", bound="Model")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code; every expected failure is one message on stderr."""
+    args = parser().parse_args(argv)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        args.run(args)
+    except EmpgError as error:
+        return _fail(error.exit_code, str(error))
+    except KeyboardInterrupt:
+        return _fail(130, "interrupted")
+    except OSError as error:
+        where = error.filename or getattr(args, "out", None) or "a file"
+        return _fail(1, f"{where}: cannot be read or written: {error.strerror or error}")
+    except Exception:
+        traceback.print_exc()
+        return _fail(1, f"{args.command}: an error in the program; the traceback is above")
+    return 0
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"empg: error: {message}", file=sys.stderr)
+    return code
+
+
+# ---------------------------------------------------------------------------------------------------------- arguments
+def parser() -> argparse.ArgumentParser:
+    """The argument parser with all commands."""
+    top = argparse.ArgumentParser(prog="empg", description="Entropy-Modulated Policy Gradients for language-model agents. "
+                                  "Each command is one stage of the pipeline; `snakemake --cores all` runs them all.")  # fmt: skip
+    top.add_argument("--version", action="version", version=f"empg {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], about: str, **options: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        for option, text in options.items():
+            sub.add_argument(f"--{option}", type=Path, required=True, metavar="PATH", help=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    config = "JSON file with the stage's settings (results/STUDY/config/… holds those of a study)"
+    data, model = "folder of the data set (data/NAME)", "model folder in Hugging Face layout"
+
+    sub = command("data", _data, "write a data set's files (what DVC runs)", out="folder to write")
+    _data_arguments(sub)
+    sub = command("dvc", _dvc, "make a data set through DVC where it is missing or outdated, and record its hash",
+                  out="JSON file to write")  # fmt: skip
+    _data_arguments(sub)
+    sub = command("warmstart", _warmstart, "fine-tune a policy on expert demonstrations",
+                  config=config, data=data, out="folder for model and metrics")  # fmt: skip
+    _tracking_argument(sub)
+    command("rollouts", _rollouts, "sample rollouts from the warm-start policy and tabulate the tasks' difficulty",
+            config=config, data=data, model=model, out="folder for the rollouts")  # fmt: skip
+    sub = command("train", _train, "train a policy with reinforcement learning; goes on from its last checkpoint",
+                  config=config, data=data, model=model, rollouts="folder of the rollout stage",
+                  out="folder for model, metrics and credited rollouts")  # fmt: skip
+    _tracking_argument(sub)
+    command("evaluate", _evaluate, "play the evaluation panels with a policy",
+            config=config, data=data, model=model, out="folder for episodes and summary")  # fmt: skip
+    command("report", _report, "write a study's tables, figures and HTML page",
+            config="JSON or YAML file of the study", results="the study's folder (results/STUDY)", out="folder for the report")  # fmt: skip
+    sub = command("track", _track, "rebuild a study's runs in the MLflow database from its results folder",
+                  results="the study's folder (results/STUDY)")  # fmt: skip
+    sub.add_argument("--config", type=Path, metavar="PATH", help="JSON or YAML file of the study")
+    sub.add_argument("--init", action="store_true", help="only create the empty database")
+    command("times", _times, "print where the time of a study's stages went", results="the study's folder (results/STUDY)")
+    return top
+
+
+def _data_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("name", metavar="NAME", help="a data set of the configuration")
+    sub.add_argument("--config", type=Path, default=Path("config/data.yaml"), metavar="PATH",
+                     help="YAML file that describes the data sets (default: %(default)s)")  # fmt: skip
+
+
+def _tracking_argument(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--track", type=Path, metavar="PATH",
+                     help="the study's folder (results/STUDY), to log live curves to its MLflow database")  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------- stages
+def _data(args: argparse.Namespace) -> None:
+    from empg.config import load_data
+    from empg.environments import data
+    from empg.errors import ConfigError
+
+    sets = load_data(args.config)
+    if args.name not in sets:
+        raise ConfigError(f"{args.config}: expected the data set {args.name!r}, found {', '.join(sets)}")
+    data.run(sets[args.name], args.out)
+
+
+def _dvc(args: argparse.Namespace) -> None:
+    from empg.study import dvc
+
+    dvc.run(args.name, args.config, args.out)
+
+
+def _warmstart(args: argparse.Namespace) -> None:
+    from empg.config import WarmStartRun
+    from empg.training import warmstart
+
+    config = _read(WarmStartRun, args.config)
+    with _progress("warm start, tokens") as progress, _curves(args, config) as on_metrics:
+        warmstart.run(config, args.data, args.out, on_metrics=on_metrics, progress=progress)
+
+
+def _rollouts(args: argparse.Namespace) -> None:
+    from empg.config import RolloutsRun
+    from empg.rollouts import collect
+
+    with _progress("rollouts, episodes") as progress:
+        collect.run(_read(RolloutsRun, args.config), args.data, args.model, args.out, progress=progress)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from empg.config import TrainRun
+    from empg.training import rl
+
+    config = _read(TrainRun, args.config)
+    with _progress("training, iterations") as progress, _curves(args, config) as on_metrics:
+        rl.run(config, args.data, args.model, args.rollouts, args.out, on_metrics=on_metrics, progress=progress)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from empg.config import EvaluateRun
+    from empg.study import evaluate
+
+    config = _read(EvaluateRun, args.config)
+    with _progress("evaluation, episodes") as progress:
+        evaluate.run(config, data=args.data, model=args.model, out=args.out, progress=progress)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from empg.config import Study
+    from empg.study import report
+
+    report.run(_read(Study, args.config), args.results, args.out)
+
+
+def _track(args: argparse.Namespace) -> None:
+    from empg.study import tracking
+
+    if args.init:
+        tracking.create(args.results)
+    else:
+        tracking.rebuild(args.results)
+
+
+def _times(args: argparse.Namespace) -> None:
+    from empg.study import times
+
+    print(times.table(args.results))
+
+
+def _read(model: type[M], path: Path) -> M:
+    from empg.config import parse
+    from empg.files import read_json
+
+    return parse(model, read_json(path), str(path))
+
+
+# ----------------------------------------------------------------------------------------------------------- progress
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; elsewhere, such as in a log file, a line now and then."""
+    if not sys.stderr.isatty():
+        yield _lines(what)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=min(done, total), total=total)
+
+
+def _lines(what: str) -> Callable[[int, int], None]:
+    begin = last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        if done >= total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{what}: {min(done, total)}/{total} after {last - begin:.0f} s", file=sys.stderr, flush=True)
+
+    return line
+
+
+@contextmanager
+def _curves(args: argparse.Namespace, config: Model) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+    """Logs metrics to MLflow as they come; does nothing without ``--track``."""
+    if args.track is None:
+        yield lambda step, metrics: None
+        return
+    from empg.study import tracking
+
+    with tracking.live(args.track, args.command, config) as log:
+        yield log

@@ -1,0 +1,78 @@
+"""DVC owns the task data; this makes a data set through its stage and records the hash that DVC knows it by."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from empg.config import Data, load_data, read_yaml
+from empg.errors import ConfigError, DataError
+from empg.files import read_json, write_json, write_text
+
+PIPELINE, LOCKFILE = Path("dvc.yaml"), Path("dvc.lock")
+
+
+def run(name: str, config: Path, out: Path) -> None:
+    """Make ``data/NAME`` where it is missing or outdated, and write its identity to ``out``. Runs in the project's root.
+
+    Raises :class:`DataError` when what the generator wrote is not what ``dvc.lock`` promises for the same configuration and
+    source: the data would not be the same on every machine. ``dvc.lock`` then stays as it was.
+    """
+    data = load_data(config)
+    names = read_yaml(PIPELINE)["stages"]["data"]["matrix"]["name"]
+    for where, known in ((config, list(data)), (f"{PIPELINE}: stages.data.matrix.name", names)):
+        if name not in known:
+            raise ConfigError(f"{where}: expected the data set {name!r}, found {', '.join(known)}")
+    temporary = Path(".dvc/tmp")
+    temporary.mkdir(parents=True, exist_ok=True)
+    with FileLock(temporary / "empg.lock"):  # DVC refuses a second process instead of waiting for the first
+        entry = _reproduce(name, data[name])
+    output = entry["outs"][0]
+    identity = {"name": name, "path": output["path"], "config": data[name].model_dump(mode="json")}
+    write_json(out, identity | {key: output[key] for key in ("md5", "size", "nfiles")})
+
+
+def _reproduce(name: str, data: Data) -> dict[str, Any]:
+    """Run the DVC stage if something changed; its entry in ``dvc.lock``."""
+    promised = LOCKFILE.read_text(encoding="utf-8") if LOCKFILE.exists() else None
+    before, after = _entry(name), _repro(name)
+    if before and promised and _made_from(before) == _made_from(after) and before["outs"] != after["outs"]:
+        write_text(LOCKFILE, promised)
+        expected, found = before["outs"][0], after["outs"][0]
+        raise DataError(
+            f"data/{name}: expected the content that {LOCKFILE} names, {expected['md5']} ({expected['size']} bytes), "
+            f"found {found['md5']} ({found['size']} bytes) from the same configuration and source; "
+            f"if the new content is right, remove the entry data@{name} from {LOCKFILE}"
+        )
+    # DVC compares the entry's own keys, so it cannot see that the default of a key that is left out has changed.
+    if read_json(Path("data") / name / "manifest.json")["config"] != data.model_dump(mode="json"):
+        after = _repro(name, "--force")
+    return after
+
+
+def _repro(name: str, *options: str) -> dict[str, Any]:
+    """``dvc repro`` of this stage alone, with this interpreter; its entry in ``dvc.lock`` afterwards."""
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", *options, f"data@{name}"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    result = subprocess.run(command, env=os.environ | {"PATH": path}, stdout=sys.stderr, check=False)
+    if result.returncode:
+        raise DataError(f"data/{name}: `dvc repro data@{name}` ended with exit code {result.returncode}; its messages are above")
+    entry = _entry(name)
+    assert entry is not None, f"{LOCKFILE} has no entry data@{name} after `dvc repro`"
+    return entry
+
+
+def _entry(name: str) -> dict[str, Any] | None:
+    if not LOCKFILE.exists():
+        return None
+    entry = (read_yaml(LOCKFILE) or {}).get("stages", {}).get(f"data@{name}")
+    return entry if isinstance(entry, dict) else None
+
+
+def _made_from(entry: dict[str, Any]) -> list[Any]:
+    return [entry.get(key) for key in ("cmd", "deps", "params")]

@@ -1,0 +1,60 @@
+"""What a study's jobs depend on, as files: each job's settings and each stage's source. Snakemake takes them as inputs.
+
+A file is written only when its content changes. So changing one setting or one source file outdates exactly the jobs that
+depend on it, touching a file outdates nothing, and nothing is forgotten when Snakemake's own records are lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from empg import provenance
+from empg.config import Data, Study, evaluate_run, load_data, load_study, rollouts_run, train_run, warmstart_run
+from empg.errors import ConfigError
+from empg.files import write_text
+
+# Folders that the pipeline itself makes beside an environment's or a method's.
+RESERVED = {"environments": ("config", "logs", "report"), "methods": ("warmstart", "warmstart_evaluate", "rollouts")}
+
+
+def prepare(config: Path, study_name: str | None, results: Path) -> Study:
+    """Read the study (``config/config.yaml``, or ``config/study/NAME.yaml``) and bring its files under ``results`` up to date.
+
+    Raises :class:`ConfigError` for any mistake in the configuration, before a file is written.
+    """
+    data = load_data(config / "data.yaml")
+    path = config / "study" / f"{study_name}.yaml" if study_name else config / "config.yaml"
+    study = load_study(path, data)
+    if study_name and study.study != study_name:
+        raise ConfigError(f"{path}: study: expected {study_name!r}, as the file is called, found {study.study!r}")
+    for key, reserved in RESERVED.items():
+        for name in getattr(study, key):
+            if name in reserved:
+                raise ConfigError(f"{path}: {key}.{name}: expected another name, found one of {', '.join(reserved)}")
+    for file, content in _contents(study, data, results):
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            write_text(file, text)
+    return study
+
+
+def _contents(study: Study, data: dict[str, Data], results: Path) -> Iterator[tuple[Path, Any]]:
+    for stage, module in provenance.STAGES.items():
+        yield results / "sources" / f"{stage}.json", provenance.source_hashes(module)
+    folder = results / study.study / "config"
+    yield folder / "study.json", study.model_dump(mode="json")
+    for environment in study.environments:
+        yield results / "data" / "config" / f"{environment}.json", data[environment].model_dump(mode="json")
+        own = folder / environment
+        yield own / "warmstart.json", warmstart_run(study, data, environment).model_dump(mode="json")
+        yield own / "rollouts.json", rollouts_run(study, data, environment).model_dump(mode="json")
+        warm_start = evaluate_run(study, data, environment, "warmstart", 0)
+        yield own / "warmstart_evaluate.json", warm_start.model_dump(mode="json")
+        for method in study.methods:
+            for seed in study.seeds:
+                run = own / method / f"seed{seed}"
+                yield run / "train.json", train_run(study, data, environment, method, seed).model_dump(mode="json")
+                yield run / "evaluate.json", evaluate_run(study, data, environment, method, seed).model_dump(mode="json")

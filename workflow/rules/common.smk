@@ -1,0 +1,36 @@
+import os
+import sys
+from pathlib import Path
+
+# Jobs run this interpreter and this source tree, also where the environment is not activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(workflow.basedir, "src")), os.environ.get("PYTHONPATH", "")])
+sys.path.insert(0, str(Path(workflow.basedir, "src")))
+
+from empg.errors import UserError
+from empg.study.slices import prepare
+
+
+def read_study():
+    """The study that was asked for; a mistake in its configuration ends the program with one message."""
+    if unknown := set(config) - {"study"}:
+        sys.exit(f"--config: expected study=NAME, found {', '.join(sorted(unknown))}")
+    try:
+        return prepare(Path("config"), config.get("study"), Path("results"))
+    except UserError as error:
+        print(f"empg: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+study = read_study()
+STUDY = f"results/{study.study}"
+RUN = f"{STUDY}/{{environment}}/{{method}}/seed{{seed}}"
+CONFIG = f"{STUDY}/config/{{environment}}"
+WARMSTART = f"{STUDY}/{{environment}}/warmstart"
+ROLLOUTS = f"{STUDY}/{{environment}}/rollouts"
+
+
+wildcard_constraints:
+    environment="|".join(study.environments),
+    method="|".join(study.methods),
+    seed="|".join(map(str, study.seeds)),

@@ -1,0 +1,33 @@
+rule mlflow_database:
+    # Once and before all others: processes that create it at the same time fail. Never outdated.
+    output:
+        update("results/mlflow.db"),
+    log:
+        "results/logs/mlflow_database.log",
+    conda:
+        "../../envs/cpu.yaml"
+    message:
+        "Create the MLflow database."
+    localrule: True
+    shell:
+        "python -m empg track --init --results results 2> {log}"
+
+
+rule data:
+    # DVC owns the files: it makes them, or takes them from its cache. What stands for them here is their hash.
+    input:
+        config="results/data/config/{environment}.json",
+        sources="results/sources/data.json",
+    output:
+        identity="results/data/{environment}.json",
+        manifest="data/{environment}/manifest.json",
+    log:
+        "results/logs/data/{environment}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    priority: 60
+    message:
+        "Make the data set {wildcards.environment}."
+    localrule: True
+    shell:
+        "python -m empg dvc {wildcards.environment} --out {output.identity} 2> {log}"

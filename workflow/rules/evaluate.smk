@@ -1,0 +1,47 @@
+rule evaluate_warmstart:
+    input:
+        config=f"{CONFIG}/warmstart_evaluate.json",
+        sources="results/sources/evaluate.json",
+        identity="results/data/{environment}.json",
+        data=ancient("data/{environment}/manifest.json"),
+        policy=f"{WARMSTART}/manifest.json",
+        model=ancient(f"{WARMSTART}/model"),
+    output:
+        manifest=f"{STUDY}/{{environment}}/warmstart_evaluate/manifest.json",
+        episodes=f"{STUDY}/{{environment}}/warmstart_evaluate/episodes.parquet",
+        summary=f"{STUDY}/{{environment}}/warmstart_evaluate/summary.json",
+    log:
+        f"{STUDY}/logs/{{environment}}/warmstart_evaluate.log",
+    params:
+        data=subpath(input.data, parent=True),
+        out=subpath(output.manifest, parent=True),
+    conda:
+        "../../envs/cpu.yaml"
+    priority: 20
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    message:
+        "Evaluate the warm start ({wildcards.environment})."
+    shell:
+        "python -m empg evaluate --config {input.config} --data {params.data} --model {input.model}"
+        " --out {params.out} 2> {log}"
+
+
+use rule evaluate_warmstart as evaluate with:
+    input:
+        config=f"{CONFIG}/{{method}}/seed{{seed}}/evaluate.json",
+        sources="results/sources/evaluate.json",
+        identity="results/data/{environment}.json",
+        data=ancient("data/{environment}/manifest.json"),
+        policy=f"{RUN}/train/manifest.json",
+        model=ancient(f"{RUN}/train/model"),
+    output:
+        manifest=f"{RUN}/evaluate/manifest.json",
+        episodes=f"{RUN}/evaluate/episodes.parquet",
+        summary=f"{RUN}/evaluate/summary.json",
+    log:
+        f"{STUDY}/logs/{{environment}}/{{method}}/seed{{seed}}/evaluate.log",
+    message:
+        "Evaluate {wildcards.method} with seed {wildcards.seed} ({wildcards.environment})."

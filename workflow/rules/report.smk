@@ -1,0 +1,46 @@
+rule report:
+    input:
+        config=f"{STUDY}/config/study.json",
+        sources="results/sources/report.json",
+        database=ancient("results/mlflow.db"),
+        identities=expand("results/data/{environment}.json", environment=study.environments),
+        warmstarts=expand(
+            [f"{WARMSTART}/manifest.json", f"{STUDY}/{{environment}}/warmstart_evaluate/manifest.json"],
+            environment=study.environments,
+        ),
+        runs=expand(
+            [f"{RUN}/train/manifest.json", f"{RUN}/evaluate/manifest.json"],
+            environment=study.environments,
+            method=study.methods,
+            seed=study.seeds,
+        ),
+    output:
+        manifest=f"{STUDY}/report/manifest.json",
+        page=report(f"{STUDY}/report/report.html", caption="../report/page.rst", category="Report"),
+        figures=report(
+            directory(f"{STUDY}/report/figures"),
+            patterns=["{name}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+        ),
+        tables=report(
+            directory(f"{STUDY}/report/tables"),
+            patterns=["{name}.csv"],
+            caption="../report/table.rst",
+            category="Tables",
+        ),
+    log:
+        f"{STUDY}/logs/report.log",
+    params:
+        results=STUDY,
+        out=subpath(output.manifest, parent=True),
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    message:
+        "Write the report."
+    shell:
+        "python -m empg report --config {input.config} --results {params.results} --out {params.out} 2> {log}"

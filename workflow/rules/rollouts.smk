@@ -1,0 +1,29 @@
+rule rollouts:
+    input:
+        config=f"{CONFIG}/rollouts.json",
+        sources="results/sources/rollouts.json",
+        identity="results/data/{environment}.json",
+        data=ancient("data/{environment}/manifest.json"),
+        warmstart=f"{WARMSTART}/manifest.json",
+        model=ancient(f"{WARMSTART}/model"),
+    output:
+        manifest=f"{ROLLOUTS}/manifest.json",
+        rollouts=f"{ROLLOUTS}/rollouts.parquet",
+        difficulty=f"{ROLLOUTS}/difficulty.parquet",
+    log:
+        f"{STUDY}/logs/{{environment}}/rollouts.log",
+    params:
+        data=subpath(input.data, parent=True),
+        out=subpath(output.manifest, parent=True),
+    conda:
+        "../../envs/cpu.yaml"
+    priority: 40
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    message:
+        "Collect rollouts with the warm start ({wildcards.environment})."
+    shell:
+        "python -m empg rollouts --config {input.config} --data {params.data} --model {input.model}"
+        " --out {params.out} 2> {log}"

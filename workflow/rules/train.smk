@@ -1,0 +1,37 @@
+rule train:
+    # The checkpoint and the credited rollouts are no outputs: Snakemake would delete them when a job fails or starts
+    # again, and a job that was cut off goes on from them. The manifest names every file.
+    input:
+        config=f"{CONFIG}/{{method}}/seed{{seed}}/train.json",
+        sources="results/sources/train.json",
+        identity="results/data/{environment}.json",
+        data=ancient("data/{environment}/manifest.json"),
+        warmstart=f"{WARMSTART}/manifest.json",
+        model=ancient(f"{WARMSTART}/model"),
+        rollouts=f"{ROLLOUTS}/manifest.json",
+        collection=ancient(f"{ROLLOUTS}/rollouts.parquet"),
+        difficulty=ancient(f"{ROLLOUTS}/difficulty.parquet"),
+        database=ancient("results/mlflow.db"),
+    output:
+        manifest=f"{RUN}/train/manifest.json",
+        metrics=f"{RUN}/train/metrics.parquet",
+        model=directory(f"{RUN}/train/model"),
+    log:
+        f"{STUDY}/logs/{{environment}}/{{method}}/seed{{seed}}/train.log",
+    params:
+        data=subpath(input.data, parent=True),
+        rollouts=subpath(input.rollouts, parent=True),
+        out=subpath(output.manifest, parent=True),
+        study=STUDY,
+    conda:
+        "../../envs/cpu.yaml"
+    priority: 30
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=600,
+    message:
+        "Train {wildcards.method} with seed {wildcards.seed} ({wildcards.environment})."
+    shell:
+        "python -m empg train --config {input.config} --data {params.data} --model {input.model}"
+        " --rollouts {params.rollouts} --out {params.out} --track {params.study} 2> {log}"

@@ -1,0 +1,29 @@
+rule warmstart:
+    input:
+        config=f"{CONFIG}/warmstart.json",
+        sources="results/sources/warmstart.json",
+        identity="results/data/{environment}.json",
+        data=ancient("data/{environment}/manifest.json"),
+        database=ancient("results/mlflow.db"),
+    output:
+        manifest=f"{WARMSTART}/manifest.json",
+        metrics=f"{WARMSTART}/metrics.parquet",
+        model=directory(f"{WARMSTART}/model"),
+    log:
+        f"{STUDY}/logs/{{environment}}/warmstart.log",
+    params:
+        data=subpath(input.data, parent=True),
+        out=subpath(output.manifest, parent=True),
+        study=STUDY,
+    conda:
+        "../../envs/cpu.yaml"
+    priority: 50
+    threads: lambda wildcards: study.environments[wildcards.environment].warmstart.threads
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    message:
+        "Fine-tune the warm start on expert demonstrations ({wildcards.environment})."
+    shell:
+        "python -m empg warmstart --config {input.config} --data {params.data} --out {params.out}"
+        " --track {params.study} 2> {log}"
