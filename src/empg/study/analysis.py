@@ -1,0 +1,213 @@
+"""The report's tables, made from a study's results: every number of the page is in one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from empg.config import Study
+from empg.study.results import WARM_START, Results
+from empg.study.statistics import mean_over_seeds, paired_difference, wilson
+
+PANEL_KEY = ("environment", "split", "mode")
+BINS = 40
+
+
+def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> pl.DataFrame:
+    """One row for each panel and method: success over seeds, lift over the warm start, difference to the baseline.
+
+    ``difference_*`` is null for the baseline itself. Shares, not percent.
+    """
+    rows = []
+    for key, panel in panels.group_by(PANEL_KEY, maintain_order=True):
+        played = episodes.filter(pl.all_horizontal(pl.col(n) == v for n, v in zip(PANEL_KEY, key, strict=True)))
+        warm = float(panel.filter(pl.col("method") == WARM_START)["success"].item())
+        outcomes = {method: _outcomes(played, method, study.seeds) for method in study.methods}
+        for method, outcome in outcomes.items():
+            by_seed = outcome.mean(axis=1)
+            success, lift = mean_over_seeds(by_seed), mean_over_seeds(by_seed - warm)
+            row: dict[str, Any] = dict(zip(PANEL_KEY, key, strict=True))
+            row |= {"method": method, "seeds": len(by_seed), "tasks": outcome.shape[1], "success": success.value}
+            row |= {"low": _clip(success.low), "high": _clip(success.high), "lowest_seed": float(by_seed.min())}
+            row |= {"highest_seed": float(by_seed.max()), "warm_start": warm, "lift": lift.value}
+            row |= {"lift_low": lift.low, "lift_high": lift.high, "lift_lowest_seed": float((by_seed - warm).min())}
+            if method != study.baseline:
+                paired = paired_difference(outcome, outcomes[study.baseline])._asdict()
+                row |= {f"difference_{name}".removesuffix("_value"): value for name, value in paired.items()}
+            rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _outcomes(played: pl.DataFrame, method: str, seeds: Sequence[int]) -> NDArray[np.float64]:
+    """``[seeds, tasks]``: 1 for success; tasks in one order for all."""
+    rows = played.filter(pl.col("method") == method).sort("seed", "task")
+    by_seed = rows.group_by("seed", maintain_order=True).agg("success")
+    return np.stack([np.array(success, dtype=np.float64) for success in by_seed["success"]])
+
+
+def _clip(share: float | None) -> float | None:
+    """An interval of a share ends where shares end."""
+    return None if share is None else min(1.0, max(0.0, share))
+
+
+def success_by_type(episodes: pl.DataFrame) -> pl.DataFrame:
+    """Success for each panel, method and task type over all seeds together, with Wilson's interval."""
+    key = [*PANEL_KEY, "method", "task_type"]
+    counts = episodes.group_by(key, maintain_order=True).agg(pl.len().alias("n"), pl.col("success").sum().alias("k"))
+    estimates = [wilson(k, n) for k, n in counts.select("k", "n").iter_rows()]
+    columns = {name: [getattr(e, name) for e in estimates] for name in ("value", "low", "high")}
+    return counts.rename({"k": "successes"}).with_columns(
+        pl.Series("success", columns["value"]), pl.Series("low", columns["low"]), pl.Series("high", columns["high"])
+    )
+
+
+def stop_reasons(episodes: pl.DataFrame) -> pl.DataFrame:
+    """Share of each panel's and method's episodes by how they ended, over all seeds."""
+    key = [*PANEL_KEY, "method"]
+    counts = episodes.group_by(*key, "stop_reason", maintain_order=True).agg(pl.len().alias("n"))
+    return counts.with_columns((pl.col("n") / pl.col("n").sum().over(key)).alias("share"))
+
+
+def learning_curves(training: pl.DataFrame, credited: pl.DataFrame) -> pl.DataFrame:
+    """Training success for each iteration and method, mean over seeds, with the noise of its episodes alone.
+
+    The band is Wilson's interval for the episodes of all seeds together: it says how far the curve would move if the same
+    policies played the same tasks again, not how far apart other seeds would be.
+    """
+    run = ["environment", "method", "seed", "iteration"]
+    sizes = credited.group_by(run).agg(pl.col("trajectory").n_unique().alias("episodes"))
+    joined = training.join(sizes, on=run, how="left")
+    curve = joined.group_by("environment", "method", "iteration", maintain_order=True).agg(
+        pl.col("episodes").sum(), (pl.col("success") * pl.col("episodes")).sum().round().cast(pl.Int64).alias("successes")
+    )
+    estimates = [wilson(k, n) for k, n in curve.select("successes", "episodes").iter_rows()]
+    return curve.with_columns(
+        pl.Series("success", [e.value for e in estimates]),
+        pl.Series("low", [e.low for e in estimates]),
+        pl.Series("high", [e.high for e in estimates]),
+    )
+
+
+def seed_curves(training: pl.DataFrame) -> pl.DataFrame:
+    """The metrics of every iteration of every run, as they were written."""
+    return training.sort("environment", "method", "seed", "iteration")
+
+
+def over_seeds(training: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Mean over seeds of a training metric for each iteration and method, as ``value``."""
+    key = ("environment", "method", "iteration")
+    return training.group_by(key, maintain_order=True).agg(pl.col(column).mean().alias("value"))
+
+
+def histograms(credited: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Share of steps by ``column`` in :data:`BINS` bins, in the first and the last quarter of the iterations.
+
+    Bins are the same for all methods of an environment; columns environment, phase, method, left, right, n, share. Steps
+    beyond the 0.1 and 99.9 percentiles are counted in the outer bins.
+    """
+    values = credited.filter(pl.col(column).is_not_null()).with_columns(pl.col(column).cast(pl.Float64))
+    if values.is_empty():
+        return pl.DataFrame(schema={"environment": pl.String, "phase": pl.String, "method": pl.String, "left": pl.Float64,
+                                    "right": pl.Float64, "n": pl.UInt32, "share": pl.Float64})  # fmt: skip
+    frames = []
+    for (environment,), part in values.group_by("environment", maintain_order=True):
+        low, high = (float(part[column].quantile(q, "nearest") or 0.0) for q in (0.001, 0.999))
+        width = (high - low) / BINS or 1.0 / BINS
+        number = ((pl.col(column) - low) / width).floor().clip(0, BINS - 1).cast(pl.Int64)
+        last = int(part["iteration"].max()) + 1  # type: ignore[arg-type]
+        phase = (
+            pl.when(pl.col("iteration") < last / 4)
+            .then(pl.lit("first quarter"))
+            .when(pl.col("iteration") >= last * 3 / 4)
+            .then(pl.lit("last quarter"))
+        )
+        counts = (
+            part.with_columns(number.alias("bin"), phase.alias("phase"))
+            .filter(pl.col("phase").is_not_null())
+            .group_by("phase", "method", "bin")
+            .agg(pl.len().alias("n"))
+        )
+        axes = counts.select("phase", "method").unique().join(pl.DataFrame({"bin": np.arange(BINS)}), how="cross")
+        full = axes.join(counts, on=["phase", "method", "bin"], how="left").with_columns(pl.col("n").fill_null(0))
+        frames.append(
+            full.sort("phase", "method", "bin").select(
+                pl.lit(environment).alias("environment"),
+                "phase",
+                "method",
+                (low + pl.col("bin") * width).alias("left"),
+                (low + (pl.col("bin") + 1) * width).alias("right"),
+                "n",
+                (pl.col("n") / pl.col("n").sum().over("phase", "method")).alias("share"),
+            )
+        )
+    return pl.concat(frames)
+
+
+def cost(results: Results) -> pl.DataFrame:
+    """Seconds by stage: jobs, CPU and wall seconds summed over jobs. One row a stage, in the order of the pipeline."""
+    rows = [
+        {"stage": stage, "cpu_seconds": float(t["cpu_seconds"]), "wall_seconds": float(t["wall_seconds"])}
+        for stage, t, _ in results.timings()
+    ]
+    frame = pl.DataFrame(rows, schema={"stage": pl.String, "cpu_seconds": pl.Float64, "wall_seconds": pl.Float64})
+    summed = frame.group_by("stage").agg(pl.len().alias("jobs"), pl.col("cpu_seconds").sum(), pl.col("wall_seconds").sum())
+    order = [WARM_START, "rollouts", "train", "evaluate"]
+    return summed.sort(pl.col("stage").replace_strict(order, range(len(order)), default=len(order)))
+
+
+def verdict(study: Study, results: pl.DataFrame) -> list[str]:
+    """Plain sentences about the last split, sampled: for each environment the best that can honestly be said."""
+    sentences = []
+    for environment in study.environments:
+        split = study.environments[environment].evaluate.splits[-1]
+        rows = results.filter(environment=environment, split=split, mode="sampled")
+        for row in rows.filter(pl.col("method") != study.baseline).iter_rows(named=True):
+            base = rows.filter(method=study.baseline).row(0, named=True)
+            where = f"On {environment} ({split}, sampled, {row['tasks']} tasks, {_plural(row['seeds'], 'seed')})"
+            sentences.append(
+                f"{where} {row['method']} solves {percent(row['success'])} and {study.baseline} {percent(base['success'])}, "
+                f"from a warm start at {percent(row['warm_start'])}: a difference of {points(row['difference'])} points"
+                f"{_interval(row)}. {conclusion(row, study.baseline)}"
+            )
+        if rows.height == 1:
+            row = rows.row(0, named=True)
+            sentences.append(f"On {environment} ({split}, sampled) {row['method']} solves {percent(row['success'])}, "
+                             f"from a warm start at {percent(row['warm_start'])}.")  # fmt: skip
+    return sentences
+
+
+def _interval(row: dict[str, Any]) -> str:
+    tasks = f"{points(row['difference_tasks_low'])} to {points(row['difference_tasks_high'])} for other tasks"
+    if row["difference_seeds_low"] is None:
+        return f" (95 % interval {tasks}; one seed says nothing about other seeds)"
+    seeds = f"{points(row['difference_seeds_low'])} to {points(row['difference_seeds_high'])} for other seeds"
+    return f" (95 % interval {seeds}, {tasks})"
+
+
+def conclusion(row: dict[str, Any], baseline: str) -> str:
+    """What the intervals allow: a difference is shown only when other seeds *and* other tasks would show its sign."""
+    method, low, high = row["method"], row["difference_seeds_low"], row["difference_seeds_high"]
+    if low is None or high is None:
+        return f"With one seed no difference between {method} and {baseline} can be shown."
+    if min(low, row["difference_tasks_low"]) > 0:
+        return f"{method} beats {baseline} here."
+    if max(high, row["difference_tasks_high"]) < 0:
+        return f"{method} loses to {baseline} here."
+    return f"An interval includes 0, so this study does not show {method} to be better or worse than {baseline}."
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def points(share: float) -> str:
+    """A signed difference in percentage points."""
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,123 @@
+"""Evaluation on fixed panels: every task of each split, greedy once and sampled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from empg.config import EvaluateRun
+from empg.environments.base import Task
+from empg.environments.registry import load_tasks
+from empg.files import write_json
+from empg.policy.policy import Policy
+from empg.provenance import stage
+from empg.rollouts.collect import make_sampler
+from empg.rollouts.episodes import Episode, Trajectory
+from empg.schema import EPISODES
+from empg.seeding import derive_seed
+from empg.study.statistics import wilson
+
+MODES = ("greedy", "sampled")
+
+
+def run(config: EvaluateRun, data: Path, model: Path, out: Path, *, progress: Callable[[int, int], None]) -> None:
+    """Play the panels and write ``out/episodes.parquet`` and ``out/summary.json``.
+
+    ``progress`` is told (episodes played, episodes in all). The sampled mode's random numbers derive from the panel's
+    coordinates and not from the run, so all policies of a study meet the same luck and their differences are paired.
+    """
+    with stage("evaluate", config, out, inputs={"data": data, "model": model}) as record:
+        episodes = play(config, data, model, progress)
+        panels = summarise(episodes)
+        record.write_table(episodes, EPISODES, "episodes.parquet")
+        key = {"environment": config.environment, "method": config.method_name, "seed": config.seed}
+        write_json(out / "summary.json", {**key, "panels": panels})
+        record.summary = {f"{split}_{mode}_success": panels[split][mode]["success"] for split in panels for mode in MODES}
+
+
+def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, int], None]) -> pl.DataFrame:
+    """Every episode of every panel, in :data:`~empg.schema.EPISODES`."""
+    policy = Policy.load(model, config.system)
+    panels = {split: load_tasks(config.data, data, split) for split in config.evaluate.splits}
+    total = len(MODES) * sum(map(len, panels.values()))
+    played = 0
+
+    def advance(count: int) -> None:
+        nonlocal played
+        played += count
+        progress(played, total)
+
+    frames = []
+    for mode in MODES:
+        greedy = mode == "greedy"
+        sampler = make_sampler(policy, config.sampling, config.data, data, config.max_steps, greedy=greedy)
+        for tasks in panels.values():
+            for batch in batched(panel(tasks, mode, config.evaluate.seed), config.evaluate.rows):
+                frames.append(episode_rows(sampler.play(batch, advance), mode))
+    return pl.concat(frames)
+
+
+def panel(tasks: Sequence[Task], mode: str, seed: int) -> list[Episode]:
+    """One episode for each task, in the panel's order."""
+    return [
+        Episode(task, group=0, trajectory=i, seed=derive_seed(seed, "evaluate", task.environment, task.split, mode, task.id))
+        for i, task in enumerate(tasks)
+    ]
+
+
+def batched(episodes: Sequence[Episode], rows: int) -> Iterator[Sequence[Episode]]:
+    """Consecutive episodes, at most ``rows`` at a time."""
+    for start in range(0, len(episodes), rows):
+        yield episodes[start : start + rows]
+
+
+def episode_rows(trajectories: Sequence[Trajectory], mode: str) -> pl.DataFrame:
+    """One row for each trajectory, in :data:`~empg.schema.EPISODES`."""
+    rows = []
+    for trajectory in trajectories:
+        task, steps = trajectory.episode.task, trajectory.steps
+        entropies = np.concatenate([step.entropies for step in steps]) if steps else np.empty(0)
+        rows.append(
+            {
+                "split": task.split,
+                "mode": mode,
+                "task": task.id,
+                "task_type": task.type,
+                "success": trajectory.reward == 1.0,
+                "steps": len(steps),
+                "invalid_steps": sum(step.invalid for step in steps),
+                "agent_tokens": len(entropies),
+                "mean_entropy": float(entropies.mean()) if len(entropies) else None,
+                "stop_reason": trajectory.stop_reason,
+            }
+        )
+    return pl.DataFrame(rows, schema=EPISODES)
+
+
+def summarise(episodes: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Split → mode → numbers, from the rows of :data:`~empg.schema.EPISODES`; intervals are Wilson's, 95 %."""
+    panels: dict[str, dict[str, Any]] = {}
+    for (split, mode), rows in episodes.group_by("split", "mode", maintain_order=True):
+        types = {str(name): _success(part) for (name,), part in sorted(rows.group_by("task_type"), key=lambda x: x[0])}
+        stops = rows["stop_reason"].value_counts().sort("stop_reason")
+        tokens, steps = rows["agent_tokens"].sum(), rows["steps"].sum()
+        nats = (rows["mean_entropy"].cast(pl.Float64) * rows["agent_tokens"]).sum()
+        panels.setdefault(str(split), {})[str(mode)] = _success(rows) | {
+            "steps_mean": steps / len(rows),
+            "invalid_rate": rows["invalid_steps"].sum() / steps if steps else None,
+            "token_entropy_mean": nats / tokens if tokens else None,
+            "agent_tokens": tokens,
+            "stop_reasons": dict(stops.iter_rows()),
+            "types": types,
+        }
+    return panels
+
+
+def _success(rows: pl.DataFrame) -> dict[str, Any]:
+    successes = int(rows["success"].sum())
+    share, low, high = wilson(successes, len(rows))
+    return {"n": len(rows), "successes": successes, "success": share, "success_low": low, "success_high": high}

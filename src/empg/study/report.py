@@ -1,0 +1,141 @@
+"""The report: one HTML page that needs no network and no script, its tables as CSV and Parquet, its figures as SVG."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from empg.config import Study, parse, read_yaml
+from empg.files import atomic_path, write_json, write_text
+from empg.provenance import stage
+from empg.study import analysis, figures
+from empg.study.plates import Plate, plates
+from empg.study.results import Results, Run
+
+# Table 1 of arXiv 2509.09265, ALFWorld, success in percent.
+PAPER_ALFWORLD = (
+    ("Qwen2.5-1.5B-Instruct", 65.6, 73.7, 80.8, 88.1),
+    ("Qwen2.5-7B-Instruct", 74.8, 78.5, 90.0, 91.6),
+)
+CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy", "gradient_scale")
+
+
+def run(config: Path, results: Path, out: Path) -> None:
+    """Make ``out/report.html``, ``out/metrics.json``, ``out/tables`` and ``out/figures``.
+
+    ``config`` is the study's file, ``results`` the folder (results/STUDY) that holds what its stages wrote.
+    """
+    study = parse(Study, read_yaml(config), str(config))
+    read = Results(study, results)
+    inputs = {folder.relative_to(results).as_posix(): folder for run in read.runs() for folder in (run.train, run.evaluate)}
+    with stage("report", study, out, inputs=inputs):
+        tables = make_tables(read)
+        for name, table in tables.items():
+            save_table(table, out / "tables", name)
+        drawn = plates(study, tables)
+        for plate in drawn:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # altair's remarks on the panels' differing legends
+                write_text(out / "figures" / f"{plate.name}.svg", figures.to_svg(plate.whole(), themed=False))
+        write_json(out / "metrics.json", metrics(tables["results"]))
+        write_text(out / "report.html", render(read, tables, drawn))
+
+
+def make_tables(results: Results) -> dict[str, pl.DataFrame]:
+    """Every table of the report by name."""
+    from empg.study.proposition import bin_means, measure
+
+    study = results.study
+    panels, episodes, training = results.panels(), results.episodes(), results.training()
+    credited = pl.concat(results.credited(run, CREDITED_COLUMNS) for run in results.trained())
+    score_norms, gradient_norms = (pl.concat(part) for part in zip(*(measure(results, r) for r in results.trained())))
+    scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
+    per = ["environment", "method"]
+    trained = credited.filter(pl.col("trained"))
+    return {
+        "results": analysis.result_table(study, panels, episodes),
+        "panels": panels,
+        "success_by_type": analysis.success_by_type(episodes),
+        "stop_reasons": analysis.stop_reasons(episodes),
+        "learning_curves": analysis.learning_curves(training, credited),
+        "training": training,
+        "step_entropy": analysis.histograms(trained, "step_entropy"),
+        "gradient_scale": analysis.histograms(trained.filter(pl.col("method").is_in(scaled)), "gradient_scale"),
+        "equal_reward": analysis.over_seeds(training, "equal_reward_mass"),
+        "score_norms": score_norms,
+        "proposition1": bin_means(score_norms, "renyi2", ["measured", "expected"], bins=12, per=per),
+        "gradient_norms": gradient_norms,
+        "gradient_norm": bin_means(gradient_norms, "step_entropy", ["norm", "before", "after"], bins=6, per=per),
+        "cost": analysis.cost(results),
+    }
+
+
+def save_table(table: pl.DataFrame, folder: Path, name: str) -> None:
+    """``folder/name.csv`` and ``folder/name.parquet``."""
+    with atomic_path(folder / f"{name}.parquet") as path:
+        table.write_parquet(path, compression="zstd", statistics=False)
+    with atomic_path(folder / f"{name}.csv") as path:
+        table.write_csv(path)
+
+
+def metrics(result_table: pl.DataFrame) -> dict[str, Any]:
+    """Environment → split → mode → method → numbers: what ``dvc metrics show`` reads."""
+    nested: dict[str, Any] = {}
+    for row in result_table.iter_rows(named=True):
+        place = nested
+        for name in (*analysis.PANEL_KEY, "method"):
+            place = place.setdefault(row[name], {})
+        place |= {name: row[name] for name in ("success", "low", "high", "lift")}
+    return nested
+
+
+def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]) -> str:
+    """The page."""
+    templates = Environment(
+        loader=PackageLoader("empg.study"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters |= {"percent": analysis.percent, "points": analysis.points}
+    inline: Callable[[Any], Markup] = lambda chart: Markup(figures.to_svg(chart, themed=True))  # noqa: E731, S704
+    return templates.get_template("report.html.j2").render(
+        study=results.study,
+        verdict=analysis.verdict(results.study, tables["results"]),
+        environments=[environment_view(results, tables, name) for name in results.study.environments],
+        plates=[{"plate": plate, "panels": [inline(panel) for panel in plate.panels]} for plate in drawn],
+        cost=tables["cost"].to_dicts(),
+        paper=PAPER_ALFWORLD,
+        runs=[run_view(results, run) for run in results.runs()],
+        tables=list(tables),
+    )
+
+
+def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: str) -> dict[str, Any]:
+    """One environment's numbers as the template lays them out."""
+    panels = []
+    for key, rows in tables["results"].filter(environment=name).group_by("split", "mode", maintain_order=True):
+        split, mode = key
+        place = {"environment": name, "split": split, "mode": mode}
+        seeds = tables["panels"].filter(**place)
+        types = tables["success_by_type"].filter(**place)
+        stops = tables["stop_reasons"].filter(**place)
+        panels.append(
+            {
+                "split": split,
+                "mode": mode,
+                "rows": rows.to_dicts(),
+                "policies": {m: part.to_dicts() for (m,), part in seeds.group_by("method", maintain_order=True)},
+                "types": {t: {r["method"]: r for r in part.to_dicts()} for (t,), part in sorted(types.group_by("task_type"))},
+                "stops": {s: {r["method"]: r for r in part.to_dicts()} for (s,), part in sorted(stops.group_by("stop_reason"))},
+            }
+        )
+    return {"name": name, "panels": panels, "type": "alfworld", "methods": ["warmstart", *results.study.methods]}
+
+
+def run_view(results: Results, run: Run) -> dict[str, str]:
+    """Links to a run's files."""
+    return {"name": run.name, "train": results.relative(run.train), "evaluate": results.relative(run.evaluate)}

@@ -1,0 +1,157 @@
+"""A study's results folder as tables: what the report and the tracker read. Long tables, one row a fact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from empg.config import Study
+from empg.errors import DataError
+from empg.files import read_json
+from empg.schema import CREDITED_STEPS, EPISODES, read_table
+
+WARM_START = "warmstart"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One trained policy, or the warm start of an environment (``method`` :data:`WARM_START`, no seed)."""
+
+    environment: str
+    method: str
+    seed: int | None
+    train: Path
+    evaluate: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.environment} {self.method}" + ("" if self.seed is None else f" seed {self.seed}")
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"environment": self.environment, "method": self.method, "seed": self.seed}
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The folder ``results/STUDY`` and the grid that made it."""
+
+    study: Study
+    root: Path
+
+    def warm_start(self, environment: str) -> Run:
+        folder = self.root / environment
+        return Run(environment, WARM_START, None, folder / "warmstart", folder / "warmstart_evaluate")
+
+    def trained(self) -> list[Run]:
+        """Every trained policy, in the order of the study's grid."""
+        return [
+            Run(environment, method, seed, folder / "train", folder / "evaluate")
+            for environment in self.study.environments
+            for method in self.study.methods
+            for seed in self.study.seeds
+            for folder in [self.root / environment / method / f"seed{seed}"]
+        ]
+
+    def runs(self) -> list[Run]:
+        """Each environment's warm start, then every trained policy."""
+        return [*(self.warm_start(name) for name in self.study.environments), *self.trained()]
+
+    def episodes(self) -> pl.DataFrame:
+        """Every evaluation episode, with its run's environment, method and seed."""
+        return pl.concat(_tagged(read_table(run.evaluate / "episodes.parquet", EPISODES), run) for run in self.runs())
+
+    def panels(self) -> pl.DataFrame:
+        """The numbers of every ``summary.json``: one row for each run, split and mode."""
+        return pl.DataFrame(list(self._panels()), schema=PANEL)
+
+    def _panels(self) -> Iterator[dict[str, Any]]:
+        for run in self.runs():
+            path = run.evaluate / "summary.json"
+            for split, modes in read_json(path)["panels"].items():
+                for mode, numbers in modes.items():
+                    yield {
+                        **run.key,
+                        "split": split,
+                        "mode": mode,
+                        **{name: numbers[name] for name in PANEL if name in numbers},
+                        "source": self.relative(path),
+                    }
+
+    def training(self) -> pl.DataFrame:
+        """Every training run's metrics: one row for each run and iteration."""
+        frames = []
+        for run in self.trained():
+            path = run.train / "metrics.parquet"
+            frame = _read_parquet(path)
+            frames.append(_tagged(frame, run).with_columns(pl.lit(self.relative(path)).alias("source")))
+        return pl.concat(frames, how="diagonal_relaxed")
+
+    def credited(self, run: Run, columns: Sequence[str]) -> pl.DataFrame:
+        """These columns of all credited steps of one run, iterations in order; nothing else is read from the disk."""
+        frames = []
+        for path in self.rollout_files(run):
+            try:
+                frames.append(pl.read_parquet(path, columns=list(columns), hive_partitioning=False))
+            except (pl.exceptions.PolarsError, OSError) as error:
+                raise DataError(f"{path}: expected columns {', '.join(columns)}, found {error}") from None
+        return _tagged(pl.concat(frames), run)
+
+    def last_rollouts(self, run: Run) -> pl.DataFrame:
+        """All credited steps of the last iteration."""
+        return read_table(self.rollout_files(run)[-1], CREDITED_STEPS)
+
+    def rollout_files(self, run: Run) -> list[Path]:
+        """Raises :class:`DataError` when there is none."""
+        files = sorted((run.train / "rollouts").glob("iteration_*.parquet"))
+        if not files:
+            raise DataError(f"{run.train / 'rollouts'}: expected iteration_*.parquet, found none")
+        return files
+
+    def timings(self) -> Iterator[tuple[str, dict[str, Any], Path]]:
+        """(stage, content, file) of every ``timing.json`` under the study's folder."""
+        for path in sorted(self.root.rglob("timing.json")):
+            stage = WARM_START if path.parent.name == WARM_START else path.parent.name.removeprefix("warmstart_")
+            if path.parent.name != "report":
+                yield stage, read_json(path), path
+
+    def relative(self, path: Path) -> str:
+        """``path`` as the report, which lies in ``report/``, links to it."""
+        return "../" + path.relative_to(self.root).as_posix()
+
+
+PANEL: dict[str, pl.DataType | type[pl.DataType]] = {
+    "environment": pl.String,
+    "method": pl.String,
+    "seed": pl.Int64,
+    "split": pl.String,
+    "mode": pl.String,
+    "n": pl.Int64,
+    "successes": pl.Int64,
+    "success": pl.Float64,
+    "success_low": pl.Float64,
+    "success_high": pl.Float64,
+    "steps_mean": pl.Float64,
+    "invalid_rate": pl.Float64,
+    "token_entropy_mean": pl.Float64,
+    "agent_tokens": pl.Int64,
+    "source": pl.String,
+}
+
+
+def _tagged(frame: pl.DataFrame, run: Run) -> pl.DataFrame:
+    key = [pl.lit(run.environment).alias("environment"), pl.lit(run.method).alias("method")]
+    return frame.select(*key, pl.lit(run.seed, dtype=pl.Int64).alias("seed"), pl.all().exclude("environment", "method"))
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, hive_partitioning=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected a Parquet file, found none") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: expected a whole Parquet file, found {error}") from None

@@ -1,0 +1,162 @@
+"""Fixtures that several kinds of test share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+GRID = {
+    "study": "made_up",
+    "description": "A small results folder that no training made.",
+    "seeds": [1, 2],
+    "baseline": "grpo",
+    "methods": {
+        "grpo": {"advantage": "grpo"},
+        "grpo_empg": {"advantage": "grpo", "modulation": "empg"},
+    },
+    "environments": {"alfworld": {}},
+}
+SUCCESS = {"warmstart": 0.3, "grpo": 0.5, "grpo_empg": 0.6}  # what the made-up policies solve, about
+TASKS = 40
+ITERATIONS = 4
+
+
+@pytest.fixture(scope="session")
+def study_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``results/made_up`` as the pipeline leaves it before the report, of made-up episodes and an untrained policy.
+
+    Copy it before writing into it. The study's configuration is ``config/study.json`` inside.
+    """
+    from empg.config import Study, parse
+    from empg.files import write_json
+
+    root = tmp_path_factory.mktemp("made") / "results" / "made_up"
+    study = parse(Study, GRID, "GRID")
+    write_json(root / "config" / "study.json", GRID)
+    policy = _policy()
+    policy.save(_folder(root / "alfworld" / "warmstart" / "model"))
+    _warm_start(study, root)
+    _evaluation(study, root / "alfworld" / "warmstart_evaluate", "warmstart", 0)
+    for method in study.methods:
+        for seed in study.seeds:
+            folder = root / "alfworld" / method / f"seed{seed}"
+            policy.save(_folder(folder / "train" / "model"))
+            _training(study, folder / "train", method, seed, policy)
+            _evaluation(study, folder / "evaluate", method, seed)
+    return root
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path
+
+
+def _policy():
+    from empg.config import TinyPolicy
+    from empg.policy.chat import Chat
+    from empg.policy.tokenizer import train_tokenizer
+    from empg.training.warmstart import tiny_policy
+
+    tokenizer = train_tokenizer(["<think>go on</think><action>go to shelf 1</action> you see a mug 1."] * 3, 300)
+    sizes = TinyPolicy(width=16, heads=2, kv_heads=1, layers=1, mlp_width=32, max_positions=256)
+    return tiny_policy(sizes, Chat(tokenizer, "", "made up"), seed=0)
+
+
+def _manifest(folder: Path, stage: str, config, summary: dict[str, float]) -> None:
+    from empg.files import write_json
+    from empg.provenance import tree
+
+    outputs = tree(folder)
+    write_json(folder / "timing.json", {"stage": stage, "wall_seconds": 2.0, "cpu_seconds": 1.5, "threads": 1,
+                                        "iterations": []})  # fmt: skip
+    write_json(folder / "manifest.json", {"stage": stage, "config": config.model_dump(mode="json"), "summary": summary,
+                                          "inputs": {"data": "d" * 64}, "sources": "s" * 64, "outputs": outputs,
+                                          "versions": {"empg": "0"}})  # fmt: skip
+
+
+def _warm_start(study, root: Path) -> None:
+    from empg.config import AlfworldData, warmstart_run
+
+    folder = root / "alfworld" / "warmstart"
+    pl.DataFrame({"step": [0, 1], "tokens": [10.0, 20.0], "loss": [3.0, 2.0]}).write_parquet(folder / "metrics.parquet")
+    _manifest(folder, "warmstart", warmstart_run(study, {"alfworld": AlfworldData()}, "alfworld"), {"loss": 2.0})
+
+
+def _evaluation(study, folder: Path, method: str, seed: int) -> None:
+    from empg.config import AlfworldData, evaluate_run
+    from empg.files import write_json
+    from empg.schema import EPISODES, write_table
+    from empg.study.evaluate import summarise
+
+    random = np.random.default_rng([len(method), seed])
+    frames = []
+    for split in ("valid_seen", "valid_unseen"):
+        for mode in ("greedy", "sampled"):
+            success = random.random(TASKS) < SUCCESS[method]
+            steps = random.integers(3, 20, TASKS)
+            columns = {
+                "split": [split] * TASKS,
+                "mode": [mode] * TASKS,
+                "task": np.arange(TASKS),
+                "task_type": ["look_at_obj_in_light", "pick_two_obj_and_place"] * (TASKS // 2),
+                "success": success,
+                "steps": steps,
+                "invalid_steps": steps // 4,
+                "agent_tokens": steps * 9,
+                "mean_entropy": random.random(TASKS),
+                "stop_reason": np.where(success, "success", "step_limit"),
+            }
+            frames.append(pl.DataFrame(columns, strict=False).cast(EPISODES))
+    episodes = pl.concat(frames)
+    write_table(episodes, EPISODES, folder / "episodes.parquet")
+    config = evaluate_run(study, {"alfworld": AlfworldData()}, "alfworld", method, seed)
+    panels = summarise(episodes)
+    write_json(folder / "summary.json", {"environment": "alfworld", "method": method, "seed": seed, "panels": panels})
+    summary = {f"{split}_{mode}_success": p["success"] for split, modes in panels.items() for mode, p in modes.items()}
+    _manifest(folder, "evaluate", config, summary)
+
+
+def _training(study, folder: Path, method: str, seed: int, policy) -> None:
+    from empg.config import AlfworldData, train_run
+    from empg.rollouts.table import to_table
+    from empg.schema import CREDITED_STEPS, write_table
+    from empg.training.credit import credit_batch
+
+    config = train_run(study, {"alfworld": AlfworldData()}, "alfworld", method, seed)
+    rows = []
+    for iteration in range(ITERATIONS):
+        trajectories = _trajectories(np.random.default_rng([seed, iteration]), iteration, policy)
+        credit = credit_batch(trajectories, config.method, max_response=40)
+        table = to_table(trajectories, iteration=iteration, policy_version=iteration).hstack(credit.columns())
+        write_table(table, CREDITED_STEPS, folder / "rollouts" / f"iteration_{iteration:04d}.parquet")
+        success = float(np.mean([t.reward for t in trajectories]))
+        rows.append({"iteration": iteration, "success": success, "loss": -0.1 * iteration, "kl": None,
+                     "equal_reward_mass": credit.equal_reward_mass})  # fmt: skip
+    pl.DataFrame(rows, schema_overrides={"kl": pl.Float64}).write_parquet(folder / "metrics.parquet")
+    _manifest(folder, "train", config, {"success": rows[-1]["success"]})
+
+
+def _trajectories(random: np.random.Generator, iteration: int, policy) -> list:
+    from empg.environments.base import Task
+    from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
+
+    vocabulary, end = policy.network.architecture.vocab_size, policy.chat.end_of_turn
+    trajectories = []
+    for number in range(16):
+        task = Task("alfworld", "train", number // 4, "look_at_obj_in_light")
+        trajectory = Trajectory(Episode(task, number // 4, number, seed=number))
+        for _ in range(int(random.integers(2, 6))):
+            response = np.append(random.integers(10, vocabulary, 7), end).astype(np.int32)
+            trajectory.steps.append(Step(
+                observation="You see a mug 1.", prompt_ids=random.integers(10, vocabulary, 5).astype(np.int32),
+                response_ids=response, logprobs=np.full(8, -1.0, np.float32),
+                entropies=random.random(8).astype(np.float32), text="<think>so</think><action>look</action>",
+                action="look", invalid=bool(random.random() < 0.2), truncated=False,
+            ))  # fmt: skip
+        trajectory.reward = float(random.random() < 0.3 + 0.1 * iteration and number >= 4)
+        trajectory.stop_reason = StopReason.SUCCESS if trajectory.reward else StopReason.STEP_LIMIT
+        trajectories.append(trajectory)
+    return trajectories
