@@ -6,7 +6,6 @@ dark as its reader prefers; in a file they stay as they are.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ CSS_NAMES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {c: f"c
 
 CONFIG: dict[str, Any] = {
     "font": "system-ui, sans-serif",
+    "padding": {"left": 14, "top": 5, "right": 8, "bottom": 5},  # a browser's font may be wider than the one measured
     "view": {"stroke": None},
     "axis": {
         "labelColor": MUTED, "titleColor": MUTED, "gridColor": GRID, "domainColor": MUTED, "tickColor": MUTED,
@@ -28,7 +28,7 @@ CONFIG: dict[str, Any] = {
     },
     "legend": {
         "labelColor": INK, "orient": "bottom", "title": None, "labelFontSize": 11, "symbolStrokeWidth": 2, "columns": 2,
-        "labelLimit": 220,
+        "labelLimit": 220, "symbolOpacity": 1,
     },
     "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "anchor": "start", "offset": 8},
     "range": {"category": list(COLOURS)},
@@ -36,7 +36,7 @@ CONFIG: dict[str, Any] = {
 
 
 def to_svg(chart: alt.TopLevelMixin, *, themed: bool) -> str:
-    """The chart as SVG text. ``themed``: colours as CSS variables and no fixed size, to stand inside a page."""
+    """The chart as SVG text. ``themed``: colours as CSS variables, for a page."""
     import vl_convert
 
     background = "transparent" if themed else PAPER
@@ -46,7 +46,6 @@ def to_svg(chart: alt.TopLevelMixin, *, themed: bool) -> str:
         return svg
     for colour, name in CSS_NAMES.items():
         svg = svg.replace(f'"{colour}"', f'"var(--{name})"')
-    svg = re.sub(r' width="([\d.]+)" height="[\d.]+" viewBox', r' style="max-width:\1px" viewBox', svg, count=1)
     return svg.replace("<svg ", '<svg role="img" ', 1)
 
 
@@ -63,7 +62,8 @@ def nothing(message: str) -> alt.LayerChart:
 
 def _method(methods: Sequence[str]) -> alt.Color:
     """The same colour for a method in every figure."""
-    return alt.Color("method:N", scale=alt.Scale(domain=list(methods), range=list(COLOURS[: len(methods)])))
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(methods))]
+    return alt.Color("method:N", scale=alt.Scale(domain=list(methods), range=colours))
 
 
 def _base(frame: pl.DataFrame, title: str) -> alt.Chart:
@@ -78,25 +78,30 @@ def _success(name: str = "success") -> alt.Y:
     return alt.Y(f"{name}:Q", title="success", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
 
 
+def _iteration() -> alt.X:
+    return alt.X("iteration:Q", title="iteration", axis=alt.Axis(tickMinStep=1, format="d"))
+
+
 def learning_curve(frame: pl.DataFrame, methods: Sequence[str], title: str) -> alt.LayerChart:
     """Columns iteration, method, success, low, high: a line with a band for each method."""
-    base = alt.Chart(frame).encode(x=alt.X("iteration:Q", title="iteration"), color=_method(methods))
-    band = base.mark_area(opacity=0.18, strokeWidth=0).encode(
-        y=_success("low"), y2="high:Q", color=alt.Color("method:N", legend=None)
-    )
+    base = alt.Chart(frame).encode(x=_iteration(), color=_method(methods))
+    band = base.mark_area(opacity=0.18, strokeWidth=0).encode(y=_success("low"), y2="high:Q")
     return _layer(title, band, base.mark_line(strokeWidth=2).encode(y=_success()))
 
 
 def seed_curves(frame: pl.DataFrame, methods: Sequence[str], title: str) -> alt.Chart:
     """Columns iteration, method, seed, success: a line for each run."""
     line = _base(frame, title).mark_line(strokeWidth=1, opacity=0.8)
-    return line.encode(x=alt.X("iteration:Q", title="iteration"), y=_success(), detail="seed:N", color=_method(methods))
+    return line.encode(x=_iteration(), y=_success(), detail="seed:N", color=_method(methods))
 
 
 def success(frame: pl.DataFrame, methods: Sequence[str], title: str) -> alt.LayerChart:
-    """Columns run, method, success, success_low, success_high: a point with its interval for each policy."""
+    """Columns run, method, success, success_low, success_high: a point with its interval for each policy.
+
+    A policy of none of the methods (the warm start) is grey.
+    """
     order = frame["run"].to_list()
-    colour = _method(methods).legend(None)
+    colour = alt.condition(alt.FieldOneOfPredicate("method", list(methods)), _method(methods).legend(None), alt.value(MUTED))
     base = alt.Chart(frame).encode(y=alt.Y("run:N", sort=order, title=None), color=colour)
     x = alt.X("success_low:Q", title="success", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
     interval = base.mark_rule(strokeWidth=2).encode(x=x, x2="success_high:Q")
@@ -117,7 +122,7 @@ def histogram(frame: pl.DataFrame, methods: Sequence[str], title: str, x_title: 
 def lines(frame: pl.DataFrame, methods: Sequence[str], title: str, y_title: str) -> alt.Chart:
     """Columns iteration, method, value (a share): one line for each method."""
     return _base(frame, title).mark_line(strokeWidth=2).encode(
-        x=alt.X("iteration:Q", title="iteration"),
+        x=_iteration(),
         y=alt.Y("value:Q", title=y_title, axis=alt.Axis(format="%")),
         color=_method(methods),
     )  # fmt: skip
@@ -137,7 +142,8 @@ def proposition(frame: pl.DataFrame, methods: Sequence[str], title: str) -> alt.
 
 def gradient_norm(frame: pl.DataFrame, title: str) -> alt.LayerChart:
     """Columns step_entropy, quantity, mean, low, high: one line with intervals for each quantity."""
-    colour = alt.Color("quantity:N", scale=alt.Scale(range=[MUTED, COLOURS[0], COLOURS[1]]), sort=None)
+    quantities = frame["quantity"].unique(maintain_order=True).to_list()
+    colour = alt.Color("quantity:N", scale=alt.Scale(domain=quantities, range=[COLOURS[0], COLOURS[1], MUTED]))
     base = alt.Chart(frame).encode(x=alt.X("step_entropy:Q", title="step entropy (nats)"), color=colour)
     y_title = "gradient norm"
     interval = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q")

@@ -10,7 +10,6 @@ import polars as pl
 
 from empg.config import Study
 from empg.study import figures
-from empg.study.results import WARM_START
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,10 @@ def learning_curves(study: Study, tables: dict[str, pl.DataFrame], methods: list
 
 def success(tables: dict[str, pl.DataFrame], methods: list[str]) -> Plate:
     panels: list[alt.TopLevelMixin] = []
-    names = [WARM_START, *methods]
     key = ["environment", "split", "mode"]
     for (environment, split, mode), part in tables["panels"].group_by(key, maintain_order=True):
         run = pl.when(pl.col("seed").is_null()).then("method").otherwise(pl.format("{} {}", "method", "seed"))
-        panels.append(figures.success(part.with_columns(run=run), names, f"{environment}: {split}, {mode}"))
+        panels.append(figures.success(part.with_columns(run=run), methods, f"{environment}: {split}, {mode}"))
     return Plate(
         "success",
         "Success of each policy",
@@ -145,8 +143,9 @@ def proposition1(tables: dict[str, pl.DataFrame], methods: list[str]) -> Plate:
 def gradient_norm(study: Study, tables: dict[str, pl.DataFrame]) -> Plate:
     table = tables["gradient_norm"]
     modulated = [name for name, method in study.methods.items() if method.modulation != "none"] or [study.baseline]
-    labels = {"norm": "norm", "before": "|A| · norm", "after": "|A modulated| · norm"}
+    labels = {"before": "before modulation", "after": "after modulation", "norm": "without advantage"}
     renamed = table.filter(pl.col("method").is_in(modulated)).with_columns(pl.col("quantity").replace(labels))
+    renamed = renamed.sort("environment", "method", pl.col("quantity").cast(pl.Enum(list(labels.values()))), "step_entropy")
     return Plate(
         "gradient_norm",
         "Gradient norm against step entropy",
