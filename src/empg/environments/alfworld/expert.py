@@ -104,10 +104,18 @@ class _Memory:
         """The next one to look into, as listed: those that may hold the type, then the target's type, then the rest."""
 
         def rank(receptacle: str) -> int:
-            plausible = may_hold(_CATALOGUE_NAME[_type(receptacle)], _CATALOGUE_NAME[name])
-            return 2 if not plausible else int(_type(receptacle) == self.goal.target)
+            return int(_type(receptacle) == self.goal.target) if _may_hold(receptacle, name) else 2
 
         return min((r for r in self.receptacles if r not in self.contents), key=rank, default=None)
+
+
+def _start(observation: str) -> _Memory:
+    memory = _Memory(parse_goal(observation), _LISTED.findall(observation.rpartition(_TASK_MARK)[0]))
+    present = {_type(r) for r in memory.receptacles} | {"", LAMP.lower()}
+    missing = {memory.goal.target, memory.goal.tool} - present
+    if missing:
+        raise DataError(f"alfworld room: expected a {' and a '.join(sorted(missing))}, found {memory.receptacles}")
+    return memory
 
 
 class Expert:
@@ -118,10 +126,12 @@ class Expert:
         self._last = ""
 
     def act(self, observation: str) -> tuple[str, str]:
-        """The next (thought, action), given the answer to the last action, or at first the room and the task."""
+        """The next (thought, action), given the answer to the last action, or at first the room and the task.
+
+        Raises :class:`~empg.errors.DataError` for a task of no known kind, or one that the room does not allow.
+        """
         if self._memory is None:
-            room = observation.rpartition(_TASK_MARK)[0]
-            self._memory = _Memory(parse_goal(observation), _LISTED.findall(room))
+            self._memory = _start(observation)
         else:
             self._memory.observe(self._last, observation)
         thought, self._last = _decide(self._memory)
@@ -134,6 +144,12 @@ class Expert:
 
 def _type(name: str) -> str:
     return name.partition(" ")[0]
+
+
+def _may_hold(receptacle: str, object_type: str) -> bool:
+    """Whether the catalogue expects such an object there; of what it does not know it expects nothing."""
+    names = _CATALOGUE_NAME.get(_type(receptacle)), _CATALOGUE_NAME.get(object_type)
+    return names[0] in CONTENTS and names[1] is not None and may_hold(names[0], names[1])
 
 
 def _decide(memory: _Memory) -> tuple[str, str]:
@@ -203,7 +219,7 @@ def _put_back(memory: _Memory) -> tuple[str, str]:
     """Get rid of a wrong object: here if possible, else in the first receptacle that may hold it."""
     held = memory.held
     places = [memory.here, *memory.receptacles]
-    place = next(r for r in places if may_hold(_CATALOGUE_NAME[_type(r)], _CATALOGUE_NAME[_type(held)]))
+    place = next(r for r in places if _may_hold(r, _type(held)))
     if place != memory.here:
         return f"I do not need {held}. Put it in {place}.", f"go to {place}"
     if place in memory.closed:

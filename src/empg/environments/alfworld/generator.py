@@ -1,8 +1,8 @@
 """Drawing games: a pure function of (profile, split, task id, seed).
 
 A game's split is a property of its content: the digest of what lies where and what is asked decides whether a game of
-the training rooms belongs to ``train``, ``valid_seen`` or ``tune``; a draw is repeated until it falls into the right one.
-So no game is in two splits, however many ids are drawn. ``valid_unseen`` has rooms of its own.
+the training rooms belongs to ``train``, ``valid_seen`` or ``tune``, and a draw is repeated until it is of the split
+that was asked for. So no game is in two splits, however many ids are drawn. ``valid_unseen`` has rooms of its own.
 """
 
 from __future__ import annotations
