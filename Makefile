@@ -5,14 +5,47 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
+STUDY ?= quick
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint format ui setup lock parity bench clean help
+.PHONY: run test lint format ui setup lock schema report times tune parity bench clean help
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
 run: setup  ## set up, then run the whole default study
-	$(BIN)/snakemake --cores all
+	snakemake --cores all
+
+test: setup  ## run all tests, on two cores
+	OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal
+
+lint: setup  ## check style, types, layers and the workflow
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports --no-logo
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: setup  ## bring all files into style
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+ui: setup  ## open the MLflow UI on http://127.0.0.1:5000
+	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///results/mlflow.db
+
+times: setup  ## print where the time of a study went (STUDY=quick)
+	empg times --results results/$(STUDY)
+
+report: setup  ## write Snakemake's own report of the default study
+	snakemake --report results/$(STUDY)/snakemake.html
+
+schema: setup  ## regenerate the JSON schemas of the configuration from its models
+	empg schema --out workflow/schemas
+
+parity: setup  ## compare our ALFWorld engine with the public one, string by string
+	python benchmarks/parity/run.py
 
 setup: $(STAMP)  ## create .venv from the lock file
 
@@ -23,3 +56,11 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --no-deps --no-build-isolation -e .
 	touch $(STAMP)
+
+# torch is locked by its version alone, and what only it needs comes with it.
+lock:  ## resolve requirements.lock anew
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-package torch --override <(echo "torch==2.13.0 ; sys_platform == 'never'") --quiet -o requirements.lock
+
+clean:  ## remove results, data and caches (not the environment)
+	rm -rf results data .dvc/cache .dvc/tmp .snakemake

@@ -1,7 +1,7 @@
 """The command line: arguments, exit codes and progress; no logic.
 
-Each command is one stage of the pipeline and runs on its own as well: files in, files out. Exit codes: 0, done; 2, a mistake in
-what was given (configuration, a path, a file); 1, anything else; 130, interrupted.
+Each command is one stage of the pipeline and runs on its own as well: files in, files out. Exit codes: 0, done; 2, a
+mistake in what was given (configuration, a path, a file); 1, anything else; 130, interrupted.
 """
 
 from __future__ import annotations
@@ -54,58 +54,57 @@ def _fail(code: int, message: str) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------- arguments
+ABOUT = """Entropy-Modulated Policy Gradients for language-model agents.
+Each command is one stage of the pipeline; `snakemake --cores all` runs them all."""
+CONFIG = "JSON file with the stage's settings (results/STUDY/config/… holds those of a study)"
+DATA = "folder of the data set (data/NAME)"
+MODEL = "model folder in Hugging Face layout"
+STUDY = "JSON file of the study (results/STUDY/config/study.json)"
+RESULTS = "the study's folder (results/STUDY)"
+
+
 def parser() -> argparse.ArgumentParser:
     """The argument parser with all commands."""
-    top = argparse.ArgumentParser(prog="empg", description="Entropy-Modulated Policy Gradients for language-model agents. "
-                                  "Each command is one stage of the pipeline; `snakemake --cores all` runs them all.")  # fmt: skip
+    top = argparse.ArgumentParser(prog="empg", description=ABOUT)
     top.add_argument("--version", action="version", version=f"empg {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], about: str, **options: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        for option, text in options.items():
+    def command(run: Callable[[argparse.Namespace], None], about: str, **paths: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(run.__name__.strip("_"), help=about, description=f"{about[0].upper()}{about[1:]}.")
+        for option, text in paths.items():
             sub.add_argument(f"--{option}", type=Path, required=True, metavar="PATH", help=text)
         sub.set_defaults(run=run)
         return sub
 
-    config = "JSON file with the stage's settings (results/STUDY/config/… holds those of a study)"
-    data, model = "folder of the data set (data/NAME)", "model folder in Hugging Face layout"
+    data = command(_data, "write a data set's files (what DVC runs)", out="folder to write")
+    dvc = command(
+        _dvc, "make a data set through DVC if it is missing or outdated, and record its hash", out="JSON file"
+    )
+    warmstart = command(_warmstart, "fine-tune a policy on expert demonstrations",
+                        config=CONFIG, data=DATA, out="folder for model and metrics")  # fmt: skip
+    command(_rollouts, "sample rollouts from the warm-start policy and tabulate the tasks' difficulty",
+            config=CONFIG, data=DATA, model=MODEL, out="folder for the rollouts")  # fmt: skip
+    train = command(_train, "train a policy with reinforcement learning; goes on from its last checkpoint",
+                    config=CONFIG, data=DATA, model=MODEL, rollouts="folder of the rollout stage",
+                    out="folder for model, metrics and credited rollouts")  # fmt: skip
+    command(_evaluate, "play the evaluation panels with a policy",
+            config=CONFIG, data=DATA, model=MODEL, out="folder for episodes and summary")  # fmt: skip
+    command(_report, "write a study's tables, figures and HTML page",
+            config=STUDY, results=RESULTS, out="folder for the report")  # fmt: skip
+    track = command(_track, "rebuild a study's runs in the MLflow database from its results folder", results=RESULTS)
+    command(_schema, "write the JSON schemas of the configuration", out="folder to write")
+    command(_times, "print where the time of a study's stages went", results=RESULTS)
 
-    sub = command("data", _data, "write a data set's files (what DVC runs)", out="folder to write")
-    _data_arguments(sub)
-    sub = command("dvc", _dvc, "make a data set through DVC where it is missing or outdated, and record its hash",
-                  out="JSON file to write")  # fmt: skip
-    _data_arguments(sub)
-    sub = command("warmstart", _warmstart, "fine-tune a policy on expert demonstrations",
-                  config=config, data=data, out="folder for model and metrics")  # fmt: skip
-    _tracking_argument(sub)
-    command("rollouts", _rollouts, "sample rollouts from the warm-start policy and tabulate the tasks' difficulty",
-            config=config, data=data, model=model, out="folder for the rollouts")  # fmt: skip
-    sub = command("train", _train, "train a policy with reinforcement learning; goes on from its last checkpoint",
-                  config=config, data=data, model=model, rollouts="folder of the rollout stage",
-                  out="folder for model, metrics and credited rollouts")  # fmt: skip
-    _tracking_argument(sub)
-    command("evaluate", _evaluate, "play the evaluation panels with a policy",
-            config=config, data=data, model=model, out="folder for episodes and summary")  # fmt: skip
-    command("report", _report, "write a study's tables, figures and HTML page",
-            config="JSON or YAML file of the study", results="the study's folder (results/STUDY)", out="folder for the report")  # fmt: skip
-    sub = command("track", _track, "rebuild a study's runs in the MLflow database from its results folder",
-                  results="the study's folder (results/STUDY)")  # fmt: skip
-    sub.add_argument("--config", type=Path, metavar="PATH", help="JSON or YAML file of the study")
-    sub.add_argument("--init", action="store_true", help="only create the empty database")
-    command("times", _times, "print where the time of a study's stages went", results="the study's folder (results/STUDY)")
+    for sub in (data, dvc):
+        sub.add_argument("name", metavar="NAME", help="a data set of the configuration")
+        sub.add_argument("--config", type=Path, default=Path("config/data.yaml"), metavar="PATH",
+                         help="YAML file that describes the data sets (default: %(default)s)")  # fmt: skip
+    for sub in (warmstart, train):
+        sub.add_argument(
+            "--track", type=Path, metavar="PATH", help=f"{RESULTS}, to log live curves to its MLflow database"
+        )
+    track.add_argument("--init", action="store_true", help="only create the database, empty; --results is its folder")
     return top
-
-
-def _data_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("name", metavar="NAME", help="a data set of the configuration")
-    sub.add_argument("--config", type=Path, default=Path("config/data.yaml"), metavar="PATH",
-                     help="YAML file that describes the data sets (default: %(default)s)")  # fmt: skip
-
-
-def _tracking_argument(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--track", type=Path, metavar="PATH",
-                     help="the study's folder (results/STUDY), to log live curves to its MLflow database")  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------- stages
@@ -183,6 +182,14 @@ def _times(args: argparse.Namespace) -> None:
     print(times.table(args.results))
 
 
+def _schema(args: argparse.Namespace) -> None:
+    from empg.files import write_json
+    from empg.study import slices
+
+    for name, content in slices.schemas().items():
+        write_json(args.out / name, content)
+
+
 def _read(model: type[M], path: Path) -> M:
     from empg.config import parse
     from empg.files import read_json
@@ -198,9 +205,9 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield _lines(what)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=min(done, total), total=total)

@@ -1,7 +1,7 @@
 """Where a result came from: the code, configuration and inputs behind every output folder, with hashes.
 
-A stage's folder ends with ``manifest.json``, written last. It holds no time and no host, so identical results have identical
-manifests; how long a stage took is in ``timing.json``.
+A stage's folder ends with ``manifest.json``, written last. It holds no time and no host, so identical results have
+identical manifests; how long a stage took is in ``timing.json``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
@@ -46,17 +47,20 @@ NOT_SOURCES = frozenset({"empg", "empg.config", "empg.errors"})
 
 # ------------------------------------------------------------------------------------------------------------- source
 def sources(module: str) -> list[Path]:
-    """The files that a stage's result depends on: the modules of this package that ``module`` imports, at any depth and
-    also inside functions, and what lies in ``assets`` and ``templates`` beside them. Found without importing anything."""
+    """The files that a stage's result depends on, found without importing anything.
+
+    They are the modules of this package that ``module`` imports, at any depth and also inside functions, and what lies in
+    ``assets`` and ``templates`` beside them.
+    """
     pending, seen = [module], set()
     while pending:
         name = pending.pop()
         if name not in seen and _file(name):
             seen.add(name)
             pending += _imports(name)
-    modules = [path for name in seen - NOT_SOURCES if (path := _file(name))]
+    modules = {path for name in seen - NOT_SOURCES if (path := _file(name))}
     beside = {path for file in modules for name in ("assets", "templates") for path in (file.parent / name).glob("*")}
-    return sorted([*modules, *(path for path in beside if path.is_file())])
+    return sorted(path for path in {*modules, *beside} if path.is_file() and path.stat().st_size)
 
 
 @cache
@@ -153,14 +157,20 @@ def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path]
 
     torch.set_num_threads(threads)
     with only_writer(out):
-        wall, cpu = time.perf_counter(), time.process_time()
+        startup, wall, cpu = _process_age(), time.perf_counter(), time.process_time()
         about = _about(name, config, inputs)
         record = Record(out, json_digest(about))
         yield record
-        timing = {"stage": name, "wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu,
-                  "threads": threads, "iterations": record.iteration_seconds}  # fmt: skip
+        timing = {"stage": name, "startup_seconds": startup, "wall_seconds": time.perf_counter() - wall,
+                  "cpu_seconds": time.process_time() - cpu, "threads": threads,
+                  "iterations": record.iteration_seconds}  # fmt: skip
         write_json(out / TIMING, timing)
         write_json(out / MANIFEST, {**about, "outputs": tree(out), "summary": record.summary})
+
+
+def _process_age() -> float:
+    """Seconds since this process was started: what imports cost before a stage begins."""
+    return time.time() - float(psutil.Process().create_time())
 
 
 @contextmanager

@@ -3,9 +3,10 @@ import sys
 from pathlib import Path
 
 # Jobs run this interpreter and this source tree, also where the environment is not activated.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(workflow.basedir, "src")), os.environ.get("PYTHONPATH", "")])
-sys.path.insert(0, str(Path(workflow.basedir, "src")))
+SOURCE = str(Path(workflow.basedir, "src"))
+sys.path.insert(0, SOURCE)
+for variable, first in {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": SOURCE}.items():
+    os.environ |= {variable: os.pathsep.join([first, *filter(None, [os.environ.get(variable)])])}
 
 from empg.errors import UserError
 from empg.study.slices import prepare

@@ -4,11 +4,11 @@ rule mlflow_database:
         update("results/mlflow.db"),
     log:
         "results/logs/mlflow_database.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     message:
         "Create the MLflow database."
-    localrule: True
     shell:
         "python -m empg track --init --results results 2> {log}"
 
@@ -23,11 +23,11 @@ rule data:
         manifest="data/{environment}/manifest.json",
     log:
         "results/logs/data/{environment}.log",
+    priority: 60
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
-    priority: 60
     message:
         "Make the data set {wildcards.environment}."
-    localrule: True
     shell:
         "python -m empg dvc {wildcards.environment} --out {output.identity} 2> {log}"

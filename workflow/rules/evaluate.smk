@@ -12,16 +12,16 @@ rule evaluate_warmstart:
         summary=f"{STUDY}/{{environment}}/warmstart_evaluate/summary.json",
     log:
         f"{STUDY}/logs/{{environment}}/warmstart_evaluate.log",
-    params:
-        data=subpath(input.data, parent=True),
-        out=subpath(output.manifest, parent=True),
+    priority: 20
     conda:
         "../../envs/cpu.yaml"
-    priority: 20
     threads: 1
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        data=subpath(input.data, parent=True),
+        out=subpath(output.manifest, parent=True),
     message:
         "Evaluate the warm start ({wildcards.environment})."
     shell:

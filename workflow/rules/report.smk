@@ -31,15 +31,15 @@ rule report:
         ),
     log:
         f"{STUDY}/logs/report.log",
-    params:
-        results=STUDY,
-        out=subpath(output.manifest, parent=True),
     conda:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        results=subpath(input.config, ancestor=2),
+        out=subpath(output.manifest, parent=True),
     message:
         "Write the report."
     shell:

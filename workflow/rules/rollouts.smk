@@ -12,16 +12,16 @@ rule rollouts:
         difficulty=f"{ROLLOUTS}/difficulty.parquet",
     log:
         f"{STUDY}/logs/{{environment}}/rollouts.log",
-    params:
-        data=subpath(input.data, parent=True),
-        out=subpath(output.manifest, parent=True),
+    priority: 40
     conda:
         "../../envs/cpu.yaml"
-    priority: 40
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        data=subpath(input.data, parent=True),
+        out=subpath(output.manifest, parent=True),
     message:
         "Collect rollouts with the warm start ({wildcards.environment})."
     shell:

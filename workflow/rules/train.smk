@@ -18,18 +18,18 @@ rule train:
         model=directory(f"{RUN}/train/model"),
     log:
         f"{STUDY}/logs/{{environment}}/{{method}}/seed{{seed}}/train.log",
-    params:
-        data=subpath(input.data, parent=True),
-        rollouts=subpath(input.rollouts, parent=True),
-        out=subpath(output.manifest, parent=True),
-        study=STUDY,
+    priority: 30
     conda:
         "../../envs/cpu.yaml"
-    priority: 30
     threads: 1
     resources:
         mem_mb=4000,
         runtime=600,
+    params:
+        data=subpath(input.data, parent=True),
+        rollouts=subpath(input.rollouts, parent=True),
+        out=subpath(output.manifest, parent=True),
+        study=subpath(input.config, ancestor=5),
     message:
         "Train {wildcards.method} with seed {wildcards.seed} ({wildcards.environment})."
     shell:

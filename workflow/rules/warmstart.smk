@@ -11,17 +11,17 @@ rule warmstart:
         model=directory(f"{WARMSTART}/model"),
     log:
         f"{STUDY}/logs/{{environment}}/warmstart.log",
-    params:
-        data=subpath(input.data, parent=True),
-        out=subpath(output.manifest, parent=True),
-        study=STUDY,
+    priority: 50
     conda:
         "../../envs/cpu.yaml"
-    priority: 50
     threads: lambda wildcards: study.environments[wildcards.environment].warmstart.threads
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        data=subpath(input.data, parent=True),
+        out=subpath(output.manifest, parent=True),
+        study=subpath(input.config, ancestor=3),
     message:
         "Fine-tune the warm start on expert demonstrations ({wildcards.environment})."
     shell:

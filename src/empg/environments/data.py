@@ -15,7 +15,7 @@ from empg.files import write_json, write_text
 def run(config: Data, out: Path) -> None:
     """Write the data set and, last, ``out/manifest.json``: what it was made from and the hash of each split's index.
 
-    An index has one line a game with its SHA-256. The official games stay where they are: only their indices are written.
+    An index has one line a game with its SHA-256. The official games stay where they are: only indices are written.
     """
     if config.source == "official":
         _index_official(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ PIPELINE, LOCKFILE = Path("dvc.yaml"), Path("dvc.lock")
 
 
 def run(name: str, config: Path, out: Path) -> None:
-    """Make ``data/NAME`` where it is missing or outdated, and write its identity to ``out``. Runs in the project's root.
+    """Make ``data/NAME`` where it is missing or outdated and write its identity to ``out``; runs in the project's root.
 
-    Raises :class:`DataError` when what the generator wrote is not what ``dvc.lock`` promises for the same configuration and
-    source: the data would not be the same on every machine. ``dvc.lock`` then stays as it was.
+    Raises :class:`DataError` when what the generator wrote is not what ``dvc.lock`` promises for the same configuration
+    and source: the data would not be the same on every machine. ``dvc.lock`` then stays as it was.
     """
+    begin = time.perf_counter()
     data = load_data(config)
     names = read_yaml(PIPELINE)["stages"]["data"]["matrix"]["name"]
     for where, known in ((config, list(data)), (f"{PIPELINE}: stages.data.matrix.name", names)):
@@ -34,6 +36,7 @@ def run(name: str, config: Path, out: Path) -> None:
         entry = _reproduce(name, data[name])
     output = entry["outs"][0]
     identity = {"name": name, "path": output["path"], "config": data[name].model_dump(mode="json")}
+    write_json(out.with_suffix(".timing.json"), {"stage": "data", "wall_seconds": time.perf_counter() - begin})
     write_json(out, identity | {key: output[key] for key in ("md5", "size", "nfiles")})
 
 
@@ -61,7 +64,9 @@ def _repro(name: str, *options: str) -> dict[str, Any]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     result = subprocess.run(command, env=os.environ | {"PATH": path}, stdout=sys.stderr, check=False)
     if result.returncode:
-        raise DataError(f"data/{name}: `dvc repro data@{name}` ended with exit code {result.returncode}; its messages are above")
+        raise DataError(
+            f"data/{name}: `dvc repro data@{name}` failed with code {result.returncode}; its messages are above"
+        )
     entry = _entry(name)
     assert entry is not None, f"{LOCKFILE} has no entry data@{name} after `dvc repro`"
     return entry

@@ -1,7 +1,7 @@
 """What a study's jobs depend on, as files: each job's settings and each stage's source. Snakemake takes them as inputs.
 
-A file is written only when its content changes. So changing one setting or one source file outdates exactly the jobs that
-depend on it, touching a file outdates nothing, and nothing is forgotten when Snakemake's own records are lost.
+A file is written only when its content changes. So changing one setting or one source file outdates exactly the jobs
+that depend on it, touching a file outdates nothing, and nothing is forgotten when Snakemake's own records are lost.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from empg import provenance
-from empg.config import Data, Study, evaluate_run, load_data, load_study, rollouts_run, train_run, warmstart_run
+from empg.config import Data, Model, Study, evaluate_run, load_data, load_study, rollouts_run, train_run, warmstart_run
 from empg.errors import ConfigError
 from empg.files import write_text
 
@@ -21,7 +23,7 @@ RESERVED = {"environments": ("config", "logs", "report"), "methods": ("warmstart
 
 
 def prepare(config: Path, study_name: str | None, results: Path) -> Study:
-    """Read the study (``config/config.yaml``, or ``config/study/NAME.yaml``) and bring its files under ``results`` up to date.
+    """Read the study (``config/config.yaml`` or ``config/study/NAME.yaml``) and bring its files up to date.
 
     Raises :class:`ConfigError` for any mistake in the configuration, before a file is written.
     """
@@ -42,19 +44,29 @@ def prepare(config: Path, study_name: str | None, results: Path) -> Study:
 
 
 def _contents(study: Study, data: dict[str, Data], results: Path) -> Iterator[tuple[Path, Any]]:
+    """Every file and what it should hold."""
     for stage, module in provenance.STAGES.items():
         yield results / "sources" / f"{stage}.json", provenance.source_hashes(module)
     folder = results / study.study / "config"
-    yield folder / "study.json", study.model_dump(mode="json")
+    models: dict[Path, Model] = {folder / "study.json": study}
     for environment in study.environments:
-        yield results / "data" / "config" / f"{environment}.json", data[environment].model_dump(mode="json")
         own = folder / environment
-        yield own / "warmstart.json", warmstart_run(study, data, environment).model_dump(mode="json")
-        yield own / "rollouts.json", rollouts_run(study, data, environment).model_dump(mode="json")
-        warm_start = evaluate_run(study, data, environment, "warmstart", 0)
-        yield own / "warmstart_evaluate.json", warm_start.model_dump(mode="json")
+        models[results / "data" / "config" / f"{environment}.json"] = data[environment]
+        models[own / "warmstart.json"] = warmstart_run(study, data, environment)
+        models[own / "rollouts.json"] = rollouts_run(study, data, environment)
+        models[own / "warmstart_evaluate.json"] = evaluate_run(study, data, environment, "warmstart", 0)
         for method in study.methods:
             for seed in study.seeds:
                 run = own / method / f"seed{seed}"
-                yield run / "train.json", train_run(study, data, environment, method, seed).model_dump(mode="json")
-                yield run / "evaluate.json", evaluate_run(study, data, environment, method, seed).model_dump(mode="json")
+                models[run / "train.json"] = train_run(study, data, environment, method, seed)
+                models[run / "evaluate.json"] = evaluate_run(study, data, environment, method, seed)
+    for path, model in models.items():
+        yield path, model.model_dump(mode="json")
+
+
+def schemas() -> dict[str, Any]:
+    """File name → JSON schema of ``config/config.yaml`` and of ``config/data.yaml``."""
+    return {
+        "config.schema.json": Study.model_json_schema(),
+        "data.schema.json": TypeAdapter(dict[str, Data]).json_schema(),
+    }

@@ -1,0 +1,32 @@
+"""Where the time of a study went, from the timing files that every stage leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from empg.errors import DataError
+from empg.files import read_json
+
+
+def table(results: Path) -> str:
+    """One line a job in the order of their ends: when it began and ended, and what it cost, in seconds.
+
+    A file's modification time is its job's end. Raises :class:`DataError` when nothing has run.
+    """
+    paths = [*results.parent.glob("data/*.timing.json"), *results.rglob("timing.json")]
+    if not paths:
+        raise DataError(f"{results}: expected timing.json files, found none")
+    rows = []
+    for path in paths:
+        timing = read_json(path)
+        end, wall = path.stat().st_mtime, timing["wall_seconds"] + timing.get("startup_seconds", 0.0)
+        cpu, part = timing.get("cpu_seconds"), path.relative_to(results.parent).as_posix()
+        rows.append((end - wall, end, wall, cpu, part.removesuffix("timing.json").rstrip("./")))
+    rows.sort(key=lambda row: row[1])
+    start = min(row[0] for row in rows)
+    lines = [f"{'begin':>7} {'end':>7} {'wall':>7} {'CPU':>7}  job"]
+    for begin, end, wall, cpu, part in rows:
+        lines.append(
+            f"{begin - start:7.0f} {end - start:7.0f} {wall:7.1f} {'' if cpu is None else f'{cpu:.1f}':>7}  {part}"
+        )
+    return "\n".join([*lines, f"{rows[-1][1] - start:.0f} s from the first job's begin to the last one's end"])
