@@ -1,0 +1,169 @@
+"""From the results folder to MLflow: every run with its curves, evaluation, model and files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from empg.errors import DataError
+from empg.files import read_json
+from empg.provenance import json_digest
+from empg.study.tracking import MILLISECONDS_A_STEP, Identity, Tracker, uri
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+LARGEST_MODEL = 2 * 1024**3  # bytes; MLflow keeps a copy of each model, so larger ones are named and not copied
+Points = dict[tuple[str, int], float]  # (metric, step) → value
+
+
+class Logbook:
+    """Writes a study's results folder into its tracker's experiment."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker, self.client, self.study = tracker, tracker.client, tracker.study
+
+    def write(self) -> None:
+        """Raises :class:`DataError` when there is no result at all."""
+        stages = [*self._stages()]
+        if not stages:
+            raise DataError(f"{self.study}: expected the results of a study, found no finished stage")
+        for identity, folders in stages:
+            self._write_run(identity, folders)
+        self._drop_others({identity for identity, _ in stages})
+
+    def _stages(self) -> Iterator[tuple[Identity, list[Path]]]:
+        """Each run's identity and its folders: the stage's own and that of the policy's evaluation, as far as finished."""
+        for path in sorted(self.study.rglob("manifest.json")):
+            manifest, folder = read_json(path), path.parent
+            if manifest["stage"] in ("warmstart", "rollouts", "train", "report"):
+                evaluation = folder.parent / {"train": "evaluate"}.get(manifest["stage"], f"{folder.name}_evaluate")
+                found = [evaluation] if (evaluation / "manifest.json").exists() else []
+                yield Identity.of(manifest["stage"], manifest["config"]), [folder, *found]
+
+    def _write_run(self, identity: Identity, folders: list[Path]) -> None:
+        manifest = read_json(folders[0] / "manifest.json")
+        stamp = json_digest([read_json(folder / "manifest.json") for folder in folders])
+        points = self._points(identity, folders)
+        run = self.tracker.find(identity)
+        if run is not None and run.data.tags.get("manifest") == stamp:
+            return
+        if run is not None and not (run.data.tags["config"] == json_digest(manifest["config"]) and self._agrees(run, points)):
+            self.client.delete_run(run.info.run_id)
+            run = None
+        end = int((folders[0] / "manifest.json").stat().st_mtime * 1000)
+        if run is None:
+            wall = read_json(folders[0] / "timing.json")["wall_seconds"]
+            run = self.tracker.begin(identity, manifest["config"], start=end - int(wall * 1000))
+        self._log_missing(run, points)
+        self._log_files(run, identity, folders)
+        if identity.stage in ("warmstart", "train"):
+            self._log_model(run, folders[0] / "model")
+        self.client.set_terminated(run.info.run_id, "FINISHED", end)
+        self.client.set_tag(run.info.run_id, "manifest", stamp)  # last: says that everything above is there
+
+    def _points(self, identity: Identity, folders: list[Path]) -> Points:
+        """Every metric of the run's files: the stage's curves, its summary and its policy's evaluation."""
+        points: Points = {}
+        curves = folders[0] / "metrics.parquet"
+        if curves.exists():
+            for row in pl.read_parquet(curves).iter_rows(named=True):
+                step = int(row.pop("iteration", row.get("step", 0)))
+                row.pop("step", None)
+                points |= {(f"{identity.stage}/{key}", step): float(v) for key, v in row.items() if v is not None}
+        if identity.stage == "rollouts":
+            summary = read_json(folders[0] / "manifest.json")["summary"]
+            points |= {(f"rollouts/{key}", 0): float(value) for key, value in summary.items()}
+        for folder in folders[1:]:
+            warm = folder.parent if identity.stage == "warmstart" else folder.parents[2]
+            points |= evaluation_points(folder, warm / "warmstart_evaluate")
+        return points
+
+    def _agrees(self, run: Run, points: Points) -> bool:
+        """Whether what MLflow already holds of this run is part of what the files say."""
+        return all(points.get(key) == value for key, value in self._stored(run).items())
+
+    def _stored(self, run: Run) -> Points:
+        keys = [key for key in run.data.metrics if not key.startswith("system/")]
+        history = (metric for key in keys for metric in self.client.get_metric_history(run.info.run_id, key))
+        return {(metric.key, metric.step): metric.value for metric in history}
+
+    def _log_missing(self, run: Run, points: Points) -> None:
+        from mlflow.entities import Metric
+
+        stored, start = self._stored(run), run.info.start_time
+        missing = [
+            Metric(key, value, start + MILLISECONDS_A_STEP * step, step)
+            for (key, step), value in points.items()
+            if (key, step) not in stored
+        ]
+        for first in range(0, len(missing), 1000):
+            self.client.log_batch(run.info.run_id, metrics=missing[first : first + 1000])
+
+    def _log_files(self, run: Run, identity: Identity, folders: list[Path]) -> None:
+        """Small files that say what the run is; for the report, all of it."""
+        names = ("manifest.json", "timing.json", "summary.json", "metrics.parquet", "report.html", "metrics.json")
+        for folder, place in zip(folders, (None, "evaluation"), strict=False):
+            for path in (folder / name for name in names):
+                if path.exists():
+                    self.client.log_artifact(run.info.run_id, str(path), place)
+        if identity.stage == "report":
+            for name in ("tables", "figures"):
+                self.client.log_artifacts(run.info.run_id, str(folders[0] / name), name)
+
+    def _log_model(self, run: Run, folder: Path) -> None:
+        """The policy as a model that `mlflow.transformers` and `mlflow.pyfunc` load."""
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        self.client.set_tag(run.info.run_id, "model", str(folder))
+        if size > LARGEST_MODEL or (run.outputs and run.outputs.model_outputs):
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks of MLflow and transformers on their own code
+            self._log_pipeline(run, folder)
+
+    def _log_pipeline(self, run: Run, folder: Path) -> None:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # MLflow would ask the hub for a model card
+        import mlflow.transformers
+        import transformers
+
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        transformers.utils.logging.disable_progress_bar()
+        mlflow.set_tracking_uri(uri(self.tracker.root))
+        pipeline = transformers.pipeline("text-generation", model=str(folder), device="cpu")
+        versions = [f"{name}=={release(name)}" for name in ("torch", "transformers")]
+        with mlflow.start_run(run_id=run.info.run_id):
+            mlflow.transformers.log_model(pipeline, name="policy", task="text-generation", pip_requirements=versions)
+
+    def _drop_others(self, identities: set[Identity]) -> None:
+        """Delete finished runs whose results are gone: a method or seed that the study has no more."""
+        names = {identity.name for identity in identities}
+        for run in self.client.search_runs([self.tracker.experiment], max_results=10_000):
+            if run.info.status == "FINISHED" and run.info.run_name not in names:
+                self.client.delete_run(run.info.run_id)
+
+
+def evaluation_points(folder: Path, warm_start: Path) -> Points:
+    """``SPLIT/MODE/NUMBER`` of an evaluation; ``lift`` is its success above the warm start's."""
+    numbers = ("success", "success_low", "success_high", "steps_mean", "invalid_rate", "token_entropy_mean")
+    base: Any = read_json(warm_start / "summary.json")["panels"] if (warm_start / "summary.json").exists() else {}
+    points: Points = {}
+    for split, modes in read_json(folder / "summary.json")["panels"].items():
+        for mode, panel in modes.items():
+            values = {name: panel[name] for name in numbers}
+            if folder != warm_start and split in base:
+                values["lift"] = panel["success"] - base[split][mode]["success"]
+            points |= {(f"{split}/{mode}/{name}", 0): float(v) for name, v in values.items() if v is not None}
+    return points
+
+
+def release(name: str) -> str:
+    """Of an installed library, without a build's local part (+cpu)."""
+    from importlib.metadata import version
+
+    return version(name).split("+", maxsplit=1)[0]

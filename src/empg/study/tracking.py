@@ -1,0 +1,253 @@
+"""What people look at: a study's runs in MLflow, on SQLite beside the results.
+
+Nothing lives here alone. :func:`rebuild` makes every run anew from the results folder, or completes those that :func:`live`
+began; doing it twice changes nothing. A run is known by what it is (study, stage, environment, method, seed), kept in its
+tags, so a stage that is resumed or repeated finds its run again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from empg.config import Model
+from empg.files import read_json
+from empg.provenance import json_digest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+LOCK_SECONDS = 60  # that a writer waits for the others
+FLUSH_SECONDS = 2.0
+MILLISECONDS_A_STEP = 1000  # a metric's time is its run's start plus its step, the same whenever it is logged again
+
+Metrics = Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a run is. ``method`` and ``seed`` are empty for stages that all methods share."""
+
+    stage: str
+    environment: str = ""
+    method: str = ""
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, stage: str, config: Mapping[str, Any]) -> Identity:
+        """From a stage's resolved configuration."""
+        if stage == "train":
+            return cls(stage, config["environment"], config["method_name"], config["seed"])
+        return cls(stage, config.get("environment", ""))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        seed = "" if self.seed is None else str(self.seed)
+        return {"stage": self.stage, "env": self.environment, "method": self.method, "seed": seed}
+
+    @property
+    def name(self) -> str:
+        if self.stage == "train":
+            return f"{self.environment} {self.method} seed {self.seed}"
+        return f"{self.environment} {self.stage}".strip()
+
+
+def uri(root: Path) -> str:
+    """Of the database under ``root``, the folder that holds all studies' results."""
+    return f"sqlite:///{(root / DATABASE).resolve()}?timeout={LOCK_SECONDS}"
+
+
+def create(root: Path) -> None:
+    """Make the database's tables where there are none: once, since processes that do so together fail."""
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{DATABASE}.lock"):
+        _client(root).search_experiments(max_results=1)
+
+
+def _client(root: Path) -> MlflowClient:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # importing it sets its own
+    return MlflowClient(tracking_uri=uri(root))
+
+
+class Tracker:
+    """One study's runs. ``study`` is its folder, results/STUDY."""
+
+    def __init__(self, study: Path) -> None:
+        self.study, self.root = study, study.parent
+        create(self.root)
+        self.client = _client(self.root)
+        with FileLock(self.root / f".{DATABASE}.lock"):
+            self.experiment = self._experiment()
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.study.name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = (self.root / ARTIFACTS / self.study.name).resolve().as_uri()
+        about = (
+            f"Study “{self.study.name}”: one row for each warm start, collection of rollouts and trained policy, and one for "
+            f"the report. Made by `snakemake --cores all --config study={self.study.name}`; made anew from the results by "
+            f"`empg track --results {self.study}`."
+        )
+        return str(self.client.create_experiment(self.study.name, location, {"mlflow.note.content": about}))
+
+    def find(self, identity: Identity) -> Run | None:
+        """The run of this identity."""
+        query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.tags.items())
+        runs = self.client.search_runs([self.experiment], query, max_results=1)
+        return runs[0] if runs else None
+
+    def begin(self, identity: Identity, config: Mapping[str, Any], *, start: int | None = None) -> Run:
+        """A new run with its parameters, description and data set; ``start`` in milliseconds, now if omitted."""
+        from mlflow.entities import Param
+
+        note = f"{DESCRIPTIONS[identity.stage]} Made by `{command(self.study, identity)}`."
+        tags = {**identity.tags, "study": self.study.name, "config": json_digest(config), "mlflow.note.content": note}
+        start = int(time.time() * 1000) if start is None else start
+        run = self.client.create_run(self.experiment, start_time=start, tags=tags, run_name=identity.name)
+        params = [Param(key, value[:6000]) for key, value in flatten(config).items()]
+        self.client.log_batch(run.info.run_id, params=params)
+        self._log_dataset(run, identity.environment)
+        return run
+
+    def resume(self, identity: Identity, config: Mapping[str, Any]) -> Run:
+        """The run to go on with. A run that is finished or had other settings is replaced (MLflow keeps it as deleted)."""
+        run = self.find(identity)
+        if run is not None and (run.info.status == "FINISHED" or run.data.tags["config"] != json_digest(config)):
+            self.client.delete_run(run.info.run_id)
+            run = None
+        if run is None:
+            return self.begin(identity, config)
+        self.client.update_run(run.info.run_id, status="RUNNING")
+        return run
+
+    def _log_dataset(self, run: Run, environment: str) -> None:
+        """The task data under the hash that DVC knows it by."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        path = self.root / "data" / f"{environment}.json"
+        if not environment or not path.exists():
+            return
+        identity = read_json(path)
+        profile = {key: identity[key] for key in ("size", "nfiles") if key in identity}
+        source = json.dumps({"uri": identity["path"]})
+        dataset = Dataset(environment, identity["md5"], "local", source, profile=json.dumps(profile))
+        tag = InputTag("mlflow.data.context", "tasks")
+        self.client.log_inputs(run.info.run_id, [DatasetInput(dataset, [tag])])
+
+
+DESCRIPTIONS = {
+    "warmstart": "A policy that imitates expert demonstrations; every training run starts from it.",
+    "rollouts": "Groups of episodes sampled from the warm start: the difficulty of tasks and the first batch.",
+    "train": "A policy trained with reinforcement learning from the warm start, and its evaluation.",
+    "report": "The study's report, its tables and its figures.",
+}
+
+
+def command(study: Path, identity: Identity) -> str:
+    """What makes this run's results."""
+    if identity.stage == "report":
+        return f"empg report --config {study}/config/study.json --results {study} --out {study}/report"
+    place = f"{identity.method}/seed{identity.seed}/train" if identity.stage == "train" else identity.stage
+    environment, folder = identity.environment, f"{study}/{identity.environment}"
+    model = "" if identity.stage == "warmstart" else f" --model {folder}/warmstart/model"
+    rollouts = f" --rollouts {folder}/rollouts" if identity.stage == "train" else ""
+    config = f"{study}/config/{environment}/{place}.json"
+    return f"empg {identity.stage} --config {config} --data data/{environment}{model}{rollouts} --out {folder}/{place}"
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted names and texts of every setting."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+# --------------------------------------------------------------------------------------------------------------- live
+class _Curves:
+    """Logs one stage's metrics in batches, each time again what MLflow has not taken yet."""
+
+    def __init__(self, study: Path, stage: str, config: Mapping[str, Any]) -> None:
+        self.tracker = Tracker(study)
+        self.stage, self.run = stage, self.tracker.resume(Identity.of(stage, config), config)
+        self.waiting: list[Any] = []
+        self.flushed = time.monotonic()
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        from mlflow.entities import Metric
+
+        time_of_step = self.run.info.start_time + MILLISECONDS_A_STEP * step
+        named = {f"{self.stage}/{key}": value for key, value in metrics.items() if value is not None}
+        self.waiting += [Metric(key, float(value), time_of_step, step) for key, value in named.items()]
+        if time.monotonic() - self.flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        self.flushed = time.monotonic()
+        while self.waiting:
+            self.tracker.client.log_batch(self.run.info.run_id, metrics=self.waiting[:1000])
+            del self.waiting[:1000]
+
+    def close(self, status: str) -> None:
+        self.flush()
+        self.tracker.client.set_terminated(self.run.info.run_id, status)
+
+
+@contextmanager
+def live(study: Path, stage: str, config: Model) -> Iterator[Callable[[int, Metrics], None]]:
+    """Yields ``log(step, metrics)``, which shows a running stage's curves in MLflow.
+
+    An MLflow that fails costs one line on stderr and no result: the curves come back with :func:`rebuild`.
+    """
+    curves: list[_Curves] = []
+
+    def guarded(what: Callable[[], None]) -> None:
+        try:
+            what()
+        except Exception as error:  # whatever goes wrong there, the results matter more
+            print(f"{study.parent / DATABASE}: no more live curves, `empg track` will log them: {error}", file=sys.stderr)
+            curves.clear()
+
+    def log(step: int, metrics: Metrics) -> None:
+        if curves:
+            guarded(lambda: curves[0].log(step, metrics))
+
+    def close(status: str) -> None:
+        if curves:
+            guarded(lambda: curves[0].close(status))
+
+    guarded(lambda: curves.append(_Curves(study, stage, config.model_dump(mode="json"))))
+    try:
+        yield log
+    except BaseException as error:
+        close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    close("FINISHED")
+
+
+def rebuild(study: Path) -> None:
+    """Make MLflow show everything that lies in ``study`` (results/STUDY), and nothing else of that study."""
+    from empg.study.logbook import Logbook
+
+    Logbook(Tracker(study)).write()
