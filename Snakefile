@@ -17,10 +17,13 @@ include: "workflow/rules/rollouts.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/track.smk"
 
 
 rule all:
     default_target: True
     input:
         f"{STUDY}/report/report.html",
+        f"{STUDY}/mlflow.done",
+        "results/mlflow.db",
     localrule: True

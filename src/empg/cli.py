@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
                     "VECLIB_MAXIMUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")  # fmt: skip
 M = TypeVar("M", bound="Model")
+Stage = Callable[[argparse.Namespace], None]
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -69,31 +70,33 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"empg {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(run: Callable[[argparse.Namespace], None], about: str, **paths: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(run.__name__.strip("_"), help=about, description=f"{about[0].upper()}{about[1:]}.")
+    def command(name: str, run: Stage, about: str, **paths: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
         for option, text in paths.items():
             sub.add_argument(f"--{option}", type=Path, required=True, metavar="PATH", help=text)
         sub.set_defaults(run=run)
         return sub
 
-    data = command(_data, "write a data set's files (what DVC runs)", out="folder to write")
+    data = command("data", _data, "write a data set's files (what DVC runs)", out="folder to write")
     dvc = command(
-        _dvc, "make a data set through DVC if it is missing or outdated, and record its hash", out="JSON file"
+        "dvc", _dvc, "make a data set through DVC if it is missing or outdated, and record its hash", out="JSON file"
     )
-    warmstart = command(_warmstart, "fine-tune a policy on expert demonstrations",
+    warmstart = command("warmstart", _warmstart, "fine-tune a policy on expert demonstrations",
                         config=CONFIG, data=DATA, out="folder for model and metrics")  # fmt: skip
-    command(_rollouts, "sample rollouts from the warm-start policy and tabulate the tasks' difficulty",
+    command("rollouts", _rollouts, "sample rollouts from the warm-start policy and tabulate the tasks' difficulty",
             config=CONFIG, data=DATA, model=MODEL, out="folder for the rollouts")  # fmt: skip
-    train = command(_train, "train a policy with reinforcement learning; goes on from its last checkpoint",
+    train = command("train", _train, "train a policy with reinforcement learning; goes on from its last checkpoint",
                     config=CONFIG, data=DATA, model=MODEL, rollouts="folder of the rollout stage",
                     out="folder for model, metrics and credited rollouts")  # fmt: skip
-    command(_evaluate, "play the evaluation panels with a policy",
+    command("evaluate", _evaluate, "play the evaluation panels with a policy",
             config=CONFIG, data=DATA, model=MODEL, out="folder for episodes and summary")  # fmt: skip
-    command(_report, "write a study's tables, figures and HTML page",
+    command("report", _report, "write a study's tables, figures and HTML page",
             config=STUDY, results=RESULTS, out="folder for the report")  # fmt: skip
-    track = command(_track, "rebuild a study's runs in the MLflow database from its results folder", results=RESULTS)
-    command(_schema, "write the JSON schemas of the configuration", out="folder to write")
-    command(_times, "print where the time of a study's stages went", results=RESULTS)
+    track = command(
+        "track", _track, "rebuild a study's runs in the MLflow database from its results folder", results=RESULTS
+    )
+    command("schema", _schema, "write the JSON schemas of the configuration", out="folder to write")
+    command("times", _times, "print where the time of a study's stages went", results=RESULTS)
 
     for sub in (data, dvc):
         sub.add_argument("name", metavar="NAME", help="a data set of the configuration")
@@ -161,10 +164,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from empg.config import Study
     from empg.study import report
 
-    report.run(_read(Study, args.config), args.results, args.out)
+    report.run(args.config, args.results, args.out)
 
 
 def _track(args: argparse.Namespace) -> None:

@@ -39,6 +39,7 @@ STAGES = {
     "train": "empg.training.rl",
     "evaluate": "empg.study.evaluate",
     "report": "empg.study.report",
+    "track": "empg.study.tracking",
 }
 # Modules that cannot change a stage's result except through its resolved configuration, which is an input of its own:
 # the package's lazy names, the models of the configuration and the kinds of errors.
@@ -49,7 +50,7 @@ NOT_SOURCES = frozenset({"empg", "empg.config", "empg.errors"})
 def sources(module: str) -> list[Path]:
     """The files that a stage's result depends on, found without importing anything.
 
-    They are the modules of this package that ``module`` imports, at any depth and also inside functions, and what lies in
+    They are the modules of this package that ``module`` imports, at any depth and also inside functions, and files in
     ``assets`` and ``templates`` beside them.
     """
     pending, seen = [module], set()

@@ -8,15 +8,15 @@ sys.path.insert(0, SOURCE)
 for variable, first in {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": SOURCE}.items():
     os.environ |= {variable: os.pathsep.join([first, *filter(None, [os.environ.get(variable)])])}
 
-from empg.errors import UserError
+from empg.errors import ConfigError, UserError
 from empg.study.slices import prepare
 
 
 def read_study():
     """The study that was asked for; a mistake in its configuration ends the program with one message."""
-    if unknown := set(config) - {"study"}:
-        sys.exit(f"--config: expected study=NAME, found {', '.join(sorted(unknown))}")
     try:
+        if unknown := ", ".join(set(config) - {"study"}):
+            raise ConfigError(f"--config: expected study=NAME, found {unknown}")
         return prepare(Path("config"), config.get("study"), Path("results"))
     except UserError as error:
         print(f"empg: error: {error}", file=sys.stderr)

@@ -1,18 +1,3 @@
-rule mlflow_database:
-    # Once and before all others: processes that create it at the same time fail. Never outdated.
-    output:
-        update("results/mlflow.db"),
-    log:
-        "results/logs/mlflow_database.log",
-    localrule: True
-    conda:
-        "../../envs/cpu.yaml"
-    message:
-        "Create the MLflow database."
-    shell:
-        "python -m empg track --init --results results 2> {log}"
-
-
 rule data:
     # DVC owns the files: it makes them, or takes them from its cache. What stands for them here is their hash.
     input:

@@ -2,7 +2,6 @@ rule report:
     input:
         config=f"{STUDY}/config/study.json",
         sources="results/sources/report.json",
-        database=ancient("results/mlflow.db"),
         identities=expand("results/data/{environment}.json", environment=study.environments),
         warmstarts=expand(
             [f"{WARMSTART}/manifest.json", f"{STUDY}/{{environment}}/warmstart_evaluate/manifest.json"],

@@ -11,7 +11,6 @@ rule train:
         rollouts=f"{ROLLOUTS}/manifest.json",
         collection=ancient(f"{ROLLOUTS}/rollouts.parquet"),
         difficulty=ancient(f"{ROLLOUTS}/difficulty.parquet"),
-        database=ancient("results/mlflow.db"),
     output:
         manifest=f"{RUN}/train/manifest.json",
         metrics=f"{RUN}/train/metrics.parquet",

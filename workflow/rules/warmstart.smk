@@ -4,7 +4,6 @@ rule warmstart:
         sources="results/sources/warmstart.json",
         identity="results/data/{environment}.json",
         data=ancient("data/{environment}/manifest.json"),
-        database=ancient("results/mlflow.db"),
     output:
         manifest=f"{WARMSTART}/manifest.json",
         metrics=f"{WARMSTART}/metrics.parquet",

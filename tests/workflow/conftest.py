@@ -1,0 +1,128 @@
+"""A miniature study in a copy of the project: two data sets, two methods, one seed; run once, copied for each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("Snakefile", "workflow", "profiles", "envs", "src", "config", "dvc.yaml", ".dvc/config", ".dvcignore")
+DATA_SETS = ("rooms", "other_rooms")
+STUDY: dict[str, Any] = {
+    "study": "mini",
+    "seeds": [1],
+    "methods": {"grpo": {"advantage": "grpo"}, "grpo_empg": {"advantage": "grpo", "modulation": "empg"}},
+    "environments": {
+        name: {
+            "max_steps": 4,
+            "policy": {"type": "tiny", "width": 32, "layers": 1, "mlp_width": 32, "vocab_size": 600},
+            "warmstart": {"tokens": 20_000},
+            "rollouts": {"tasks": 4},
+            "train": {"iterations": 2, "groups": 2, "group_size": 2, "checkpoint_every": 1},
+        }
+        for name in DATA_SETS
+    },
+}
+
+
+class Project:
+    """A copy of the project with its own configuration and results."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of this interpreter in the project, such as ``run("snakemake", "-n")``."""
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return os.environ | {"PYTHONPATH": str(self.root / "src")}
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run("snakemake", *arguments)
+
+    def build(self) -> None:
+        """Run the whole study."""
+        result = self.snakemake("--cores", "2")
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    def plan(self) -> set[str]:
+        """The folders of the jobs that the next run would make, relative to results/mini; and nothing is run."""
+        result = self.snakemake("--summary")
+        assert result.returncode == 0, result.stderr
+        header, *rows = [line.split("\t") for line in result.stdout.splitlines() if "\t" in line]
+        pending = [dict(zip(header, row, strict=True)) for row in rows]
+        outputs = [Path(row["output_file"]) for row in pending if row["plan"] != "no update"]
+        return {_job(path) for path in outputs}
+
+    def edit(self, name: str, change: Callable[[Any], None]) -> None:
+        """Change a YAML file of the project."""
+        path = self.root / name
+        value = yaml.safe_load(path.read_text())
+        change(value)
+        path.write_text(yaml.safe_dump(value, sort_keys=False))
+
+    def append(self, name: str, text: str) -> None:
+        """Append to a file of the project."""
+        with (self.root / name).open("a") as file:
+            file.write(text)
+
+
+def _job(output: Path) -> str:
+    """A job's own folder under results/mini; data/NAME; mlflow for the database; track for the last step."""
+    parts = output.parts
+    if parts[:2] == ("results", "mini"):
+        return "/".join(parts[2:-1]) or "track"
+    if parts[-1] == "mlflow.db":
+        return "mlflow"
+    return f"data/{output.stem if parts[0] == 'results' else parts[1]}"
+
+
+@pytest.fixture(scope="session")
+def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with the miniature study, as if unpacked from a tarball: no git, nothing run."""
+    root = tmp_path_factory.mktemp("unbuilt") / "empg"
+    for part in PARTS:
+        source, target = ROOT / part, root / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+    sizes = {"train": 24, "valid_seen": 6, "valid_unseen": 6, "tune": 6}
+    data = {name: {"type": "alfworld", "seed": i, "sizes": sizes} for i, name in enumerate(DATA_SETS)}
+    (root / "config/data.yaml").write_text(yaml.safe_dump(data))
+    (root / "config/config.yaml").write_text(yaml.safe_dump(STUDY))
+    Project(root).edit("dvc.yaml", lambda pipeline: pipeline["stages"]["data"]["matrix"].update(name=list(DATA_SETS)))
+    return root
+
+
+@pytest.fixture(scope="session")
+def built(unbuilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project after a whole run."""
+    root = tmp_path_factory.mktemp("built") / "empg"
+    shutil.copytree(unbuilt, root)
+    Project(root).build()
+    return root
+
+
+@pytest.fixture
+def fresh(unbuilt: Path, tmp_path: Path) -> Project:
+    """A project of the test's own in which nothing has run."""
+    return Project(Path(shutil.copytree(unbuilt, tmp_path / "empg")))
+
+
+@pytest.fixture
+def project(built: Path, tmp_path: Path) -> Project:
+    """A project of the test's own in which the study has run."""
+    return Project(Path(shutil.copytree(built, tmp_path / "empg", symlinks=True)))

@@ -1,0 +1,96 @@
+"""DVC owns the data: hashes that are the same everywhere, regenerated when and only when something changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import yaml
+
+from empg.config import load_data
+from empg.provenance import PACKAGE, STAGES, sources
+
+ROOT = Path(__file__).parents[2]
+IDENTITY = "results/data/rooms.json"
+
+
+def make(project):
+    return project.run("empg", "dvc", "rooms", "--out", IDENTITY)
+
+
+def test_data_is_made_once_and_restored_from_the_cache(fresh):
+    assert make(fresh).returncode == 0
+    identity = json.loads((fresh.root / IDENTITY).read_text())
+    lock = (fresh.root / "dvc.lock").read_text()
+    assert yaml.safe_load(lock)["stages"]["data@rooms"]["outs"][0]["md5"] == identity["md5"]
+    shutil.rmtree(fresh.root / "data")
+    again = make(fresh)
+    assert again.returncode == 0
+    assert "empg data rooms" not in again.stderr, "generated again although the cache has it"
+    assert (fresh.root / "data/rooms/train/tasks.jsonl").exists()
+    assert json.loads((fresh.root / IDENTITY).read_text()) == identity
+    assert (fresh.root / "dvc.lock").read_text() == lock
+
+
+def test_other_content_than_the_lock_promises_is_refused(fresh):
+    assert make(fresh).returncode == 0
+    lock = fresh.root / "dvc.lock"
+    content = yaml.safe_load(lock.read_text())
+    content["stages"]["data@rooms"]["outs"][0]["md5"] = "0" * 32 + ".dir"
+    promised = yaml.safe_dump(content)
+    lock.write_text(promised)
+    shutil.rmtree(fresh.root / "data")
+    shutil.rmtree(fresh.root / ".dvc/cache")
+    for _ in range(2):  # and again the next time
+        result = make(fresh)
+        assert result.returncode == 2
+        assert "data/rooms: expected the content that dvc.lock names, 0000" in result.stderr
+        assert lock.read_text() == promised
+
+
+def test_a_changed_default_is_seen(fresh):
+    """DVC sees the entry's own keys only."""
+    assert make(fresh).returncode == 0
+    before = json.loads((fresh.root / IDENTITY).read_text())
+    config = fresh.root / "src/empg/config.py"
+    text = config.read_text()
+    assert text.count('= "small"') == 1
+    config.write_text(text.replace('= "small"', '= "official"'))
+    assert make(fresh).returncode == 0
+    after = json.loads((fresh.root / IDENTITY).read_text())
+    assert after["config"]["profile"] == "official"
+    assert after["md5"] != before["md5"]
+
+
+def test_an_unknown_data_set_is_the_users_mistake(fresh):
+    result = fresh.run("empg", "dvc", "nowhere", "--out", IDENTITY)
+    assert result.returncode == 2
+    assert "config/data.yaml: expected the data set 'nowhere', found rooms, other_rooms" in result.stderr
+    fresh.edit("dvc.yaml", lambda pipeline: pipeline["stages"]["data"]["matrix"].update(name=["other_rooms"]))
+    result = make(fresh)
+    assert result.returncode == 2
+    assert "dvc.yaml: stages.data.matrix.name: expected the data set 'rooms', found other_rooms" in result.stderr
+
+
+def test_the_stage_depends_on_the_generators_source():
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["data"]
+    assert [ROOT / path for path in stage["deps"]] == sources(STAGES["data"])
+    assert PACKAGE == ROOT / "src/empg"
+
+
+def test_every_data_set_has_a_stage():
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["data"]
+    assert stage["matrix"]["name"] == list(load_data(ROOT / "config/data.yaml"))
+
+
+def test_the_lock_belongs_to_this_source():
+    """Whoever changes the generator commits the lock that goes with it; ``dvc repro`` and ``make run`` write it."""
+    entries = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    assert "data@alfworld" in entries
+    for name, entry in entries.items():
+        found = {d["path"]: hashlib.md5((ROOT / d["path"]).read_bytes()).hexdigest() for d in entry["deps"]}
+        assert {d["path"]: d["md5"] for d in entry["deps"]} == found, f"{name}: run `dvc repro {name}`"
+        data = yaml.safe_load((ROOT / "config/data.yaml").read_text())
+        assert entry["params"]["config/data.yaml"] == {name.partition("@")[2]: data[name.partition("@")[2]]}

@@ -1,0 +1,79 @@
+"""Mistakes in what the user gives: one message with file, key, expected and found; exit code 2; nothing touched."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def files(project):
+    return {path: path.read_bytes() for path in (project.root / "results").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update(sede=1), "config/config.yaml: sede: Extra inputs are not permitted, found 1"),
+        (
+            lambda s: s["environments"]["rooms"]["train"].update(iteration=3),
+            "config/config.yaml: environments.rooms.train.iteration: Extra inputs are not permitted, found 3",
+        ),
+        (
+            lambda s: s["environments"]["rooms"]["train"].update(iterations="many"),
+            "config/config.yaml: environments.rooms.train.iterations: Input should be a valid integer",
+        ),
+        (
+            lambda s: s["methods"]["grpo"].update(k=-1),
+            "config/config.yaml: methods.grpo.grpo.k: Input should be greater than",
+        ),
+        (
+            lambda s: s["methods"]["grpo"].update(advantage="ppo"),
+            "config/config.yaml: methods.grpo: Input tag 'ppo' found",
+        ),
+        (lambda s: s.update(seeds=[]), "seeds: expected at least one, found none"),
+        (lambda s: s.update(baseline="rloo"), "baseline: expected one of grpo, grpo_empg, found 'rloo'"),
+        (
+            lambda s: s["environments"].update(nowhere={}),
+            "config/config.yaml: environments.nowhere: expected one of the data sets rooms, other_rooms",
+        ),
+        (
+            lambda s: s["methods"].update(rollouts={"advantage": "grpo"}),
+            "config/config.yaml: methods.rollouts: expected another name",
+        ),
+    ],
+)
+def test_a_mistake_in_the_study(fresh, change, message):
+    assert fresh.snakemake("-n").returncode == 0
+    before = files(fresh)
+    fresh.edit("config/config.yaml", change)
+    result = fresh.snakemake("--cores", "1")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert files(fresh) == before
+
+
+def test_a_mistake_in_the_data(fresh):
+    fresh.edit("config/data.yaml", lambda data: data["rooms"].update(profile="tiny"))
+    result = fresh.snakemake("-n")
+    assert result.returncode == 2
+    assert "config/data.yaml: rooms: profile: Input should be 'small' or 'official', found 'tiny'" in result.stderr
+
+
+def test_not_yaml(fresh):
+    fresh.append("config/config.yaml", "\n  - [")
+    result = fresh.snakemake("-n")
+    assert result.returncode == 2
+    assert "config/config.yaml: expected YAML" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("study=none",), "config/study/none.yaml: expected a YAML file, found none"),
+        (("studdy=none",), "--config: expected study=NAME, found studdy"),
+    ],
+)
+def test_a_study_that_is_not_there(fresh, arguments, message):
+    result = fresh.snakemake("-n", "--config", *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr

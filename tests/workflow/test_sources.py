@@ -1,0 +1,54 @@
+"""The source files that a stage's rule takes as its input are those that Python really loads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from empg.provenance import NOT_SOURCES, PACKAGE, STAGES, sources
+
+# Every function-level import runs too: the statements are executed where they stand, in their module's namespace.
+PROBE = """
+import ast, importlib, json, sys
+importlib.import_module(sys.argv[1])
+done = set()
+while pending := [m for n, m in list(sys.modules.items()) if n.startswith("empg.") and n not in done]:
+    for module in pending:
+        done.add(module.__name__)
+        if module.__name__ in sys.argv[2:]:
+            continue
+        for node in ast.walk(ast.parse(open(module.__file__, encoding="utf-8").read())):
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and "empg" in ast.unparse(node):
+                exec(ast.unparse(node), dict(vars(module)))
+print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.startswith("empg")]))
+"""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_closure_is_the_real_import_graph(stage):
+    command = [sys.executable, "-c", PROBE, STAGES[stage], *NOT_SOURCES]
+    loaded = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    omitted = {PACKAGE / "__init__.py", *(PACKAGE / f"{name.partition('.')[2]}.py" for name in NOT_SOURCES)}
+    expected = {path for path in map(Path, loaded) if path.stat().st_size} - omitted
+    assert {path for path in sources(STAGES[stage]) if path.suffix == ".py"} == expected
+
+
+def test_closures_leave_out_what_cannot_change_a_result():
+    for stage in STAGES.keys() - {"track"}:
+        names = {path.relative_to(PACKAGE).as_posix() for path in sources(STAGES[stage])}
+        assert not names & {"cli.py", "config.py", "errors.py", "__init__.py", "study/tracking.py"}, stage
+
+
+def test_assets_and_templates_count():
+    assert any(path.name == "alfred.pddl" for path in sources(STAGES["warmstart"]))
+    assert any(path.suffix == ".j2" for path in sources(STAGES["report"]))
+
+
+def test_stages_do_not_depend_on_later_ones():
+    trained = {path.relative_to(PACKAGE).parts[0] for path in sources(STAGES["warmstart"])}
+    assert "study" not in trained
+    assert "rollouts" not in trained

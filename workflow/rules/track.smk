@@ -1,0 +1,35 @@
+rule mlflow_database:
+    # At the start, beside the data. No stage waits for it or is outdated by it: it can be made again from the results.
+    output:
+        update("results/mlflow.db"),
+    log:
+        "results/logs/mlflow_database.log",
+    priority: 100
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    message:
+        "Create the MLflow database."
+    shell:
+        "python -m empg track --init --results results 2> {log}"
+
+
+rule track:
+    input:
+        database=ancient("results/mlflow.db"),
+        config=f"{STUDY}/config/study.json",
+        sources="results/sources/track.json",
+        report=f"{STUDY}/report/manifest.json",
+    output:
+        touch(f"{STUDY}/mlflow.done"),
+    log:
+        f"{STUDY}/logs/track.log",
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        results=subpath(input.config, ancestor=2),
+    message:
+        "Complete the study's runs in MLflow: models, figures, tables, sample trajectories."
+    shell:
+        "python -m empg track --results {params.results} 2> {log}"
