@@ -168,17 +168,21 @@ def _tables(logic: Logic, problem: Problem) -> list[Any]:
         number[identifier] = i
         tables[logic.slots["type object"]].add(i)
         tables[logic.slots[f"type {kind}"]].add(i)
-    for fact in problem.facts:
-        kinds = logic.domain.predicates.get(fact[0]) if fact else None
-        if kinds is None or len(kinds) != len(fact) - 1 or not all(name in number for name in fact[1:]):
-            raise PddlError(f"expected facts of the domain's predicates about declared objects, found ({' '.join(fact)})")
-        slot = logic.slots[fact[0]]
-        if len(fact) == 2:
-            tables[slot].add(number[fact[1]])
-        else:
-            first, second = number[fact[1]], number[fact[2]]
-            tables[slot].setdefault(first, []).append(second)
-            tables[slot + 1].setdefault(second, []).append(first)
+    try:
+        for fact in problem.facts:
+            slot = logic.slots[fact[0]]
+            first = number[fact[1]]
+            if logic.arity[fact[0]] != len(fact) - 1:
+                raise LookupError
+            if len(fact) == 2:
+                tables[slot].add(first)
+            else:
+                second = number[fact[2]]
+                tables[slot].setdefault(first, []).append(second)
+                tables[slot + 1].setdefault(second, []).append(first)
+    except LookupError:
+        found = f"({' '.join(fact)})"
+        raise PddlError(f"expected facts of the domain's predicates about declared objects, found {found}") from None
     for table in tables:
         if isinstance(table, dict):
             for row in table.values():

@@ -27,9 +27,11 @@ _SEGMENT = re.compile(
     r"""\[\{(?P<list>\#[^\#]+\#|[^|\[\]{}\n<>]+?)(?:\s*\|\s*(?P<list_query>[^;|{}\n\[\]\#]+))?\}\]
       | \{(?P<eval>\#[^\#]+\#|[^|\[\]{}\n<>]+?)(?:\s*\|\s*(?P<query>[^;|{}\n\[\]\#]+))?\}
       | \#(?P<symbol>[\w()/!<>\-\s,.]+)\#
+      | "(?P<quoted>[^;|"<>\[\]\#{}]*)"
       | (?P<text>[^;|"<>\[\]\#{}]+)""",
     re.VERBOSE,
 )
+_SKIPPED = re.compile(r"^(?://.*|\s*)\n?|\t+", re.MULTILINE)  # before a segment: at the start of a line a comment or space; tabs
 _ATOM = re.compile(r"\s*(\w+)\(([^()]*)\)\s*")
 
 #: What alfworld changed between the older wording (data 2.1.1) and the present one, apart from adding "help".
@@ -110,11 +112,16 @@ def parse_atoms(text: str) -> tuple[Fact, ...]:
 def parse_segments(text: str) -> tuple[Segment, ...]:
     """Split a text into segments. Like the public parser it stops, without complaint, at the first thing it cannot read."""
     segments, position = [], 0
-    while match := _SEGMENT.match(text, position):
+    while True:
+        while (skipped := _SKIPPED.match(text, position)) and skipped.end() > position:
+            position = skipped.end()
+        match = _SEGMENT.match(text, position)
+        if match is None:
+            return tuple(segments)
         position = match.end()
         part = match.groupdict()
-        if part["text"] is not None:
-            segments.append(Segment("text", part["text"].replace("\\n", "\n").replace("\t", "")))
+        if part["text"] is not None or part["quoted"] is not None:
+            segments.append(Segment("text", part["text"] or part["quoted"] or ""))
         elif part["symbol"] is not None:
             segments.append(Segment("symbol", part["symbol"]))
         else:
@@ -122,7 +129,6 @@ def parse_segments(text: str) -> tuple[Segment, ...]:
             query = part["list_query"] if kind == "list" else part["query"]
             content = part["list"] if kind == "list" else part["eval"]
             segments.append(Segment(kind, content.strip(), parse_atoms(query) if query else None))
-    return tuple(segments)
 
 
 @lru_cache(maxsize=8)
