@@ -15,6 +15,15 @@ from empg.study.statistics import mean_over_seeds, paired_difference, wilson
 
 PANEL_KEY = ("environment", "split", "mode")
 BINS = 40
+HISTOGRAM = {
+    "environment": pl.String,
+    "phase": pl.String,
+    "method": pl.String,
+    "left": pl.Float64,
+    "right": pl.Float64,
+    "n": pl.UInt32,
+    "share": pl.Float64,
+}
 
 
 def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> pl.DataFrame:
@@ -75,14 +84,15 @@ def stop_reasons(episodes: pl.DataFrame) -> pl.DataFrame:
 def learning_curves(training: pl.DataFrame, credited: pl.DataFrame) -> pl.DataFrame:
     """Training success for each iteration and method, mean over seeds, with the noise of its episodes alone.
 
-    The band is Wilson's interval for the episodes of all seeds together: it says how far the curve would move if the same
-    policies played the same tasks again, not how far apart other seeds would be.
+    The band is Wilson's interval for the episodes of all seeds together: it says how far the curve would move if the
+    same policies played the same tasks again, not how far apart other seeds would be.
     """
     run = ["environment", "method", "seed", "iteration"]
     sizes = credited.group_by(run).agg(pl.col("trajectory").n_unique().alias("episodes"))
     joined = training.join(sizes, on=run, how="left")
     curve = joined.group_by("environment", "method", "iteration", maintain_order=True).agg(
-        pl.col("episodes").sum(), (pl.col("success") * pl.col("episodes")).sum().round().cast(pl.Int64).alias("successes")
+        pl.col("episodes").sum(),
+        (pl.col("success") * pl.col("episodes")).sum().round().cast(pl.Int64).alias("successes"),
     )
     estimates = [wilson(k, n) for k, n in curve.select("successes", "episodes").iter_rows()]
     return curve.with_columns(
@@ -106,13 +116,12 @@ def over_seeds(training: pl.DataFrame, column: str) -> pl.DataFrame:
 def histograms(credited: pl.DataFrame, column: str) -> pl.DataFrame:
     """Share of steps by ``column`` in :data:`BINS` bins, in the first and the last quarter of the iterations.
 
-    Bins are the same for all methods of an environment; columns environment, phase, method, left, right, n, share. Steps
-    beyond the 0.1 and 99.9 percentiles are counted in the outer bins.
+    Bins are the same for all methods of an environment; columns environment, phase, method, left, right, n, share.
+    Steps beyond the 0.1 and 99.9 percentiles are counted in the outer bins.
     """
     values = credited.filter(pl.col(column).is_not_null()).with_columns(pl.col(column).cast(pl.Float64))
     if values.is_empty():
-        return pl.DataFrame(schema={"environment": pl.String, "phase": pl.String, "method": pl.String, "left": pl.Float64,
-                                    "right": pl.Float64, "n": pl.UInt32, "share": pl.Float64})  # fmt: skip
+        return pl.DataFrame(schema=HISTOGRAM)
     frames = []
     for (environment,), part in values.group_by("environment", maintain_order=True):
         low, high = (float(part[column].quantile(q, "nearest") or 0.0) for q in (0.001, 0.999))
@@ -154,7 +163,9 @@ def cost(results: Results) -> pl.DataFrame:
         for stage, t, _ in results.timings()
     ]
     frame = pl.DataFrame(rows, schema={"stage": pl.String, "cpu_seconds": pl.Float64, "wall_seconds": pl.Float64})
-    summed = frame.group_by("stage").agg(pl.len().alias("jobs"), pl.col("cpu_seconds").sum(), pl.col("wall_seconds").sum())
+    summed = frame.group_by("stage").agg(
+        pl.len().alias("jobs"), pl.col("cpu_seconds").sum(), pl.col("wall_seconds").sum()
+    )
     order = [WARM_START, "rollouts", "train", "evaluate"]
     return summed.sort(pl.col("stage").replace_strict(order, range(len(order)), default=len(order)))
 
@@ -169,9 +180,9 @@ def verdict(study: Study, results: pl.DataFrame) -> list[str]:
             base = rows.filter(method=study.baseline).row(0, named=True)
             where = f"On {environment} ({split}, sampled, {row['tasks']} tasks, {_plural(row['seeds'], 'seed')})"
             sentences.append(
-                f"{where} {row['method']} solves {percent(row['success'])} and {study.baseline} {percent(base['success'])}, "
-                f"from a warm start at {percent(row['warm_start'])}: a difference of {points(row['difference'])} points"
-                f"{_interval(row)}. {conclusion(row, study.baseline)}"
+                f"{where} {row['method']} solves {percent(row['success'])} and {study.baseline} "
+                f"{percent(base['success'])}, from a warm start at {percent(row['warm_start'])}: a difference of "
+                f"{points(row['difference'])} points{_interval(row)}. {conclusion(row, study.baseline)}"
             )
         if rows.height == 1:
             row = rows.row(0, named=True)

@@ -36,7 +36,9 @@ def run(config: EvaluateRun, data: Path, model: Path, out: Path, *, progress: Ca
         record.write_table(episodes, EPISODES, "episodes.parquet")
         key = {"environment": config.environment, "method": config.method_name, "seed": config.seed}
         write_json(out / "summary.json", {**key, "panels": panels})
-        record.summary = {f"{split}_{mode}_success": panels[split][mode]["success"] for split in panels for mode in MODES}
+        record.summary = {
+            f"{split}_{mode}_success": panels[split][mode]["success"] for split in panels for mode in MODES
+        }
 
 
 def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, int], None]) -> pl.DataFrame:
@@ -64,7 +66,9 @@ def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, 
 def panel(tasks: Sequence[Task], mode: str, seed: int) -> list[Episode]:
     """One episode for each task, in the panel's order."""
     return [
-        Episode(task, group=0, trajectory=i, seed=derive_seed(seed, "evaluate", task.environment, task.split, mode, task.id))
+        Episode(
+            task, group=0, trajectory=i, seed=derive_seed(seed, "evaluate", task.environment, task.split, mode, task.id)
+        )
         for i, task in enumerate(tasks)
     ]
 
@@ -104,11 +108,11 @@ def summarise(episodes: pl.DataFrame) -> dict[str, dict[str, Any]]:
     for (split, mode), rows in episodes.group_by("split", "mode", maintain_order=True):
         types = {str(name): _success(part) for (name,), part in sorted(rows.group_by("task_type"), key=lambda x: x[0])}
         stops = rows["stop_reason"].value_counts().sort("stop_reason")
-        tokens, steps = rows["agent_tokens"].sum(), rows["steps"].sum()
-        nats = (rows["mean_entropy"].cast(pl.Float64) * rows["agent_tokens"]).sum()
+        tokens, steps = int(rows["agent_tokens"].sum()), int(rows["steps"].sum())
+        nats = float((rows["mean_entropy"].cast(pl.Float64) * rows["agent_tokens"]).sum())
         panels.setdefault(str(split), {})[str(mode)] = _success(rows) | {
             "steps_mean": steps / len(rows),
-            "invalid_rate": rows["invalid_steps"].sum() / steps if steps else None,
+            "invalid_rate": int(rows["invalid_steps"].sum()) / steps if steps else None,
             "token_entropy_mean": nats / tokens if tokens else None,
             "agent_tokens": tokens,
             "stop_reasons": dict(stops.iter_rows()),

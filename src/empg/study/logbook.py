@@ -39,7 +39,7 @@ class Logbook:
         self._drop_others({identity for identity, _ in stages})
 
     def _stages(self) -> Iterator[tuple[Identity, list[Path]]]:
-        """Each run's identity and its folders: the stage's own and that of the policy's evaluation, as far as finished."""
+        """Each run's identity and folders: the stage's own and, once finished, that of the policy's evaluation."""
         for path in sorted(self.study.rglob("manifest.json")):
             manifest, folder = read_json(path), path.parent
             if manifest["stage"] in ("warmstart", "rollouts", "train", "report"):
@@ -54,7 +54,9 @@ class Logbook:
         run = self.tracker.find(identity)
         if run is not None and run.data.tags.get("manifest") == stamp:
             return
-        if run is not None and not (run.data.tags["config"] == json_digest(manifest["config"]) and self._agrees(run, points)):
+        if run is not None and not (
+            run.data.tags["config"] == json_digest(manifest["config"]) and self._agrees(run, points)
+        ):
             self.client.delete_run(run.info.run_id)
             run = None
         end = int((folders[0] / "manifest.json").stat().st_mtime * 1000)
@@ -133,7 +135,7 @@ class Logbook:
         import transformers
 
         logging.getLogger("mlflow").setLevel(logging.ERROR)
-        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         mlflow.set_tracking_uri(uri(self.tracker.root))
         pipeline = transformers.pipeline("text-generation", model=str(folder), device="cpu")
         versions = [f"{name}=={release(name)}" for name in ("torch", "transformers")]

@@ -81,7 +81,9 @@ def score_norms(network: Transformer, rollouts: pl.DataFrame, *, temperature: fl
     return pl.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
 
 
-def _drawn_conversations(rollouts: pl.DataFrame, random: np.random.Generator, device: torch.device) -> list[Conversation]:
+def _drawn_conversations(
+    rollouts: pl.DataFrame, random: np.random.Generator, device: torch.device
+) -> list[Conversation]:
     """Random episodes that hold at least twice :data:`TOKENS` sampled tokens together, or all."""
     ids = rollouts["trajectory"].unique(maintain_order=True).to_numpy()
     counts = dict(
@@ -100,7 +102,8 @@ def gradient_norms(network: Transformer, rollouts: pl.DataFrame, *, temperature:
     """Norm of the gradient of a step's mean log-probability, over all parameters, for :data:`STEPS` trained steps.
 
     The advantage is a factor of the gradient: |A_i|·norm is what the step weighs before modulation and
-    |A_final|·norm after. Columns: step_entropy (nats), outcome_advantage, gradient_scale, advantage, norm, before, after.
+    |A_final|·norm after. Columns: step_entropy (nats), outcome_advantage, gradient_scale, advantage, norm, before,
+    after.
     """
     trained = rollouts.filter(pl.col("trained")).with_row_index("row")
     random = np.random.default_rng(seed)
@@ -123,15 +126,13 @@ def _gradient_norm(network: Transformer, conversation: Conversation, step: int, 
     start, end = conversation.responses[step]
     parameters = list(network.parameters())
     hidden = network(conversation.ids[:end], [end])[start - 1 : end - 1]
-    logprob, _ = token_statistics(
-        hidden, network.output_weight, conversation.ids[start:end], temperature=temperature
-    )
+    logprob, _ = token_statistics(hidden, network.output_weight, conversation.ids[start:end], temperature=temperature)
     gradients = torch.autograd.grad(logprob.mean(), parameters)
     return float(torch.linalg.vector_norm(torch.stack([g.double().norm() for g in gradients])))
 
 
 def bin_means(frame: pl.DataFrame, by: str, values: list[str], *, bins: int, per: list[str]) -> pl.DataFrame:
-    """Mean of each value, with ± 1.96 standard errors, in ``bins`` quantile bins of ``by``; one set of bins for each ``per``.
+    """Mean of each value, with ± 1.96 standard errors, in ``bins`` quantile bins of ``by``, for each ``per`` apart.
 
     Long: per…, ``by`` (the bin's mean), n, quantity, mean, low, high.
     """
@@ -142,6 +143,10 @@ def bin_means(frame: pl.DataFrame, by: str, values: list[str], *, bins: int, per
     error = 1.96 * pl.col("value").std() / pl.len().sqrt()
     mean = pl.col("value").mean()
     grouped = binned.group_by(*per, "bin", "quantity", maintain_order=True).agg(
-        pl.col(by).mean(), pl.len().alias("n"), mean.alias("mean"), (mean - error).alias("low"), (mean + error).alias("high")
+        pl.col(by).mean(),
+        pl.len().alias("n"),
+        mean.alias("mean"),
+        (mean - error).alias("low"),
+        (mean + error).alias("high"),
     )
     return grouped.sort(*per, "quantity", by).drop("bin")

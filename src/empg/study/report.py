@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from empg.config import Study, parse, read_yaml
-from empg.files import atomic_path, write_json, write_text
+from empg.files import atomic_path, read_json, write_json, write_text
 from empg.provenance import stage
 from empg.study import analysis, figures
 from empg.study.plates import Plate, plates
-from empg.study.results import Results, Run
+from empg.study.results import WARM_START, Results, Run
 
 # Table 1 of arXiv 2509.09265, ALFWorld, success in percent.
 PAPER_ALFWORLD = (
@@ -33,7 +32,9 @@ def run(config: Path, results: Path, out: Path) -> None:
     """
     study = parse(Study, read_yaml(config), str(config))
     read = Results(study, results)
-    inputs = {folder.relative_to(results).as_posix(): folder for run in read.runs() for folder in (run.train, run.evaluate)}
+    inputs = {
+        folder.relative_to(results).as_posix(): folder for run in read.runs() for folder in (run.train, run.evaluate)
+    }
     with stage("report", study, out, inputs=inputs):
         tables = make_tables(read)
         for name, table in tables.items():
@@ -54,7 +55,8 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
     study = results.study
     panels, episodes, training = results.panels(), results.episodes(), results.training()
     credited = pl.concat(results.credited(run, CREDITED_COLUMNS) for run in results.trained())
-    score_norms, gradient_norms = (pl.concat(part) for part in zip(*(measure(results, r) for r in results.trained())))
+    measured = [measure(results, run) for run in results.trained()]
+    score_norms, gradient_norms = (pl.concat(pair[i] for pair in measured) for i in (0, 1))
     scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
     per = ["environment", "method"]
     trained = credited.filter(pl.col("trained"))
@@ -98,15 +100,21 @@ def metrics(result_table: pl.DataFrame) -> dict[str, Any]:
 def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]) -> str:
     """The page."""
     templates = Environment(
-        loader=PackageLoader("empg.study"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("empg.study"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     templates.filters |= {"percent": analysis.percent, "points": analysis.points}
-    inline: Callable[[Any], Markup] = lambda chart: Markup(figures.to_svg(chart, themed=True))  # noqa: E731, S704
     return templates.get_template("report.html.j2").render(
         study=results.study,
         verdict=analysis.verdict(results.study, tables["results"]),
         environments=[environment_view(results, tables, name) for name in results.study.environments],
-        plates=[{"plate": plate, "panels": [inline(panel) for panel in plate.panels]} for plate in drawn],
+        plates=[
+            {"plate": plate, "panels": [Markup(figures.to_svg(panel, themed=True)) for panel in plate.panels]}
+            for plate in drawn
+        ],
         cost=tables["cost"].to_dicts(),
         paper=PAPER_ALFWORLD,
         runs=[run_view(results, run) for run in results.runs()],
@@ -129,11 +137,16 @@ def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: st
                 "mode": mode,
                 "rows": rows.to_dicts(),
                 "policies": {m: part.to_dicts() for (m,), part in seeds.group_by("method", maintain_order=True)},
-                "types": {t: {r["method"]: r for r in part.to_dicts()} for (t,), part in sorted(types.group_by("task_type"))},
-                "stops": {s: {r["method"]: r for r in part.to_dicts()} for (s,), part in sorted(stops.group_by("stop_reason"))},
+                "types": {
+                    t: {r["method"]: r for r in part.to_dicts()} for (t,), part in sorted(types.group_by("task_type"))
+                },
+                "stops": {
+                    s: {r["method"]: r for r in part.to_dicts()} for (s,), part in sorted(stops.group_by("stop_reason"))
+                },
             }
         )
-    return {"name": name, "panels": panels, "type": "alfworld", "methods": ["warmstart", *results.study.methods]}
+    kind = read_json(results.warm_start(name).train / "manifest.json")["config"]["data"]["type"]
+    return {"name": name, "panels": panels, "type": kind, "methods": [WARM_START, *results.study.methods]}
 
 
 def run_view(results: Results, run: Run) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """What people look at: a study's runs in MLflow, on SQLite beside the results.
 
-Nothing lives here alone. :func:`rebuild` makes every run anew from the results folder, or completes those that :func:`live`
-began; doing it twice changes nothing. A run is known by what it is (study, stage, environment, method, seed), kept in its
-tags, so a stage that is resumed or repeated finds its run again.
+Nothing lives here alone. :func:`rebuild` makes every run anew from the results folder, or completes those that
+:func:`live` began; doing it twice changes nothing. A run is known by what it is (study, stage, environment, method,
+seed), kept in its tags, so a stage that is resumed or repeated finds its run again.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ class Tracker:
             return str(found.experiment_id)
         location = (self.root / ARTIFACTS / self.study.name).resolve().as_uri()
         about = (
-            f"Study “{self.study.name}”: one row for each warm start, collection of rollouts and trained policy, and one for "
-            f"the report. Made by `snakemake --cores all --config study={self.study.name}`; made anew from the results by "
-            f"`empg track --results {self.study}`."
+            f"Study “{self.study.name}”: one row for each warm start, collection of rollouts and trained policy, and "
+            f"one for the report. Made by `snakemake --cores all --config study={self.study.name}`; made anew from the "
+            f"results by `empg track --results {self.study}`."
         )
         return str(self.client.create_experiment(self.study.name, location, {"mlflow.note.content": about}))
 
@@ -128,7 +128,7 @@ class Tracker:
         return run
 
     def resume(self, identity: Identity, config: Mapping[str, Any]) -> Run:
-        """The run to go on with. A run that is finished or had other settings is replaced (MLflow keeps it as deleted)."""
+        """The run to go on with; one that is finished or had other settings is replaced (MLflow keeps it, deleted)."""
         run = self.find(identity)
         if run is not None and (run.info.status == "FINISHED" or run.data.tags["config"] != json_digest(config)):
             self.client.delete_run(run.info.run_id)
@@ -226,7 +226,9 @@ def live(study: Path, stage: str, config: Model) -> Iterator[Callable[[int, Metr
         try:
             what()
         except Exception as error:  # whatever goes wrong there, the results matter more
-            print(f"{study.parent / DATABASE}: no more live curves, `empg track` will log them: {error}", file=sys.stderr)
+            print(
+                f"{study.parent / DATABASE}: no more live curves, `empg track` will log them: {error}", file=sys.stderr
+            )
             curves.clear()
 
     def log(step: int, metrics: Metrics) -> None:

@@ -1,0 +1,99 @@
+"""The report's tables and sentences against the episodes that they are made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from empg.config import Study, parse, read_yaml
+from empg.files import read_json
+from empg.study import analysis
+from empg.study.results import Results
+
+
+@pytest.fixture(scope="module")
+def results(study_results: Path) -> Results:
+    path = study_results / "config" / "study.json"
+    return Results(parse(Study, read_yaml(path), str(path)), study_results)
+
+
+@pytest.fixture(scope="module")
+def table(results: Results) -> pl.DataFrame:
+    return analysis.result_table(results.study, results.panels(), results.episodes())
+
+
+def test_result_table_says_what_the_summaries_say(results: Results, table: pl.DataFrame) -> None:
+    def success(folder: Path) -> float:
+        return read_json(folder / "summary.json")["panels"]["valid_unseen"]["sampled"]["success"]
+
+    runs = {(run.method, run.seed): success(run.evaluate) for run in results.trained()}
+    warm = success(results.warm_start("alfworld").evaluate)
+    grpo = (runs["grpo", 1] + runs["grpo", 2]) / 2
+    empg = (runs["grpo_empg", 1] + runs["grpo_empg", 2]) / 2
+    row = table.filter(split="valid_unseen", mode="sampled", method="grpo_empg").row(0, named=True)
+    assert (row["success"], row["warm_start"]) == pytest.approx((empg, warm))
+    assert (row["lift"], row["difference"]) == pytest.approx((empg - warm, empg - grpo))
+    assert (row["seeds"], row["tasks"]) == (2, 40)
+    assert table.filter(method="grpo")["difference"].null_count() == 4
+
+
+def test_types_add_up(results: Results, table: pl.DataFrame) -> None:
+    types = analysis.success_by_type(results.episodes()).filter(split="valid_seen", mode="greedy", method="grpo")
+    row = table.filter(split="valid_seen", mode="greedy", method="grpo").row(0, named=True)
+    assert types["n"].sum() == 80
+    assert types["successes"].sum() / 80 == pytest.approx(row["success"])
+
+
+def test_learning_curve_counts_the_episodes(results: Results) -> None:
+    credited = pl.concat(results.credited(run, ("iteration", "trajectory")) for run in results.trained())
+    curve = analysis.learning_curves(results.training(), credited)
+    assert curve["episodes"].unique().to_list() == [32]  # 16 a seed
+    assert (curve["low"] <= curve["success"]).all()
+    assert (curve["success"] <= curve["high"]).all()
+
+
+def test_histogram_by_hand() -> None:
+    iterations, values = [0, 0, 0, 1, 3, 3], [0.0, 0.0, 4.0, 2.0, 4.0, 4.0]
+    frame = pl.DataFrame({"environment": "e", "method": "m", "iteration": iterations, "x": values})
+    found = analysis.histograms(frame, "x")
+    assert found["left"].min() == 0.0
+    assert found["right"].max() == pytest.approx(4.0)
+    first = found.filter(phase="first quarter")
+    assert first["share"].sum() == pytest.approx(1)
+    assert (first["share"][0], first["share"][-1]) == pytest.approx((2 / 3, 1 / 3))
+    assert found.filter(phase="last quarter")["share"][-1] == 1.0
+
+
+BASE = {"environment": "e", "split": "valid_unseen", "mode": "sampled", "seeds": 3, "tasks": 9, "warm_start": 0.2}
+
+
+def _verdict(seeds: tuple[float | None, float | None], tasks: tuple[float, float]) -> str:
+    methods = {name: {"advantage": "grpo"} for name in ("base", "new")}
+    grid = {"environments": {"e": {}}, "methods": methods, "baseline": "base", "seeds": [1, 2, 3]}
+    study = parse(Study, grid, "test")
+    rows = [
+        BASE | {"method": "base", "success": 0.4},
+        BASE | {"method": "new", "success": 0.5, "difference": 0.1, "difference_seeds_low": seeds[0],
+                "difference_seeds_high": seeds[1], "difference_tasks_low": tasks[0], "difference_tasks_high": tasks[1]},
+    ]  # fmt: skip
+    (sentence,) = analysis.verdict(study, pl.DataFrame(rows, infer_schema_length=None))
+    return sentence
+
+
+def test_verdict_claims_a_gain_only_with_both_intervals() -> None:
+    assert "new beats base" in _verdict((0.01, 0.19), (0.02, 0.18))
+    assert "does not show" in _verdict((-0.01, 0.21), (0.02, 0.18))
+    assert "does not show" in _verdict((0.01, 0.19), (-0.02, 0.22))
+
+
+def test_verdict_owns_up_to_a_loss() -> None:
+    sentence = _verdict((-0.3, -0.1), (-0.2, -0.05))
+    assert "new loses to base" in sentence
+    assert "−30.0 to −10.0 for other seeds" in sentence
+
+
+def test_verdict_with_one_seed_claims_nothing() -> None:
+    sentence = _verdict((None, None), (0.02, 0.18))
+    assert "no difference between new and base can be shown" in sentence
