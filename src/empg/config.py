@@ -131,7 +131,6 @@ class Train(Model):
     micro_batch_tokens: Positive = 16384
     difficulty_floor: Annotated[float, Field(gt=0, le=1)] = 0.25
     checkpoint_every: Positive = 5
-    eval_every: Annotated[int, Field(ge=0)] = 0
     optimiser: Optimiser = Optimiser()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +46,12 @@ class Environment(Protocol):
     def step(self, action: str) -> StepResult:
         """Play one action. Raises :class:`~empg.errors.EnvironmentStateError` once the episode has ended."""
         ...
+
+
+class DemonstrationStep(NamedTuple):
+    """One step: what was read, and what was thought and done then. A mistake is to be kept out of the loss."""
+
+    observation: str
+    thought: str
+    action: str
+    is_mistake: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from empg.errors import DataError
 
@@ -20,7 +20,7 @@ class Chat:
     they were. Observations are encoded as plain text: a special token spelled in one is never a special token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, system: str, where: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str, where: str) -> None:
         if not tokenizer.chat_template:
             raise DataError(f"{where}: tokenizer: expected a chat template, found none")
         self.tokenizer = tokenizer

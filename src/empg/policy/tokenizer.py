@@ -2,50 +2,72 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import Qwen2Tokenizer
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 TAGS = ("<think>", "</think>", "<action>", "</action>")
 
-# ChatML without the line break between messages: two tokens fewer a turn.
+# ChatML without the line break between messages: a token fewer a turn.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# Names such as "cabinet 1" stay whole and apart; the text between them may merge across spaces into phrases, since the
-# environments speak in fixed phrases (", you see a"). Sentence ends and lines are borders.
-PIECES = Regex(r" ?[A-Za-z]+ \d+|\n|[.:?!]|(?:(?! ?[A-Za-z]+ \d)[^\n.:?!])+")
+# The pieces that phrases may not cross: lines, roles with their line break, and names.
+_LINES = r"(?:system|user|assistant)\n|\n+"
+_NUMBERED = re.compile(r"([A-Za-z]+) \d")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of at most ``vocab_size`` tokens; deterministic for the same texts in the same order."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
+    """A tokenizer of at most ``vocab_size`` tokens: bytes, and the phrases of the text as added tokens.
+
+    Phrases are what a byte-pair encoding that may merge across spaces makes of the text. They are kept as added tokens
+    because `AutoTokenizer` puts its own word splitting in front of a Qwen2 folder's merges; added tokens come before that.
+    Deterministic for the same texts in the same order.
+    """
+    texts = list(texts)
+    bytes_only = {PAD: 0, START: 1, END: 2} | {c: i + 3 for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Qwen2Tokenizer(vocab=bytes_only, merges=[], eos_token=END, pad_token=PAD, extra_special_tokens=[START],
+                               clean_up_tokenization_spaces=False)  # fmt: skip
+    tokenizer.chat_template = CHAT_TEMPLATE
+    size = vocab_size - len(bytes_only) - len(TAGS)
+    phrases = [*TAGS, *_phrases(texts, size)]
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False, special=False) for phrase in phrases])
+    return tokenizer
+
+
+def _phrases(texts: list[str], count: int) -> list[str]:
+    """The ``count`` most frequent tokens of more than one character, most frequent first.
+
+    A word that is numbered somewhere ("cabinet 1") is a name, and a name is a token of its own, with its number or
+    without: what the agent must copy stands apart. The text between names merges across spaces into phrases, since
+    environments speak in fixed phrases (", you see a").
+    """
+    names = "|".join(sorted({name for text in texts for name in _NUMBERED.findall(text)}, key=lambda n: (-len(n), n)))
+    name = rf" ?\b(?:{names})\b(?: \d+)?" if names else "(?!)"
+    pieces = Regex(rf"{name}|{_LINES}|(?:(?!{name})[^\n])+")
+    encoding = Tokenizer(models.BPE())
+    encoding.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(PIECES, behavior="isolated"),
+            pre_tokenizers.Split(Regex("|".join(TAGS)), behavior="removed"),
+            pre_tokenizers.Split(pieces, behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
+    encoding.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=256 + 2 * count,
         min_frequency=2,
-        special_tokens=[PAD, START, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=END,
-        pad_token=PAD,
-        extra_special_tokens=[START],
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
+    encoding.train_from_iterator(texts, trainer)
+    used = Counter(i for e in encoding.encode_batch(texts) for i in e.ids)
+    phrases = {encoding.decode([i]): n for i, n in used.items()}
+    ranked = sorted((p for p in phrases if len(p) > 1 and "\ufffd" not in p), key=lambda p: (-phrases[p], p))
+    return ranked[:count]

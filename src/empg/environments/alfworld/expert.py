@@ -1,7 +1,8 @@
 """An expert that plays from observations alone, with a short thought per step, for an agent to imitate.
 
 It searches the receptacles that may hold what it needs in the order in which the room lists them, opens closed ones and
-goes on with the task as soon as it has what it needs. It knows the catalogue, which is common sense, and remembers what
+goes on with the task as soon as it has what it needs. A thought says first what is needed and then what to do about it, so that
+an imitator finds what it looks for beside the decision. It knows the catalogue, which is common sense, and remembers what
 it has read; it knows nothing of the game's hidden state.
 """
 
@@ -184,26 +185,27 @@ def _fetch(memory: _Memory) -> tuple[str, str]:
     goal = memory.goal
     two = goal.task_type == "pick_two_obj_and_place"
     target = memory.target() if two else ""
+    placed = two and any(_type(o) == goal.object for o in memory.contents.get(target, ()))
+    need = f"I need one more {goal.object}." if placed else f"I need {'two' if two else 'a'} {goal.object}."
     known = [(o, r) for o, r in memory.seen(goal.object) if r != target]
     if not known:
-        placed = two and any(_type(o) == goal.object for o in memory.contents.get(target, ()))
-        need = f"I need one more {goal.object}." if placed else f"I need {'two' if two else 'a'} {goal.object}."
         return _search(memory, goal.object, need)
     found, place = min(known, key=lambda entry: entry[0] not in memory.changed)
     if memory.here != place:
-        return f"{found} is at {place}.", f"go to {place}"
+        return f"{need} {found} is at {place}.", f"go to {place}"
     if place in memory.closed:
         return "It is closed. Open it.", f"open {place}"
-    return f"Found {found}. Take it.", f"take {found} from {place}"
+    return f"{need} Take {found}.", f"take {found} from {place}"
 
 
 def _look(memory: _Memory) -> tuple[str, str]:
     lamp = memory.goal.target
+    need = f"I need a {lamp}."
     for found, place in memory.seen(lamp):
         if memory.here == place:
-            return f"Found {found}. Use it.", f"use {found}"
-        return f"I have {memory.held}. {found} is at {place}.", f"go to {place}"
-    return _search(memory, lamp, f"I have {memory.held}. I need a {lamp}.")
+            return f"{need} Use {found}.", f"use {found}"
+        return f"{need} {found} is at {place}.", f"go to {place}"
+    return _search(memory, lamp, need)
 
 
 def _search(memory: _Memory, name: str, need: str) -> tuple[str, str]:

@@ -1,0 +1,102 @@
+"""The rollout stage: groups sampled from the warm-start policy, and the difficulty table that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from empg.config import Data, RolloutsRun, Sampling
+from empg.environments.base import Task
+from empg.environments.registry import environment_factory, load_tasks
+from empg.policy.policy import Policy
+from empg.provenance import stage
+from empg.rollouts.episodes import Episode, Trajectory
+from empg.rollouts.sampler import Sampler
+from empg.rollouts.table import to_table
+from empg.schema import DIFFICULTY, STEPS
+from empg.seeding import derive_seed
+
+PRIOR_ATTEMPTS = 4  # a task's success rate is shrunk to its type's with the weight of this many attempts
+
+
+def make_sampler(policy: Policy, sampling: Sampling, data: Data, directory: Path, max_steps: int, *,
+                 greedy: bool = False) -> Sampler:  # fmt: skip
+    """A sampler of episodes of this data set."""
+    return Sampler(
+        policy.network,
+        policy.chat,
+        environment_factory(data, directory, max_steps),
+        max_response=sampling.max_response,
+        max_context=sampling.max_context,
+        temperature=sampling.temperature,
+        greedy=greedy,
+    )
+
+
+def group_episodes(tasks: Sequence[Task], group_size: int, first_group: int, *coordinates: int | str) -> list[Episode]:
+    """``group_size`` episodes of each task; seeds from the coordinates, the group's and the trajectory's numbers."""
+    return [
+        Episode(task, first_group + g, g * group_size + i, derive_seed(*coordinates, first_group + g, i))
+        for g, task in enumerate(tasks)
+        for i in range(group_size)
+    ]
+
+
+def run(config: RolloutsRun, data: Path, model: Path, out: Path, *, progress: Callable[[int, int], None]) -> None:
+    """Make ``out/rollouts.parquet`` and ``out/difficulty.parquet``; ``progress`` is told (episodes done, in all)."""
+    with stage("rollouts", config, out, inputs={"data": data, "model": model}) as record:
+        policy = Policy.load(model, config.system)
+        sampler = make_sampler(policy, config.sampling, config.data, data, config.max_steps)
+        tasks = load_tasks(config.data, data, "train")
+        chosen = draw_tasks(tasks, np.ones(len(tasks)), config.rollouts.tasks, derive_seed(config.rollouts.seed, "tasks"))
+        episodes = group_episodes(chosen, config.group_size, 0, config.rollouts.seed, "rollouts")
+        done = 0
+
+        def on_ended(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done, len(episodes))
+
+        trajectories = sampler.play(episodes, on_ended)
+        record.write_table(to_table(trajectories, iteration=0, policy_version=0), STEPS, "rollouts.parquet")
+        record.write_table(difficulty_table(trajectories), DIFFICULTY, "difficulty.parquet")
+        record.summary = {"episodes": len(trajectories), "success": float(np.mean([t.reward for t in trajectories]))}
+
+
+def difficulty_table(trajectories: Sequence[Trajectory]) -> pl.DataFrame:
+    """Attempts and successes of each task."""
+    rows = [(*_key(t.episode.task), t.episode.task.type, t.reward == 1.0) for t in trajectories]
+    frame = pl.DataFrame(rows, schema=["split", "task", "task_type", "success"], orient="row")
+    table = frame.group_by("split", "task", "task_type", maintain_order=True).agg(
+        attempts=pl.len(), successes=pl.col("success").sum()
+    )
+    return table.cast(DIFFICULTY)  # type: ignore[arg-type]
+
+
+def _key(task: Task) -> tuple[str, int]:
+    return task.split, task.id
+
+
+def draw_weights(tasks: Sequence[Task], difficulty: pl.DataFrame, floor: float) -> NDArray[np.float64]:
+    """How often to draw each task, ``[tasks]``: floor + (1 − floor)·4p(1 − p), so that tasks that are always or never
+    solved are drawn less. p is the task's success rate, shrunk to its type's; a task without attempts has its type's.
+    """
+    by_type = difficulty.group_by("task_type").agg(pl.col("attempts").sum(), pl.col("successes").sum())
+    rate = {name: successes / attempts for name, attempts, successes in by_type.iter_rows()}
+    overall = difficulty["successes"].sum() / difficulty["attempts"].sum()
+    counts = {(row["split"], row["task"]): (row["attempts"], row["successes"]) for row in difficulty.iter_rows(named=True)}
+    attempts, successes = np.array([counts.get(_key(task), (0, 0)) for task in tasks], dtype=np.float64).T
+    prior = np.array([rate.get(task.type, overall) for task in tasks])
+    p = (successes + PRIOR_ATTEMPTS * prior) / (attempts + PRIOR_ATTEMPTS)
+    return floor + (1 - floor) * 4 * p * (1 - p)
+
+
+def draw_tasks(tasks: Sequence[Task], weights: NDArray[np.float64], count: int, seed: int) -> list[Task]:
+    """``count`` different tasks, drawn with probabilities in proportion to the weights (``[tasks]``)."""
+    random = np.random.Generator(np.random.Philox(key=seed))
+    chosen = random.choice(len(tasks), size=min(count, len(tasks)), replace=False, p=weights / weights.sum())
+    return [tasks[i] for i in chosen]

@@ -1,0 +1,67 @@
+"""Trajectories as a table (one row a step, :data:`empg.schema.STEPS`) and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from empg.environments.base import Task
+from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
+from empg.schema import STEPS
+
+
+def to_table(trajectories: Sequence[Trajectory], *, iteration: int, policy_version: int) -> pl.DataFrame:
+    """Rows in the order of trajectories and steps."""
+    rows = [
+        (
+            iteration,
+            t.episode.group,
+            t.episode.trajectory,
+            number,
+            t.episode.task.split,
+            t.episode.task.id,
+            t.episode.task.type,
+            t.episode.seed,
+            policy_version,
+            step.observation,
+            step.text,
+            step.action,
+            step.invalid,
+            step.truncated,
+            step.prompt_ids.tolist(),
+            step.response_ids.tolist(),
+            step.logprobs.tolist(),
+            step.entropies.tolist(),
+            t.reward,
+            str(t.stop_reason),
+        )
+        for t in trajectories
+        for number, step in enumerate(t.steps)
+    ]
+    return pl.DataFrame(rows, schema=STEPS, orient="row")
+
+
+def from_table(frame: pl.DataFrame, environment: str) -> list[Trajectory]:
+    """The trajectories of a table that :func:`to_table` made, in its order."""
+    trajectories: list[Trajectory] = []
+    for row in frame.select(STEPS).iter_rows(named=True):
+        if row["step"] == 0:
+            task = Task(environment, row["split"], row["task"], row["task_type"])
+            episode = Episode(task, row["group"], row["trajectory"], row["seed"])
+            trajectories.append(Trajectory(episode, [], row["reward"], StopReason(row["stop_reason"])))
+        trajectories[-1].steps.append(
+            Step(
+                observation=row["observation"],
+                prompt_ids=np.array(row["prompt_ids"], dtype=np.int32),
+                response_ids=np.array(row["response_ids"], dtype=np.int32),
+                logprobs=np.array(row["logprobs"], dtype=np.float32),
+                entropies=np.array(row["entropies"], dtype=np.float32),
+                text=row["text"],
+                action=row["action"],
+                invalid=row["invalid"],
+                truncated=row["truncated"],
+            )
+        )
+    return trajectories

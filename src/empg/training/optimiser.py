@@ -1,0 +1,97 @@
+"""Muon for the network's matrices, AdamW for embeddings, norms and biases."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from empg.config import Optimiser as OptimiserConfig
+from empg.policy.transformer import Transformer
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrix updates are orthogonalised by Newton–Schulz steps, in float32.
+
+    Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). `torch.optim.Muon` computes
+    in bfloat16, which a CPU without native support runs several times slower. Matrices of one shape go as one batch.
+    """
+
+    COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+    def __init__(self, parameters: list[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
+            for shape, parameters in by_shape.items():
+                update = orthogonalise(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
+                scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for parameter, change in zip(parameters, update, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-scale)
+
+    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
+        """Nesterov momentum of the gradient."""
+        assert parameter.grad is not None
+        gradient = parameter.grad.float()
+        buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(gradient))
+        buffer.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(buffer, momentum)
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Nearly the nearest semi-orthogonal matrices to ``[count, rows, columns]``: all singular values between 0.7 and 1.2."""
+    a, b, c = Muon.COEFFICIENTS
+    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if matrices.shape[1] > matrices.shape[2] else x
+
+
+class Optimiser:
+    """Both optimisers behind one ``step``, with gradient clipping and a learning-rate factor for schedules."""
+
+    def __init__(self, network: Transformer, config: OptimiserConfig) -> None:
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        matrices = [p for n, p in network.named_parameters() if n.startswith("layers.") and p.dim() == 2]
+        self.max_grad_norm = config.max_grad_norm
+        use_muon = config.muon_lr > 0
+        names = {id(p) for p in matrices} if use_muon else set()
+        rest = [p for p in self.parameters if id(p) not in names]
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True)
+        ]
+        if use_muon:
+            self.optimisers.append(Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay))
+        self._base = [[group["lr"] for group in o.param_groups] for o in self.optimisers]
+
+    def zero_grad(self) -> None:
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+
+    def step(self, factor: float = 1.0) -> float:
+        """Clip, update with learning rates times ``factor``, and return the gradient's norm before clipping."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        if not torch.isfinite(norm):
+            return float(norm)
+        for optimiser, base in zip(self.optimisers, self._base, strict=True):
+            for group, lr in zip(optimiser.param_groups, base, strict=True):
+                group["lr"] = lr * factor
+            optimiser.step()
+        return float(norm)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [optimiser.state_dict() for optimiser in self.optimisers]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for optimiser, state in zip(self.optimisers, states, strict=True):
+            optimiser.load_state_dict(state)

@@ -1,0 +1,62 @@
+"""Conversations packed end to end, and split into micro-batches: no padding goes through the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from empg.core.entropy import token_statistics
+from empg.policy.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Token ids ``[tokens]`` of a whole conversation and which of them the loss is about."""
+
+    ids: NDArray[np.int32]
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Conversations end to end. ``target`` indexes the masked tokens in the pack; ``first`` is where they start among
+    all masked tokens of the batch, whose per-token tensors this pack's slice is ``[first : first + len(target)]``."""
+
+    ids: Tensor
+    lengths: list[int]
+    target: Tensor
+    first: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.first, self.first + len(self.target))
+
+    def statistics(self, network: Transformer, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy (nats) of each masked token, ``[targets]``, with gradients."""
+        hidden = network(self.ids, self.lengths)[self.target - 1]
+        return token_statistics(hidden, network.output_weight, self.ids[self.target], temperature=temperature)
+
+
+def packs(conversations: Sequence[Conversation], max_tokens: int, device: torch.device) -> Iterator[Pack]:
+    """The conversations in order, as packs of at most ``max_tokens`` tokens (one conversation at least).
+
+    A conversation ends with its last masked token: what comes after is not looked at by any target.
+    """
+    start, first = 0, 0
+    lengths = [int(np.flatnonzero(c.mask)[-1]) + 1 for c in conversations]
+    while start < len(conversations):
+        end, total = start, 0
+        while end < len(conversations) and (end == start or total + lengths[end] <= max_tokens):
+            total += lengths[end]
+            end += 1
+        part = [(conversations[i], lengths[i]) for i in range(start, end)]
+        ids = np.concatenate([c.ids[:n] for c, n in part]).astype(np.int64)
+        mask = np.concatenate([c.mask[:n] for c, n in part])
+        target = torch.from_numpy(np.flatnonzero(mask)).to(device)
+        yield Pack(torch.from_numpy(ids).to(device), lengths[start:end], target, first)
+        start, first = end, first + len(target)

@@ -1,0 +1,85 @@
+"""One update of the policy: the clipped surrogate on packed conversations, in micro-batches that only bound memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from empg.config import Method
+from empg.core.loss import clipped_tokens, kl_k3, policy_loss, token_weights
+from empg.errors import DivergenceError
+from empg.policy.transformer import Transformer
+from empg.rollouts.episodes import Trajectory
+from empg.training.optimiser import Optimiser
+from empg.training.packing import Conversation, packs
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """The sampled tokens of an optimiser step, ``[tokens]`` in the order of trajectories, steps and tokens."""
+
+    conversations: list[Conversation]
+    old_logprob: Tensor
+    advantage: Tensor
+    weight: Tensor
+
+
+def conversation(trajectory: Trajectory) -> Conversation:
+    """The whole episode's ids; the loss is about what the policy sampled."""
+    parts = [part for step in trajectory.steps for part in (step.prompt_ids, step.response_ids)]
+    mask = [np.full(len(part), i % 2 == 1) for i, part in enumerate(parts)]
+    return Conversation(np.concatenate(parts), np.concatenate(mask))
+
+
+def token_batch(trajectories: Sequence[Trajectory], step_advantage: Tensor, aggregation: str,
+                device: torch.device) -> TokenBatch:  # fmt: skip
+    """Spread each step's advantage over its tokens; weights over the whole optimiser step."""
+    response = torch.tensor([len(step.response_ids) for t in trajectories for step in t.steps])
+    sampled = torch.tensor([sum(len(step.response_ids) for step in t.steps) for t in trajectories])
+    old_logprob = np.concatenate([step.logprobs for t in trajectories for step in t.steps])
+    weight = token_weights(aggregation, torch.repeat_interleave(sampled), len(trajectories))
+    return TokenBatch(
+        [conversation(t) for t in trajectories],
+        torch.from_numpy(old_logprob).to(device),
+        torch.repeat_interleave(step_advantage, response).float().to(device),
+        weight.to(device),
+    )
+
+
+def accumulate_gradients(network: Transformer, reference: Transformer | None, batch: TokenBatch, method: Method,
+                         temperature: float, micro_batch_tokens: int) -> dict[str, float]:  # fmt: skip
+    """Add the loss's gradient to ``.grad``; the loss and its parts. The micro-batch size is a memory knob only."""
+    totals = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0}
+    clip = {"clip_low": method.clip_low, "clip_high": method.clip_high}
+    for pack in packs(batch.conversations, micro_batch_tokens, network.embedding.device):
+        old, advantage, weight = (x[pack.rows] for x in (batch.old_logprob, batch.advantage, batch.weight))
+        logprob, _ = pack.statistics(network, temperature)
+        loss = policy_loss(logprob, old, advantage, weight, **clip)
+        if reference is not None:
+            with torch.no_grad():
+                ref_logprob, _ = pack.statistics(reference, temperature)
+            kl = (weight * kl_k3(logprob, ref_logprob)).sum()
+            loss = loss + method.kl_coef * kl
+            totals["kl"] += float(kl.detach())
+        loss.backward()  # type: ignore[no-untyped-call]
+        totals["loss"] += float(loss.detach())
+        totals["clip_fraction"] += float(clipped_tokens(logprob, old, advantage, **clip).sum())
+    totals["clip_fraction"] /= len(batch.old_logprob)
+    return totals
+
+
+def update(network: Transformer, reference: Transformer | None, optimiser: Optimiser, batch: TokenBatch, method: Method,
+           temperature: float, micro_batch_tokens: int) -> dict[str, float]:  # fmt: skip
+    """One optimiser step. Raises :class:`DivergenceError`, the weights untouched, if loss or gradient is not finite."""
+    optimiser.zero_grad()
+    metrics = accumulate_gradients(network, reference, batch, method, temperature, micro_batch_tokens)
+    if not np.isfinite(metrics["loss"]):
+        raise DivergenceError(f"update: expected a finite loss, found {metrics['loss']}")
+    metrics["grad_norm"] = optimiser.step()
+    if not np.isfinite(metrics["grad_norm"]):
+        raise DivergenceError(f"update: expected a finite gradient norm, found {metrics['grad_norm']}")
+    return metrics

@@ -1,0 +1,146 @@
+"""Warm start: a policy that imitates expert demonstrations (supervised fine-tuning on the agent's tokens).
+
+The default policy is made here from nothing: a tokenizer trained on the environment's text and a small network. The
+budget is in tokens of packed conversations, never in seconds, so that the result does not depend on the machine's load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import polars as pl
+import torch
+
+from empg.config import PretrainedPolicy, TinyPolicy, WarmStartRun
+from empg.environments.base import DemonstrationStep
+from empg.environments.registry import demonstration
+from empg.environments.text import format_step
+from empg.errors import DivergenceError
+from empg.files import atomic_directory
+from empg.policy.chat import Chat
+from empg.policy.checkpoint import initialise, share_words, tiny_config
+from empg.policy.policy import Policy, device, fetch
+from empg.policy.tokenizer import train_tokenizer
+from empg.policy.transformer import Architecture, Transformer
+from empg.provenance import stage
+from empg.seeding import derive_seed
+from empg.training.optimiser import Optimiser
+from empg.training.packing import Conversation, packs
+
+TOKENIZER_DEMONSTRATIONS = 400
+
+
+def run(config: WarmStartRun, data: Path, out: Path, *, on_metrics: Callable[[int, dict[str, float]], None],
+        progress: Callable[[int, int], None]) -> None:  # fmt: skip
+    """Make ``out/model`` and ``out/metrics.parquet``; ``progress`` is told (tokens done, tokens in all)."""
+    with stage("warmstart", config, out, inputs={"data": data}, threads=config.warmstart.threads) as record:
+        policy = make_policy(config, data)
+        history = []
+        for step, metrics in enumerate(fine_tune(policy, config, data)):
+            history.append({"step": step, **metrics})
+            on_metrics(step, metrics)
+            progress(int(metrics["tokens"]), config.warmstart.tokens)
+        with atomic_directory(out / "model") as folder:
+            policy.save(folder)
+        record.write_frame(pl.DataFrame(history), "metrics.parquet")
+        record.summary = {"tokens": history[-1]["tokens"], "loss": history[-1]["loss"]} if history else {"tokens": 0}
+
+
+def make_policy(config: WarmStartRun, data: Path) -> Policy:
+    """The policy before fine-tuning: a tiny one made from its sizes and seed, or a pretrained one."""
+    torch.manual_seed(derive_seed(config.warmstart.seed, "policy"))
+    if isinstance(config.policy, PretrainedPolicy):
+        policy = Policy.load(fetch(config.policy.model), config.system, config.policy.dtype)
+        policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
+        return policy
+    demonstrations = islice(demonstrate(config, data), TOKENIZER_DEMONSTRATIONS)
+    tokenizer = train_tokenizer((text for d in demonstrations for text in texts(d, config.system)), config.policy.vocab_size)
+    chat = Chat(tokenizer, config.system, "the trained tokenizer")
+    return tiny_policy(config.policy, chat, config.warmstart.seed)
+
+
+def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
+    """A network of these sizes with random weights."""
+    model_config = tiny_config(sizes.family, len(chat.tokenizer), chat.end_of_turn,
+                               **sizes.model_dump(exclude={"type", "family", "vocab_size"}))  # fmt: skip
+    network = Transformer(Architecture.from_config(model_config, "the policy's config"))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "weights"))
+    initialise(network, generator)
+    share_words(network.embedding, [chat.tokenizer.decode([i]) for i in range(len(chat.tokenizer))], generator)
+    return Policy(network.to(device()), chat, model_config)
+
+
+def texts(demonstration: list[DemonstrationStep], system: str) -> Iterator[str]:
+    """Everything that is said in a demonstration, with the roles, for the tokenizer."""
+    yield f"system\n{system}"
+    for step in demonstration:
+        yield f"user\n{step.observation}"
+        yield f"assistant\n{format_step(step.thought, step.action)}"
+
+
+def demonstrate(config: WarmStartRun, data: Path) -> Iterator[list[DemonstrationStep]]:
+    """Demonstrations of training task 0, 1, 2, …; a share of them with mistakes, from which the expert recovers."""
+    settings = config.warmstart
+    for task in count():
+        random = Random(derive_seed(settings.seed, "demonstration", task))
+        rate = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
+        yield demonstration(config.data, data, task, config.max_steps, random, rate)
+
+
+def conversation(demonstration: list[DemonstrationStep], chat: Chat) -> Conversation:
+    """The demonstration as token ids; the loss is about the agent's own tokens, but for mistakes."""
+    ids: list[int] = []
+    mask: list[bool] = []
+    for i, step in enumerate(demonstration):
+        prompt = chat.reply(step.observation) if i else chat.opening(step.observation)
+        response = chat.agent(format_step(step.thought, step.action))
+        ids += prompt + response
+        mask += [False] * len(prompt) + [not step.is_mistake] * len(response)
+    return Conversation(np.array(ids, dtype=np.int32), np.array(mask))
+
+
+def batches(conversations: Iterator[Conversation], batch_tokens: int) -> Iterator[list[Conversation]]:
+    """Consecutive conversations, at least ``batch_tokens`` tokens a batch."""
+    batch: list[Conversation] = []
+    for item in conversations:
+        if not item.mask.any():
+            continue
+        batch.append(item)
+        if sum(len(c.ids) for c in batch) >= batch_tokens:
+            yield batch
+            batch = []
+
+
+def learning_rate_factor(done: float, warmup: float, decay: float) -> float:
+    """Trapezoid over the budget: up during the share ``warmup``, down to 0 during the last share ``decay``."""
+    return min(1.0, (done + 1e-3) / warmup if warmup else 1.0, (1 - done) / decay if decay else 1.0)
+
+
+def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict[str, float]]:
+    """Train in place; metrics of each update. Raises :class:`DivergenceError` when a loss or gradient is not finite."""
+    settings, network = config.warmstart, policy.network
+    optimiser = Optimiser(network, settings.optimiser)
+    tokens = 0
+    stream = (conversation(d, policy.chat) for d in demonstrate(config, data))
+    for batch in batches(stream, settings.batch_tokens):
+        if tokens >= settings.tokens:
+            return
+        factor = learning_rate_factor(tokens / settings.tokens, settings.warmup, settings.decay)
+        targets = sum(int(c.mask.sum()) for c in batch)
+        optimiser.zero_grad()
+        loss = 0.0
+        for pack in packs(batch, settings.micro_batch_tokens, network.embedding.device):
+            logprobs, _ = pack.statistics(network)
+            part = -logprobs.sum() / targets
+            part.backward()
+            loss += float(part.detach())
+        norm = optimiser.step(factor)
+        if not np.isfinite(loss + norm):
+            raise DivergenceError(f"warm start after {tokens} tokens: expected a finite loss and gradient norm, "
+                                  f"found {loss} and {norm}")  # fmt: skip
+        tokens += sum(len(c.ids) for c in batch)
+        yield {"tokens": float(tokens), "loss": loss, "grad_norm": norm, "lr_factor": factor}
