@@ -1,0 +1,245 @@
+"""What an auditor finds in MLflow, read back with its own client from a real SQLite database."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import polars as pl
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from empg.config import TrainRun, parse
+from empg.errors import DataError
+from empg.files import read_json, write_json
+from empg.study import report, tracking
+
+MD5 = "0123456789abcdef0123456789abcdef.dir"
+NAMES = {
+    "alfworld warmstart",
+    "alfworld grpo seed 1",
+    "alfworld grpo seed 2",
+    "alfworld grpo_empg seed 1",
+    "alfworld grpo_empg seed 2",
+}
+
+
+def copy(study_results: Path, place: Path) -> Path:
+    """results/made_up under ``place``, with the data set's identity beside it."""
+    study = place / "results" / "made_up"
+    shutil.copytree(study_results, study)
+    identity = {"name": "alfworld", "path": "data/alfworld", "md5": MD5, "size": 7, "nfiles": 2}
+    write_json(study.parent / "data" / "alfworld.json", identity)
+    return study
+
+
+def without_models(study: Path) -> Path:
+    """Logging a model costs seconds and is tested once."""
+    for folder in study.glob("**/model"):
+        (folder / "config.json").unlink()
+        with (folder / "model.safetensors").open("ab") as file:
+            file.truncate(3 * 1024**3)  # sparse: too large to be copied
+    return study
+
+
+def runs(study: Path) -> dict[str, Run]:
+    client = MlflowClient(tracking.uri(study.parent))
+    experiment = client.get_experiment_by_name("made_up")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+def history(study: Path, run: Run, key: str) -> list[tuple[int, float]]:
+    client = MlflowClient(tracking.uri(study.parent))
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)]
+
+
+def train_config(study: Path, method: str = "grpo", seed: int = 1) -> TrainRun:
+    manifest = read_json(study / "alfworld" / method / f"seed{seed}" / "train" / "manifest.json")
+    return parse(TrainRun, manifest["config"], "manifest")
+
+
+@pytest.fixture(scope="module")
+def tracked(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = copy(study_results, tmp_path_factory.mktemp("tracked"))
+    report.run(study / "config" / "study.json", study, study / "report")
+    tracking.rebuild(study)
+    return study
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database, which takes a second to make and none to copy."""
+    root = tmp_path_factory.mktemp("database")
+    tracking.create(root)
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def study(study_results: Path, database: Path, tmp_path: Path) -> Path:
+    study = without_models(copy(study_results, tmp_path))
+    shutil.copy(database, study.parent)
+    return study
+
+
+def test_every_result_is_a_run_in_one_flat_table(tracked: Path) -> None:
+    found = runs(tracked)
+    assert set(found) == {*NAMES, "report"}
+    assert all(run.info.status == "FINISHED" for run in found.values())
+    assert not any("mlflow.parentRunId" in run.data.tags for run in found.values())
+    tags = found["alfworld grpo_empg seed 2"].data.tags
+    wanted = {"study": "made_up", "stage": "train", "env": "alfworld", "method": "grpo_empg", "seed": "2"}
+    assert tags | wanted == tags
+    assert "empg train --config" in tags["mlflow.note.content"]
+
+
+def test_numbers_are_those_of_the_files(tracked: Path) -> None:
+    run = runs(tracked)["alfworld grpo seed 2"]
+    folder = tracked / "alfworld" / "grpo" / "seed2"
+    metrics = pl.read_parquet(folder / "train" / "metrics.parquet")
+    assert history(tracked, run, "train/success") == list(metrics.select("iteration", "success").iter_rows())
+    assert "train/kl" not in run.data.metrics  # null: not computed
+    panel = read_json(folder / "evaluate" / "summary.json")["panels"]["valid_unseen"]["sampled"]
+    warm = read_json(tracked / "alfworld" / "warmstart_evaluate" / "summary.json")["panels"]["valid_unseen"]["sampled"]
+    assert run.data.metrics["valid_unseen/sampled/success"] == panel["success"]
+    assert run.data.metrics["valid_unseen/sampled/lift"] == panel["success"] - warm["success"]
+    assert run.data.params["method.advantage"] == "grpo"
+    assert run.data.params["train.optimiser.lr"] == "0.0005"
+
+
+def test_data_set_has_the_hash_that_dvc_knows(tracked: Path) -> None:
+    (entry,) = runs(tracked)["alfworld grpo seed 1"].inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("alfworld", MD5)
+
+
+def test_report_is_an_artifact(tracked: Path) -> None:
+    client = MlflowClient(tracking.uri(tracked.parent))
+    artifacts = {file.path for file in client.list_artifacts(runs(tracked)["report"].info.run_id)}
+    assert {"report.html", "manifest.json", "tables", "figures"} <= artifacts
+
+
+def test_model_loads_and_generates(tracked: Path) -> None:
+    import mlflow.transformers
+
+    mlflow.set_tracking_uri(tracking.uri(tracked.parent))
+    (output,) = runs(tracked)["alfworld grpo_empg seed 1"].outputs.model_outputs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow and transformers, about their own code
+        pipeline = mlflow.transformers.load_model(f"models:/{output.model_id}")
+        (answer,) = pipeline("go to", max_new_tokens=3, do_sample=False)
+    assert answer["generated_text"].startswith("go to")
+    assert len(answer["generated_text"]) > len("go to")
+
+
+def test_rebuilding_again_changes_nothing(tracked: Path) -> None:
+    before = {name: (run.info.run_id, run.data.metrics) for name, run in runs(tracked).items()}
+    tracking.rebuild(tracked)
+    assert {name: (run.info.run_id, run.data.metrics) for name, run in runs(tracked).items()} == before
+
+
+def test_lost_database_comes_back_the_same(study: Path) -> None:
+    tracking.rebuild(study)
+    before = {name: (run.data.metrics, run.data.params) for name, run in runs(study).items()}
+    (study.parent / "mlflow.db").rename(study.parent / "lost.db")
+    tracking.rebuild(study)
+    assert {name: (run.data.metrics, run.data.params) for name, run in runs(study).items()} == before
+    assert set(before) == NAMES
+
+
+def test_killed_and_resumed_stage_is_one_run(study: Path) -> None:
+    rows = list(pl.read_parquet(study / "alfworld/grpo/seed1/train/metrics.parquet").iter_rows(named=True))
+    killed = tracking._Curves(study, "train", train_config(study).model_dump(mode="json"))
+    for row in rows[:3]:
+        killed.log(row["iteration"], {"success": row["success"], "kl": None})
+    killed.flush()  # and no more: as if the process were killed here
+    with tracking.live(study, "train", train_config(study)) as log:
+        for row in rows:
+            log(row["iteration"], {"success": row["success"], "kl": None})
+    live = runs(study)["alfworld grpo seed 1"]
+    assert live.info.run_id == killed.run.info.run_id
+    assert live.info.status == "FINISHED"
+    tracking.rebuild(study)
+    run = runs(study)["alfworld grpo seed 1"]
+    assert run.info.run_id == live.info.run_id
+    assert history(study, run, "train/success") == [(row["iteration"], row["success"]) for row in rows]
+    assert history(study, run, "train/loss") == [(row["iteration"], row["loss"]) for row in rows]
+
+
+def test_curves_of_other_results_are_replaced(study: Path) -> None:
+    with tracking.live(study, "train", train_config(study)) as log:
+        log(0, {"success": 0.123})
+    stale = runs(study)["alfworld grpo seed 1"]
+    tracking.rebuild(study)
+    run = runs(study)["alfworld grpo seed 1"]
+    assert run.info.run_id != stale.info.run_id
+    assert 0.123 not in [value for _, value in history(study, run, "train/success")]
+
+
+def test_repeated_stage_takes_the_place_of_the_first(study: Path) -> None:
+    for _ in range(2):
+        with tracking.live(study, "train", train_config(study)) as log:
+            log(0, {"success": 0.5})
+    assert set(runs(study)) == {"alfworld grpo seed 1"}
+
+
+def test_failed_stage_says_so(study: Path) -> None:
+    with pytest.raises(ZeroDivisionError), tracking.live(study, "train", train_config(study)):
+        raise ZeroDivisionError
+    assert runs(study)["alfworld grpo seed 1"].info.status == "FAILED"
+
+
+def test_results_that_are_gone_leave_the_table(study: Path) -> None:
+    tracking.rebuild(study)
+    shutil.rmtree(study / "alfworld" / "grpo_empg")
+    tracking.rebuild(study)
+    assert set(runs(study)) == {name for name in NAMES if "empg" not in name}
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from empg.config import TrainRun, parse
+from empg.files import read_json
+from empg.study import tracking
+study, seed = Path(sys.argv[1]), sys.argv[2]
+manifest = read_json(study / "alfworld" / "grpo" / f"seed{seed}" / "train" / "manifest.json")
+with tracking.live(study, "train", parse(TrainRun, manifest["config"], "manifest")) as log:
+    tracking.FLUSH_SECONDS = 0
+    for step in range(100):
+        log(step, {"success": step / 100, "loss": -step})
+"""
+
+
+def test_processes_write_at_the_same_time(study: Path) -> None:
+    """The database does not even exist before them."""
+    (study.parent / "mlflow.db").unlink()
+    command = [sys.executable, "-c", WRITER, str(study)]
+    writers = [subprocess.Popen([*command, seed], stderr=subprocess.PIPE, text=True) for seed in ("1", "2")]
+    for writer in writers:
+        _, messages = writer.communicate(timeout=120)
+        assert (writer.returncode, messages) == (0, "")
+    for seed in (1, 2):
+        run = runs(study)[f"alfworld grpo seed {seed}"]
+        assert history(study, run, "train/loss") == [(step, -step) for step in range(100)]
+
+
+def test_broken_database_costs_no_result(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study.parent / "mlflow.db").write_text("not a database, but long enough to be taken for one" * 100)
+    with tracking.live(study, "train", train_config(study)) as log:
+        log(0, {"success": 0.5})
+        log(1, {"success": 0.6})
+    messages = capsys.readouterr().err
+    assert messages.count("no more live curves") == 1
+    assert str(study.parent / "mlflow.db") in messages
+
+
+def test_nothing_to_rebuild_from(tmp_path: Path) -> None:
+    (tmp_path / "results" / "made_up").mkdir(parents=True)
+    with pytest.raises(DataError, match="found no finished stage"):
+        tracking.rebuild(tmp_path / "results" / "made_up")
