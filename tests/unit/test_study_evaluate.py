@@ -1,0 +1,91 @@
+"""Evaluation: every task of the panels, once greedy and once sampled, whatever the batches; and what is made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from empg.config import AlfworldData, EvaluateRun, Study, evaluate_run, parse, read_yaml
+from empg.environments.alfworld.writer import write_dataset
+from empg.files import read_json
+from empg.schema import EPISODES, read_table
+from empg.study import evaluate
+
+TASKS = 5
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, profile="small", seed=3, sizes={"valid_seen": TASKS, "valid_unseen": TASKS})
+    return folder
+
+
+def config(study_results: Path, **settings: object) -> EvaluateRun:
+    path = study_results / "config" / "study.json"
+    study = parse(Study, read_yaml(path), str(path))
+    run = evaluate_run(study, {"alfworld": AlfworldData(seed=3)}, "alfworld", "grpo", 1)
+    return run.model_copy(update={"evaluate": run.evaluate.model_copy(update=settings), "max_steps": 3})
+
+
+def test_run_writes_every_episode_of_every_panel(study_results: Path, data: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    model = study_results / "alfworld" / "grpo" / "seed1" / "train" / "model"
+    evaluate.run(config(study_results), data, model, tmp_path, progress=lambda *state: told.append(state))
+    episodes = read_table(tmp_path / "episodes.parquet", EPISODES)
+    counts = episodes.group_by("split", "mode").agg(pl.col("task").n_unique(), pl.len())
+    assert set(counts.iter_rows()) == {
+        (split, mode, TASKS, TASKS) for split in ("valid_seen", "valid_unseen") for mode in ("greedy", "sampled")
+    }
+    assert told[-1] == (4 * TASKS, 4 * TASKS)
+    assert episodes["steps"].max() <= 3
+    summary = read_json(tmp_path / "summary.json")
+    assert summary["panels"] == evaluate.summarise(episodes)
+    assert (summary["environment"], summary["method"], summary["seed"]) == ("alfworld", "grpo", 1)
+    assert set(read_json(tmp_path / "manifest.json")["outputs"]) == {"episodes.parquet", "summary.json"}
+
+
+def test_batches_change_nothing(study_results: Path, data: Path) -> None:
+    model = study_results / "alfworld" / "grpo" / "seed1" / "train" / "model"
+    whole, parts = (
+        evaluate.play(config(study_results, rows=rows), data, model, lambda _, __: None) for rows in (256, 2)
+    )
+    assert whole.drop("mean_entropy").equals(parts.drop("mean_entropy"))
+    assert whole["mean_entropy"].to_list() == pytest.approx(parts["mean_entropy"].to_list(), abs=1e-5)
+
+
+def test_luck_belongs_to_task_mode_and_panel_seed(data: Path) -> None:
+    from empg.environments.registry import load_tasks
+
+    tasks = load_tasks(AlfworldData(seed=3), data, "valid_seen")
+    seeds = {episode.task.id: episode.seed for episode in evaluate.panel(tasks, "sampled", 0)}
+    backwards = {episode.task.id: episode.seed for episode in evaluate.panel(tasks[::-1], "sampled", 0)}
+    assert seeds == backwards
+    assert len(set(seeds.values())) == TASKS
+    assert not set(seeds.values()) & {episode.seed for episode in evaluate.panel(tasks, "greedy", 0)}
+    assert not set(seeds.values()) & {episode.seed for episode in evaluate.panel(tasks, "sampled", 1)}
+
+
+def test_summary_by_hand() -> None:
+    columns = {
+        "split": "valid_seen",
+        "mode": "greedy",
+        "task": [0, 1, 2, 3],
+        "task_type": ["look", "pick", "look", "pick"],
+        "success": [True, True, False, True],
+        "steps": [2, 4, 10, 4],
+        "invalid_steps": [0, 1, 9, 0],
+        "agent_tokens": [10, 30, 0, 20],
+        "mean_entropy": [0.5, 0.1, None, 0.2],
+        "stop_reason": ["success", "success", "step_limit", "success"],
+    }
+    numbers = evaluate.summarise(pl.DataFrame(columns).cast(EPISODES))["valid_seen"]["greedy"]  # type: ignore[arg-type]
+    assert (numbers["n"], numbers["successes"], numbers["success"]) == (4, 3, 0.75)
+    # z² = 3.841459, n = 4: centre (0.75 + 0.480182)/1.960365, half 1.959964·√(0.046875 + 0.060023)/1.960365
+    assert (numbers["success_low"], numbers["success_high"]) == pytest.approx((0.300642, 0.954413), abs=1e-6)
+    assert (numbers["steps_mean"], numbers["invalid_rate"], numbers["agent_tokens"]) == (5.0, 0.5, 60)
+    assert numbers["token_entropy_mean"] == pytest.approx((5 + 3 + 4) / 60)
+    assert numbers["stop_reasons"] == {"step_limit": 1, "success": 3}
+    assert {name: part["success"] for name, part in numbers["types"].items()} == {"look": 0.5, "pick": 1.0}
