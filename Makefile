@@ -17,7 +17,7 @@ run: setup  ## set up, then run the whole default study
 	snakemake --cores all
 
 test: setup  ## run all tests, on two cores
-	OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup
 
 lint: setup  ## check style, types, layers and the workflow
 	ruff check .

@@ -1,4 +1,7 @@
-"""A miniature study in a copy of the project: two data sets, two methods, one seed; run once, copied for each test."""
+"""A miniature study in a copy of the project: two data sets, two methods, one seed; run once, copied for each test.
+
+What is planned depends on files alone, so tests of plans use a copy whose jobs only write files with the right names.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,29 @@ STUDY: dict[str, Any] = {
         for name in DATA_SETS
     },
 }
+
+# Takes the place of ``empg``: every stage's output files with the stage's name in them.
+MIMIC = """
+import sys
+from pathlib import Path
+stage, options = sys.argv[1], dict(zip(sys.argv[1:], sys.argv[2:]))
+outputs = {
+    "warmstart": ["model/config.json", "metrics.parquet"],
+    "rollouts": ["rollouts.parquet", "difficulty.parquet"],
+    "train": ["model/config.json", "metrics.parquet"],
+    "evaluate": ["episodes.parquet", "summary.json"],
+    "report": ["report.html", "metrics.json", "figures/a.svg", "tables/a.csv"],
+}
+if stage == "dvc":
+    paths = [Path(options["--out"]), Path("data", sys.argv[2], "manifest.json")]
+elif stage == "track":
+    paths = [Path("results/mlflow.db")] if "--init" in sys.argv else []
+else:
+    paths = [Path(options["--out"], name) for name in [*outputs[stage], "manifest.json"]]
+for path in paths:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(stage)
+"""
 
 
 class Project:
@@ -101,18 +127,28 @@ def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy2(source, target)
     sizes = {"train": 24, "valid_seen": 6, "valid_unseen": 6, "tune": 6}
     data = {name: {"type": "alfworld", "seed": i, "sizes": sizes} for i, name in enumerate(DATA_SETS)}
-    (root / "config/data.yaml").write_text(yaml.safe_dump(data))
-    (root / "config/config.yaml").write_text(yaml.safe_dump(STUDY))
+    (root / "config/data.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    (root / "config/config.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
     Project(root).edit("dvc.yaml", lambda pipeline: pipeline["stages"]["data"]["matrix"].update(name=list(DATA_SETS)))
     return root
 
 
 @pytest.fixture(scope="session")
-def built(unbuilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project after a whole run."""
-    root = tmp_path_factory.mktemp("built") / "empg"
-    shutil.copytree(unbuilt, root)
+def mimicked(unbuilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project after a run whose jobs computed nothing."""
+    root = Path(shutil.copytree(unbuilt, tmp_path_factory.mktemp("mimicked") / "empg"))
+    (root / "src/empg/__main__.py").write_text(MIMIC)
     Project(root).build()
+    return root
+
+
+@pytest.fixture(scope="session")
+def built(unbuilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project after a whole run of one of the environments."""
+    root = Path(shutil.copytree(unbuilt, tmp_path_factory.mktemp("built") / "empg"))
+    project = Project(root)
+    project.edit("config/config.yaml", lambda study: study["environments"].pop("other_rooms"))
+    project.build()
     return root
 
 
@@ -120,6 +156,12 @@ def built(unbuilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh(unbuilt: Path, tmp_path: Path) -> Project:
     """A project of the test's own in which nothing has run."""
     return Project(Path(shutil.copytree(unbuilt, tmp_path / "empg")))
+
+
+@pytest.fixture
+def planned(mimicked: Path, tmp_path: Path) -> Project:
+    """A project of the test's own in which all jobs have run, as far as a plan can tell."""
+    return Project(Path(shutil.copytree(mimicked, tmp_path / "empg")))
 
 
 @pytest.fixture

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
+import yaml
+
+from empg.errors import ConfigError
+from empg.study.slices import prepare
 
 
 def files(project):
@@ -41,13 +48,26 @@ def files(project):
         ),
     ],
 )
-def test_a_mistake_in_the_study(fresh, change, message):
+def test_a_mistake_in_the_study(unbuilt, tmp_path, change, message):
+    config = Path(shutil.copytree(unbuilt / "config", tmp_path / "config"))
+    study = yaml.safe_load((config / "config.yaml").read_text())
+    change(study)
+    (config / "config.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    with pytest.raises(ConfigError) as error:
+        prepare(config, None, tmp_path / "results")
+    assert message in str(error.value).replace(f"{tmp_path}/", "")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_mistake_stops_snakemake_before_anything(fresh):
     assert fresh.snakemake("-n").returncode == 0
     before = files(fresh)
-    fresh.edit("config/config.yaml", change)
+    assert before
+    fresh.edit("config/config.yaml", lambda study: study["methods"]["grpo"].update(k="x", oops=1))
     result = fresh.snakemake("--cores", "1")
     assert result.returncode == 2
-    assert message in result.stderr
+    assert "empg: error: config/config.yaml: methods.grpo.grpo.k: Input should be a valid number" in result.stderr
+    assert "config/config.yaml: methods.grpo.grpo.oops: Extra inputs are not permitted, found 1" in result.stderr
     assert "Traceback" not in result.stderr
     assert files(fresh) == before
 
@@ -60,7 +80,7 @@ def test_a_mistake_in_the_data(fresh):
 
 
 def test_not_yaml(fresh):
-    fresh.append("config/config.yaml", "\n  - [")
+    fresh.append("config/config.yaml", "\noops: [")
     result = fresh.snakemake("-n")
     assert result.returncode == 2
     assert "config/config.yaml: expected YAML" in result.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run, Trace
 
 from empg.config import TrainRun, parse
 from empg.errors import DataError
@@ -58,6 +58,13 @@ def runs(study: Path) -> dict[str, Run]:
 def history(study: Path, run: Run, key: str) -> list[tuple[int, float]]:
     client = MlflowClient(tracking.uri(study.parent))
     return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)]
+
+
+def all_traces(study: Path) -> list[Trace]:
+    client = MlflowClient(tracking.uri(study.parent))
+    experiment = client.get_experiment_by_name("made_up")
+    assert experiment is not None
+    return list(client.search_traces(locations=[experiment.experiment_id], max_results=500))
 
 
 def train_config(study: Path, method: str = "grpo", seed: int = 1) -> TrainRun:
@@ -137,10 +144,26 @@ def test_model_loads_and_generates(tracked: Path) -> None:
     assert len(answer["generated_text"]) > len("go to")
 
 
+def test_sample_of_episodes_is_traced_step_by_step(tracked: Path) -> None:
+    run = runs(tracked)["alfworld grpo_empg seed 1"]
+    traces = [
+        trace for trace in all_traces(tracked) if trace.info.trace_metadata["mlflow.sourceRun"] == run.info.run_id
+    ]
+    assert sorted(trace.info.assessments[0].feedback.value for trace in traces) == [0, 0, 0, 1, 1, 1]
+    rollouts = pl.read_parquet(tracked / "alfworld/grpo_empg/seed1/train/rollouts/iteration_0003.parquet")
+    for trace in traces:
+        root, *spans = trace.data.spans
+        steps = rollouts.filter(trajectory=root.attributes["trajectory"])
+        assert [span.attributes["advantage"] for span in spans] == pytest.approx(steps["advantage"].to_list())
+        assert [span.outputs["text"] for span in spans] == steps["text"].to_list()
+
+
 def test_rebuilding_again_changes_nothing(tracked: Path) -> None:
     before = {name: (run.info.run_id, run.data.metrics) for name, run in runs(tracked).items()}
+    traces = {trace.info.trace_id for trace in all_traces(tracked)}
     tracking.rebuild(tracked)
     assert {name: (run.info.run_id, run.data.metrics) for name, run in runs(tracked).items()} == before
+    assert {trace.info.trace_id for trace in all_traces(tracked)} == traces
 
 
 def test_lost_database_comes_back_the_same(study: Path) -> None:
@@ -196,9 +219,11 @@ def test_failed_stage_says_so(study: Path) -> None:
 
 def test_results_that_are_gone_leave_the_table(study: Path) -> None:
     tracking.rebuild(study)
+    assert len(all_traces(study)) == 4 * 6
     shutil.rmtree(study / "alfworld" / "grpo_empg")
     tracking.rebuild(study)
     assert set(runs(study)) == {name for name in NAMES if "empg" not in name}
+    assert len(all_traces(study)) == 2 * 6
 
 
 WRITER = """
