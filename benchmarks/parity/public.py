@@ -1,10 +1,11 @@
-"""Plays games in the public engine (alfworld 0.4.2) and writes down what it says. Runs in the parity environment, not in empg's.
+"""Plays games in the public engine (alfworld 0.4.2) and writes down what it says. Runs in the parity environment.
 
     python public.py JOBS.json TRANSCRIPTS.jsonl
 
-JOBS.json is a list of ``{"path", "seed", "steps", "solution"}``. Each gives one line: the game's path, CPU seconds, and the
-events of two episodes or more: the solution (where null, the public planner's), then ``steps`` random actions, with a reset
-wherever the game was won. An event is ``[action, observation, admissible actions, won, reward, done]``; action null is a reset.
+JOBS.json is a list of ``{"path", "seed", "steps", "solution"}``. Each gives one line: the game's path, CPU seconds, and
+the events of two episodes or more: the solution (where null, the public planner's), then ``steps`` random actions, with
+a reset wherever the game was won. An event is ``[action, observation, admissible actions, won, reward, done]``; an action
+that is null is a reset.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import json
 import random
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import textworld
@@ -20,8 +22,9 @@ from alfworld.agents.environment.alfred_tw_env import AlfredDemangler, AlfredTWE
 
 NEVER = 1_000_000  # the step limit is the caller's matter
 MALFORMED = (
-    "", " ", "  look  ", "\tlook\n", "Look", "LOOK", "look around", "lookk", "go", "go to", "go to ", "take", "take from", "use", "help me",
-    "inventory ", "inventory 1", "examine", "examine ", "open", "nothing", "think: where is it?", "🙂", "look\x00", "{r}", "#look#", "%s %d",
+    "", " ", "  look  ", "\tlook\n", "Look", "LOOK", "look around", "lookk", "go", "go to", "go to ", "take",
+    "take from", "use", "help me", "inventory ", "inventory 1", "examine", "examine ", "open", "nothing", "think: where is it?", "🙂",
+    "look\x00", "{r}", "#look#", "%s %d",
     "go to nowhere 1", "take mug from shelf", "move  to ", "slice", "look; look", "a" * 5000, "take " * 500, "\udcff",
 )  # fmt: skip
 
@@ -29,11 +32,16 @@ MALFORMED = (
 def make_env(folder):
     """The environment that alfworld's own scripts make, for the one game in ``folder``."""
     config = {
-        "env": {"goal_desc_human_anns_prob": 0, "task_types": [1, 2, 3, 4, 5, 6], "domain_randomization": False, "expert_type": "handcoded"},
+        "env": {
+            "goal_desc_human_anns_prob": 0,
+            "task_types": [1, 2, 3, 4, 5, 6],
+            "domain_randomization": False,
+            "expert_type": "handcoded",
+        },
         "dataset": {"eval_ood_data_path": str(folder), "num_eval_games": -1},
         "general": {"training_method": "dqn"},
         "rl": {"training": {"max_nb_steps_per_episode": NEVER}},
-    }  # fmt: skip
+    }
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         env = AlfredTWEnv(config, train_eval="eval_out_of_distribution")
         assert env.num_games == 1, f"{folder}: expected one game that the public engine accepts, found {env.num_games}"
@@ -46,7 +54,8 @@ def corrupted(rng, command):
     place = rng.randrange(len(words))
     return rng.choice(
         (
-            command.upper(), command.title(), command.replace(" ", "  "), command + ".", command[:-1], f" {command} ", f"{command}\n",
+            command.upper(), command.title(), command.replace(" ", "  "), command + ".", command[:-1],
+            f" {command} ", f"{command}\n",
             command.replace("move", "put").replace(" to ", " in/on "), " ".join(words[:place] + words[place + 1 :]),
             command + " " + command,
         )
@@ -63,8 +72,8 @@ def choose(rng, admissible, seen, names):
         return rng.choice(seen)
     if draw < 0.85:
         template = rng.choice(
-            ("take {} from {}", "move {} to {}", "put {} in/on {}", "heat {} with {}", "cool {} with {}", "clean {} with {}", "slice {} with {}",
-             "open {}", "close {}", "use {}", "examine {}", "go to {}", "{}", "take {}")
+            ("take {} from {}", "move {} to {}", "put {} in/on {}", "heat {} with {}", "cool {} with {}",
+             "clean {} with {}", "slice {} with {}", "open {}", "close {}", "use {}", "examine {}", "go to {}", "{}", "take {}")
         )  # fmt: skip
         return template.format(*(rng.choice(names) for _ in range(template.count("{}"))))
     return corrupted(rng, rng.choice(seen)) if draw < 0.95 else rng.choice(MALFORMED)
@@ -90,7 +99,7 @@ class Recorder:
             if command not in self.seen:
                 self.seen.append(command)
                 words = command.split(" ")
-                self.names += [" ".join(pair) for pair in zip(words, words[1:]) if pair[1].isdigit()]
+                self.names += [" ".join(pair) for pair in pairwise(words) if pair[1].isdigit()]
         self.events.append([action, observation, self.admissible, infos["won"][0], float(reward), bool(done)])
 
     def reset(self):

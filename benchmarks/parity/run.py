@@ -2,10 +2,11 @@
 
     python benchmarks/parity/run.py [--jobs 2] [--games 60] [--steps 100] [--keep TRANSCRIPTS.jsonl] [FOLDER ...]
 
-FOLDERs are searched for ``game.tw-pddl``. Without any, ``--games`` games of each generator profile are written to a temporary
-folder, and the examples in the test data (EMPG_TEST_DATA, or ../shared/data) are added where they are present. Each game is
-played with its solution (the file's walkthrough, or the public planner's) and with ``--steps`` random actions, admissible, inadmissible and malformed. At every step the
-observation, the admissible actions, won, reward and done must be equal. Exit status 1 if anything differs.
+FOLDERs are searched for ``game.tw-pddl``. Without any, ``--games`` games of each generator profile are written to a
+temporary folder, and the examples in the test data (EMPG_TEST_DATA, or ../shared/data) are added where they are
+present. Each game is played with its solution (the file's walkthrough, or the public planner's) and with ``--steps``
+random actions, admissible, inadmissible and malformed. At every step the observation, the admissible actions, won,
+reward and done must be equal. Exit status 1 if anything differs.
 
 The public engine runs in an environment of its own, ``.venv-parity``, which the first run installs.
 """
@@ -44,7 +45,9 @@ def install() -> Path:
     return python
 
 
-def play_public(paths: list[Path], steps: int, jobs: int, *, solutions: list[list[str] | None], seed: int = 0) -> list[dict]:
+def play_public(
+    paths: list[Path], steps: int, jobs: int, *, solutions: list[list[str] | None], seed: int = 0
+) -> list[dict]:
     """Transcripts of the public engine, in the order of ``paths``, from ``jobs`` processes of one thread each."""
     python = install()
     work = [
@@ -88,7 +91,10 @@ def differences(game: Game, events: list) -> list[str]:
             if result.invalid != (action.strip() not in allowed):
                 found.append(f"event {number} {action!r}: invalid is {result.invalid}")
         for name, mine, theirs in zip(
-            ("observation", "admissible", "won", "reward", "done"), ours, (observation, admissible, won, reward, done), strict=True
+            ("observation", "admissible", "won", "reward", "done"),
+            ours,
+            (observation, admissible, won, reward, done),
+            strict=True,
         ):
             if mine != theirs:
                 found.append(f"event {number} {action!r}: {name}: public {theirs!r}, ours {mine!r}")
@@ -104,7 +110,12 @@ def default_folders(folder: Path, games: int) -> list[Path]:
     """Generated games of both profiles, spread over the splits, and the examples of the test data."""
     third = games // 3
     for profile in PROFILES:
-        write_dataset(folder / profile, profile=profile, seed=0, sizes={"train": games - 2 * third, "valid_seen": third, "valid_unseen": third})
+        write_dataset(
+            folder / profile,
+            profile=profile,
+            seed=0,
+            sizes={"train": games - 2 * third, "valid_seen": third, "valid_unseen": third},
+        )
     examples = Path(os.environ.get("EMPG_TEST_DATA", ROOT.parent / "shared" / "data")) / "alfworld" / "synth_example"
     if not examples.is_dir():
         print(f"no examples at {examples}: playing generated games alone")
@@ -136,7 +147,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes of the public engine")
-    parser.add_argument("--games", type=int, default=60, help="generated games of each profile, where no FOLDER is given")
+    parser.add_argument(
+        "--games", type=int, default=60, help="generated games of each profile, where no FOLDER is given"
+    )
     parser.add_argument("--steps", type=int, default=100, help="random actions a game")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="write the public engine's transcripts to this file")

@@ -1,9 +1,10 @@
 """Compiles a domain and a grammar into Python functions, once for all the games that share them.
 
-A world is a list of tables ``T`` over entities numbered in order of identifier. A predicate of one argument is a set; one of two
-is a pair of dicts of ascending lists, first → seconds and second → firsts, so that facts come out in the order in which the
-public engine sorts them. A condition becomes one expression and a query one chain of ``for … if …`` clauses. Nothing from a file
-enters the source but as a quoted string: variables are renamed, identifiers are numbered (``K`` constants, ``G`` goal constants).
+A world is a list of tables ``T`` over entities numbered in order of identifier. A predicate of one argument is a set;
+one of two is a pair of dicts of ascending lists, first → seconds and second → firsts, so that facts come out in the
+order in which the public engine sorts them. A condition becomes one expression and a query one chain of ``for … if
+…`` clauses. Nothing from a file enters the source but as a quoted string: variables are renamed, identifiers are
+numbered (``K`` the domain's constants, ``G`` the goal's).
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from empg.environments.alfworld.grammar import Grammar, Segment
 from empg.environments.alfworld.pddl import Domain, Fact, Formula, PddlError
 
 Bound: TypeAlias = dict[str, tuple[str, str]]
-_VALUE = re.compile(r"\s*(?:(\w+)\.(name|indefinite|definite|id)(?:\s+or\s+\w+\.\w+)?|'([^']*)')\s*")
+_VALUE = re.compile(r"\s*(?:(\w+)\.(name|indefinite|definite)(?:\s+or\s+\w+\.\w+)?|'([^']*)')\s*")
 
 
 class Compiler:
     """Turns formulas and grammar symbols into source text; ``bound`` maps a variable to (its Python name, its type)."""
 
-    def __init__(self, domain: Domain, grammar: Grammar | None, slots: dict[str, int], constants: dict[str, int]) -> None:
+    def __init__(self, domain: Domain, grammar: Grammar | None, slots: dict[str, int]) -> None:
         self.domain, self.grammar = domain, grammar
-        self.slots, self.constants = slots, constants
+        self.slots = slots
+        self.constants: dict[str, int] = {}
         self.size = max(slots.values(), default=-2) + 2
         self.fresh = 0
         self.functions: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}
@@ -56,31 +58,33 @@ class Compiler:
 
     def condition(self, formula: Formula, bound: Bound) -> str:
         """One Python expression that is true where the formula, all of whose free variables are bound, holds."""
-        if not formula:
-            return "True"
-        head, *parts = formula
-        if head in ("and", "or"):
-            joined = f" {head} ".join(f"({self.condition(part, bound)})" for part in parts)
-            return joined or ("True" if head == "and" else "False")
-        if head == "not":
-            return f"not ({self.condition(parts[0], bound)})"
-        if head == "imply":
-            return f"not ({self.condition(parts[0], bound)}) or ({self.condition(parts[1], bound)})"
-        if head == "forall":
-            return f"not ({self.condition(('exists', parts[0], ('not', parts[1])), bound)})"
-        if head == "exists":
-            clauses = self.clauses([formula], dict(bound))
-            return "False" if clauses is None else f"any(1 {clauses})"
-        return self.atom(formula, bound)
+        head, *parts = formula or ("and",)
+        match head:
+            case "and" | "or":
+                joined = f" {head} ".join(f"({self.condition(part, bound)})" for part in parts)
+                return joined or str(head == "and")
+            case "not":
+                return f"not ({self.condition(parts[0], bound)})"
+            case "imply":
+                return self.condition(("or", ("not", parts[0]), parts[1]), bound)
+            case "forall":
+                return f"not ({self.condition(('exists', parts[0], ('not', parts[1])), bound)})"
+            case "exists":
+                clauses = self.clauses([formula], dict(bound))
+                return "False" if clauses is None else f"any(1 {clauses})"
+            case _:
+                return self.atom(formula, bound)
 
     def clauses(
         self, formulas: Iterable[Formula], bound: Bound, kinds: Iterable[tuple[str, str]] = (), text: bool = False
     ) -> str | None:
-        """``for … if …`` clauses that run through every way to satisfy the formulas; binds their variables in ``bound``.
+        """``for … if …`` clauses that run through every way to satisfy the formulas; binds their variables in
+        ``bound``.
 
-        ``text``: a query of the grammar, which keeps the order of its atoms and gives different variables different entities.
-        None means that a variable has a type that the domain does not declare, so that nothing can satisfy the formulas. (The
-        domain writes "?l - location, ?r - receptacle"; its type "location," is why only the held object can be examined.)
+        ``text``: a query of the grammar, which keeps the order of its atoms and gives different variables different
+        entities. None means that a variable has a type that the domain does not declare, so that nothing can satisfy
+        the formulas. (The domain writes "?l - location, ?r - receptacle", and its type "location," is why only the
+        held object can be examined.)
         """
         wanted = dict(kinds)
         pending = list(self.flatten(formulas, {}, wanted))
@@ -134,10 +138,10 @@ class Compiler:
             out = [f"for {name} in sorted(T[{slot}])"]
         else:
             other = terms[1 - position]
-            table = f"T[{slot + position}]" if other.startswith("?") and other not in bound else ""
-            out = [f"for {name} in sorted({table})"] if table else [
-                f"for {name} in T[{slot + 1 - position}].get({self.term(other, bound)}, E)"
-            ]
+            if other.startswith("?") and other not in bound:
+                out = [f"for {name} in sorted(T[{slot + position}])"]
+            else:
+                out = [f"for {name} in T[{slot + 1 - position}].get({self.term(other, bound)}, E)"]
         kind = self.domain.predicates.get(atom[0].removeprefix("not_"), ("object",) * len(terms))[position]
         if text:
             out += [f"if {name} != {other_name}" for other_name, other_kind in bound.values() if other_kind == kind]
@@ -172,17 +176,21 @@ class Compiler:
                 inner = dict(bound)
                 clauses = "for _ in ONE" if segment.query is None else self.clauses(segment.query, inner, text=True)
                 elements = f"[{self.value(segment.content, inner)} {clauses}]"
-                separators = [self.literal(name) for name in ("list_separator", "list_last_separator", "list_empty")]
-                plain = segment.kind == "value"
-                parts.append(f"''.join({elements})" if plain else f"join({elements}, {', '.join(map(repr, separators))})")
+                parts.append(
+                    f"''.join({elements})" if segment.kind == "value" else f"join({elements}, {self.separators()})"
+                )
         return " + ".join(parts) or "''"
 
-    def literal(self, name: str) -> str:
+    def separators(self) -> str:
+        """What stands between a list's elements, before its last one and in its place where it is empty."""
         assert self.grammar is not None
-        productions = self.grammar.rules.get(name)
-        if not productions or any(segment.kind != "text" for segment in productions[0].segments):
-            raise PddlError(f"expected a rule of plain text for the symbol #{name}#")
-        return "".join(segment.content for segment in productions[0].segments)
+        texts = []
+        for name in ("list_separator", "list_last_separator", "list_empty"):
+            productions = self.grammar.rules.get(name)
+            if not productions or any(segment.kind != "text" for segment in productions[0].segments):
+                raise PddlError(f"expected a rule of plain text for the symbol #{name}#, found {productions}")
+            texts.append("".join(segment.content for segment in productions[0].segments))
+        return ", ".join(map(repr, texts))
 
     def value(self, expression: str, bound: Bound) -> str:
         if expression.startswith("#"):
@@ -191,9 +199,10 @@ class Compiler:
         for part in expression.split("+"):
             match = _VALUE.fullmatch(part)
             if match is None or (match[1] and "?" + match[1] not in bound):
-                raise PddlError(f"expected NAME.name, NAME.indefinite or a quoted text in {{{expression}}}, found {part.strip()!r}")
+                expected = "expected a known NAME.name, NAME.indefinite or a quoted text"
+                raise PddlError(f"{expected} in {{{expression}}}, found {part.strip()!r}")
             fixed = {"indefinite": "a", "definite": "the"}.get(match[2], match[3])
-            parts.append(repr(fixed) if fixed is not None else f"{'ID' if match[2] == 'id' else 'N'}[{bound['?' + match[1]][0]}]")
+            parts.append(f"N[{bound['?' + match[1]][0]}]" if fixed is None else repr(fixed))
         return " + ".join(parts)
 
 

@@ -24,9 +24,10 @@ GRAMMAR = (_ASSETS / "alfred.twl2").read_text(encoding="utf-8")
 
 
 def display_names(identifiers: Sequence[str]) -> list[str]:
-    """Names as alfworld gives them to identifiers in ascending order: of those of one kind the first has the highest number.
+    """Names as alfworld gives them to identifiers in ascending order: of those of one kind the first has the highest
+    number.
 
-    ``mug_bar__minus_01…`` is "mug 2" where there are two; a name that ends with a basin has its kind extended ("sinkbasin 1"); an
+    ``mug_bar__minus_01…`` is "mug 2" where there are two; a sink's basin is of a kind of its own ("sinkbasin 1"); an
     identifier without a place keeps a trailing space. See ``Demangler`` in alfworld 0.4.2.
     """
     kinds = [identifier.split("_bar_", 1)[0] + ("basin" if "basin" in identifier else "") for identifier in identifiers]
@@ -60,7 +61,9 @@ class Game:
         PddlError: domain, grammar and problem do not fit together.
     """
 
-    def __init__(self, problem: Problem, *, wording: Wording = "0.4.2", domain: str = DOMAIN, grammar: str = GRAMMAR) -> None:
+    def __init__(
+        self, problem: Problem, *, wording: Wording = "0.4.2", domain: str = DOMAIN, grammar: str = GRAMMAR
+    ) -> None:
         if wording != wording_of(grammar):
             grammar = reword(grammar, wording)
         self.problem, self.wording = problem, wording
@@ -98,6 +101,10 @@ class Game:
             return cls(problem, wording=wording or wording_of(grammar), domain=data["pddl_domain"], grammar=grammar)
         except PddlError as cause:
             raise DataError(f"{path}: {key}: {cause}") from None
+        except RecursionError:
+            raise DataError(
+                f"{path}: {key}: expected conditions nested less than 100 deep, found deeper ones"
+            ) from None
 
     def reset(self) -> str:
         """Start over and return the first observation."""
@@ -198,7 +205,7 @@ def _read(path: Path) -> dict[str, str]:
         raise DataError(f"{path}: expected an ALFWorld game file, found none") from None
     except OSError as cause:
         raise DataError(f"{path}: expected a readable file, found {cause.strerror}") from None
-    except ValueError as cause:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as cause:  # not JSON, not UTF-8, or absurdly nested
         raise DataError(f"{path}: expected a JSON object, found invalid JSON ({cause})") from None
     if not isinstance(data, dict):
         raise DataError(f"{path}: expected a JSON object, found a {type(data).__name__}")

@@ -1,8 +1,8 @@
 """Reading a game's grammar (``.twl2``): how actions are written and how the world answers.
 
-A grammar maps a symbol to production rules, each with an optional condition and a text of segments: plain text, ``#symbol#``,
-``{expression | query}`` and ``[{expression | query}]`` (a list). A query is a conjunction of facts such as
-``atlocation(a:agent, l:location) & …``; every way to satisfy it gives one element.
+A grammar maps a symbol to production rules, each with an optional condition and a text of segments: plain text,
+``#symbol#``, ``{expression | query}`` and ``[{expression | query}]`` (a list). A query is a conjunction of facts such
+as ``atlocation(a:agent, l:location) & …``; every way to satisfy it gives one element.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ _SEGMENT = re.compile(
       | (?P<text>[^;|"<>\[\]\#{}]+)""",
     re.VERBOSE,
 )
-_SKIPPED = re.compile(r"^(?://.*|\s*)\n?|\t+", re.MULTILINE)  # before a segment: at the start of a line a comment or space; tabs
+_SKIPPED = re.compile(
+    r"^(?://.*|\s*)\n?|\t+", re.MULTILINE
+)  # before a segment: tabs; at a line's start space or a comment
 _ATOM = re.compile(r"\s*(\w+)\(([^()]*)\)\s*")
 
 #: What alfworld changed between the older wording (data 2.1.1) and the present one, apart from adding "help".
@@ -44,7 +46,7 @@ _REWORDED = (
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a production: ``kind`` is text, symbol, value or list; ``query`` None means one element as things stand."""
+    """A piece of a text: plain text, a symbol, a value or a list. Without a query there is one element."""
 
     kind: Literal["text", "symbol", "value", "list"]
     content: str
@@ -76,11 +78,12 @@ def split_task(text: str) -> tuple[str, str]:
         sentence = json.loads(match[2], strict=False)
     except json.JSONDecodeError as cause:
         raise PddlError(f'the rule "task" is not valid JSON: {cause}') from None
-    sentence = "".join(segment.content for segment in parse_segments(sentence))
-    if not sentence.startswith(_TASK_PREFIX):
-        raise PddlError(f'expected the rule "task" to begin with {_TASK_PREFIX!r}, found {sentence!r}')
+    segments = parse_segments(sentence)
+    read = "".join(segment.content for segment in segments)
+    if not read.startswith(_TASK_PREFIX) or any(segment.kind != "text" for segment in segments):
+        raise PddlError(f'expected the rule "task" to be plain text after {_TASK_PREFIX!r}, found {sentence!r}')
     shared = f'{text[: match.start(2)]}"{_TASK_PREFIX}{UNKNOWN_TASK}"{text[match.end(2) :]}'
-    return shared, sentence.removeprefix(_TASK_PREFIX)
+    return shared, read.removeprefix(_TASK_PREFIX)
 
 
 def wording_of(text: str) -> Wording:
@@ -110,8 +113,9 @@ def parse_atoms(text: str) -> tuple[Fact, ...]:
 
 
 def parse_segments(text: str) -> tuple[Segment, ...]:
-    """Split a text into segments. Like the public parser it stops, without complaint, at the first thing it cannot read."""
-    segments, position = [], 0
+    """Split a text into segments. Like the public parser it stops, without complaint, where it cannot go on."""
+    segments: list[Segment] = []
+    position = 0
     while True:
         while (skipped := _SKIPPED.match(text, position)) and skipped.end() > position:
             position = skipped.end()

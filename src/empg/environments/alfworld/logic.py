@@ -1,4 +1,4 @@
-"""The rules that games share: a domain and a grammar compiled to one :class:`Logic`, kept for the next game that has the same."""
+"""The rules that games share: a domain and a grammar, compiled once to a :class:`Logic`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from empg.environments.alfworld.compiler import Compiler
+from empg.environments.alfworld.compiler import Bound, Compiler
 from empg.environments.alfworld.grammar import Segment, parse_grammar
 from empg.environments.alfworld.pddl import Action, Domain, Formula, PddlError, parse_domain
 
@@ -77,7 +77,8 @@ def _template(segments: Sequence[Segment], action: Action) -> list[tuple[str, bo
         elif parameter in dict(action.parameters) and given.issuperset(segment.query or ()):
             pieces.append((parameter, True))
         else:
-            raise PddlError(f"action {action.name}: the template's {{{segment.content}}} names none of its parameters")
+            expected = f"expected a parameter of the action {action.name} in its template"
+            raise PddlError(f"{expected}, found {{{segment.content}}}")
     return pieces
 
 
@@ -94,19 +95,20 @@ def _conjuncts(formula: Formula) -> Iterator[Formula]:
 
 
 def _changes_nothing(action: Action, conjuncts: list[Formula]) -> Formula | None:
-    """When the action's effects are all true already: the public planner drops such an action (going to where one is)."""
+    """When the action would change nothing: the public planner drops it then (going to where one is)."""
     added = [atom for _, adds, atom in action.effects if adds]
     tests: list[Formula] = []
     for condition, adds, atom in action.effects:
-        known = [f for f in conjuncts if f[0] == atom[0]] if adds else [f[1] for f in conjuncts if f[0] == "not"] + added
-        same = [("and", *(("=", x, y) for x, y in zip(atom[1:], other[1:], strict=True))) for other in known if other[0] == atom[0]]
+        known = conjuncts if adds else [f[1] for f in conjuncts if f[0] == "not"] + added
+        alike = [other[1:] for other in known if other[0] == atom[0]]
+        same = [("and", *(("=", x, y) for x, y in zip(atom[1:], other, strict=True))) for other in alike]
         if condition or not same:
             return None
         tests.append(("or", *same))
     return ("and", *tests)
 
 
-def _source(compiler: Compiler, action: Action, template: list[tuple[str, bool]], feedback: tuple[Segment, ...]) -> str:
+def _source(compiler: Compiler, action: Action, template: list[tuple[str, bool]], feedback: Sequence[Segment]) -> str:
     """Source of an action's find, apply and answer functions and of the list of its admissible commands."""
     name, parameters = f"op_{action.name}", [variable for variable, _ in action.parameters]
     python = {variable: (f"p{i}", kind) for i, (variable, kind) in enumerate(action.parameters)}
@@ -126,11 +128,19 @@ def _source(compiler: Compiler, action: Action, template: list[tuple[str, bool]]
         clauses = compiler.clauses(formulas, bound, action.parameters)
         words = (f"N[{bound[piece][0]}]" if is_parameter else repr(piece) for piece, is_parameter in template)
         lists.append(f"[{' + '.join(words)} {clauses}]")
-    lines = [f"def {name}_find({', '.join(['T, K', *(python[v][0] for v in named)])}): return {' or '.join(finds) or None}"]
-    lines.append(f"def {name}_commands(T, K, N): return {' + '.join(lists) or '[]'}")
-    lines.append(f"def {name}_apply({arguments}):")
-    effects = sorted(action.effects, key=lambda effect: effect[1])  # what an action both adds and deletes is true after it
-    lines += [f"    c{i} = {compiler.condition(condition, python)}" for i, (condition, _, _) in enumerate(effects) if condition]
+    given = ", ".join(["T, K", *(python[variable][0] for variable in named)])
+    return f"""def {name}_find({given}): return {" or ".join(finds) or None}
+def {name}_commands(T, K, N): return {" + ".join(lists) or "[]"}
+def {name}_answer(N, {arguments}): return {compiler.text(feedback, python)}
+def {name}_apply({arguments}):
+{_effects_source(compiler, action, python)}"""
+
+
+def _effects_source(compiler: Compiler, action: Action, python: Bound) -> str:
+    """The body of the function that applies an action's effects. What it both deletes and adds is true after it."""
+    effects = sorted(action.effects, key=lambda effect: effect[1])
+    tests = [(i, condition) for i, (condition, _, _) in enumerate(effects) if condition]
+    lines = [f"    c{i} = {compiler.condition(condition, python)}" for i, condition in tests]
     for i, (condition, adds, atom) in enumerate(effects):
         changes = [(adds, atom[0])] + ([(not adds, "not_" + atom[0])] if "not_" + atom[0] in compiler.slots else [])
         terms = [compiler.term(term, python) for term in atom[1:]]
@@ -141,31 +151,30 @@ def _source(compiler: Compiler, action: Action, template: list[tuple[str, bool]]
             else:
                 line = f"{'link' if positive else 'unlink'}(T[{slot}], T[{slot + 1}], {', '.join(terms)})"
             lines.append(f"    if c{i}: {line}" if condition else f"    {line}")
-    lines.append(f"    return\ndef {name}_answer(N, {arguments}): return {compiler.text(feedback, python)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "    return"])
 
 
-def _check(domain: Domain, formula: Formula) -> None:
-    """Refuse a condition that names a predicate wrongly."""
-    if not formula or formula[0] == "=":
-        return
-    if formula[0] in ("and", "or", "not", "imply"):
-        for part in formula[1:]:
-            _check(domain, part)
-    elif formula[0] in ("exists", "forall"):
-        _check(domain, formula[2])
+def _check(domain: Domain, formula: Formula, variables: frozenset[str]) -> None:
+    """Refuse a condition that names a predicate wrongly or a variable that nothing introduces."""
+    head, *parts = formula or ("and",)
+    if head in ("and", "or", "not", "imply"):
+        for part in parts:
+            _check(domain, part, variables)
+    elif head in ("exists", "forall"):
+        _check(domain, parts[1], variables | {name for name, _ in parts[0]})
     else:
-        expected = domain.predicates.get(formula[0])
-        if expected is None or len(expected) != len(formula) - 1:
-            found = f"({' '.join(map(str, formula))})"
-            raise PddlError(f"expected a predicate of the domain with its number of arguments, found {found}")
+        arity = 2 if head == "=" else len(domain.predicates.get(head, ()))
+        unknown = [term for term in parts if term.startswith("?") and term not in variables]
+        if len(parts) != arity or not parts or unknown:
+            found = f"({' '.join(formula)})"
+            raise PddlError(f"expected a predicate of the domain, with its number of known arguments, found {found}")
 
 
 @lru_cache(maxsize=8)
 def compile_logic(domain_text: str, grammar_text: str) -> Logic:
     """Compile a domain and a grammar (without its task sentence). Raises :class:`PddlError` that says what is wrong."""
     domain, grammar = parse_domain(domain_text), parse_grammar(grammar_text)
-    compiler = Compiler(domain, grammar, {}, {})
+    compiler = Compiler(domain, grammar, {})
     for name, kinds in domain.predicates.items():
         if len(kinds) not in (1, 2):
             raise PddlError(f"expected predicates of one or two arguments, found {name} of {len(kinds)}")
@@ -184,7 +193,9 @@ def compile_logic(domain_text: str, grammar_text: str) -> Logic:
     templates = {}
     for name in shared:
         action = domain.actions[name]
-        _check(domain, action.precondition)
+        parameters = frozenset(variable for variable, _ in action.parameters)
+        for condition in (action.precondition, *(part for effect in action.effects for part in (effect[0], effect[2]))):
+            _check(domain, condition, parameters)
         templates[name] = _template(grammar.actions[name][0], action)
         compiler.source.append(_source(compiler, action, templates[name], grammar.actions[name][1]))
     scope: dict[str, Any] = {"ONE": (0,), "E": (), "join": enumerate_text, "link": link, "unlink": unlink}
@@ -200,14 +211,21 @@ def compile_logic(domain_text: str, grammar_text: str) -> Logic:
     changed = {atom[0] for action in domain.actions.values() for _, _, atom in action.effects}
     dynamic = [slot for name, slot in compiler.slots.items() if name.removeprefix("not_") in changed]
     return Logic(
-        domain, compiler.slots, arity, tuple(compiler.constants), tuple(dynamic),
-        {verb: tuple(found) for verb, found in operators.items()}, scope["intro"], scope["commands"], compiler.size,
+        domain,
+        compiler.slots,
+        arity,
+        tuple(compiler.constants),
+        tuple(dynamic),
+        {verb: tuple(found) for verb, found in operators.items()},
+        scope["intro"],
+        scope["commands"],
+        compiler.size,
     )
 
 
 def goal_test(logic: Logic, goal: Formula) -> tuple[Callable[..., bool], tuple[str, ...]]:
     """Compile a goal to a function of (tables, constants, the entities of the names returned beside it)."""
-    _check(logic.domain, goal)
+    _check(logic.domain, goal, frozenset())
     names: dict[str, str] = {}
 
     def lift(formula: Any) -> Any:
@@ -223,8 +241,11 @@ def goal_test(logic: Logic, goal: Formula) -> tuple[Callable[..., bool], tuple[s
 
 @lru_cache(maxsize=64)
 def _compile_goal(logic: Logic, goal: Formula) -> Callable[..., bool]:
-    compiler = Compiler(logic.domain, None, dict(logic.slots), {})
+    compiler = Compiler(logic.domain, None, dict(logic.slots))
     scope: dict[str, Any] = {"ONE": (0,), "E": ()}
-    exec(f"def goal(T, K, G): return {compiler.condition(goal, {})}", scope)
+    try:
+        exec(f"def goal(T, K, G): return {compiler.condition(goal, {})}", scope)
+    except (SyntaxError, MemoryError):  # Python's own limit
+        raise PddlError("expected a goal nested less than 100 deep, found a deeper one") from None
     test: Callable[..., bool] = scope["goal"]
     return test

@@ -1,8 +1,9 @@
 """Reading PDDL: the domain's actions and a game's problem, as far as ALFWorld uses the language.
 
-Names are case-insensitive in PDDL and kept in lower case. A condition (:data:`Formula`) is the nested tuple of its text:
-``("and", f, …)``, ``("or", f, …)``, ``("not", f)``, ``("imply", f, g)``, ``("exists", ((variable, type), …), f)``, ``("forall", …)``,
-``("=", x, y)`` or an atom ``(predicate, x, …)``; a term that begins with ``?`` is a variable. An empty tuple is true.
+Names are case-insensitive in PDDL and kept in lower case. A condition (:data:`Formula`) is the nested tuple of its
+text: ``("and", f, …)``, ``("or", f, …)``, ``("not", f)``, ``("imply", f, g)``, ``("exists", ((variable, type), …),
+f)``, ``("forall", …)``, ``("=", x, y)`` or an atom ``(predicate, x, …)``; a term that begins with ``?`` is a
+variable. An empty tuple is true.
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ class Problem:
     goal: Formula
 
     @classmethod
-    def build(cls, task: str, entities: Iterable[tuple[str, str]], facts: Iterable[Fact], goal: str | Formula) -> Problem:
-        """Make a problem from parts in any order and any case; ``goal`` may be PDDL text such as ``(exists (?o - object) …)``."""
+    def build(
+        cls, task: str, entities: Iterable[tuple[str, str]], facts: Iterable[Fact], goal: str | Formula
+    ) -> Problem:
+        """Make a problem from parts in any order and case; ``goal`` may be PDDL text: ``(exists (?o - object) …)``."""
         lowered = tuple(sorted((name.lower(), kind.lower()) for name, kind in entities))
         formula = parse_formula(goal) if isinstance(goal, str) else goal
         return cls(task, lowered, frozenset(tuple(map(str.lower, fact)) for fact in facts), formula)
@@ -143,7 +146,8 @@ def to_formula(expression: SExpr) -> Formula:
     head, *rest = expression
     if head in ("and", "or", "not", "imply"):
         if len(rest) != {"not": 1, "imply": 2}.get(str(head), len(rest)):
-            raise PddlError(f"expected {'one condition' if head == 'not' else 'two conditions'} after {head!r}, found {len(rest)}")
+            expected = "one condition" if head == "not" else "two conditions"
+            raise PddlError(f"expected {expected} after {head!r}, found {len(rest)}")
         return (head, *map(to_formula, rest))
     if head in ("exists", "forall"):
         if len(rest) != 2 or not isinstance(rest[0], list):
@@ -172,10 +176,16 @@ def parse_domain(text: str) -> Domain:
             types |= {name for name, _ in typed_list(section[1:])}
         elif section[0] == ":predicates":
             for predicate in section[1:]:
-                name, *parameters = predicate
-                predicates[str(name)] = tuple(kind for _, kind in typed_list(parameters))
+                if not isinstance(predicate, list) or not predicate:
+                    raise PddlError(f"expected (NAME ?ARGUMENT - TYPE …) in (:predicates …), found {predicate!r}")
+                predicates[str(predicate[0])] = tuple(kind for _, kind in typed_list(predicate[1:]))
         elif section[0] == ":action":
-            action = _action(section)
+            try:
+                action = _action(section)
+            except (IndexError, TypeError, ValueError) as cause:
+                expected = "expected NAME, :parameters (…), :precondition (…), :effect (…)"
+                detail = cause if isinstance(cause, PddlError) else f"{expected}, found {len(section)} parts"
+                raise PddlError(f"(:action {' '.join(map(str, section[1:2]))} …): {detail}") from None
             actions[action.name] = action
     if not actions:
         raise PddlError("expected (:action …) sections, found none")
@@ -193,6 +203,8 @@ def _action(section: list[SExpr]) -> Action:
 
 
 def _effects(name: str, expression: SExpr, condition: Formula) -> Iterable[tuple[Formula, bool, Fact]]:
+    if not isinstance(expression, list) or not expression:
+        raise PddlError(f"expected an effect in parentheses, found {expression!r}")
     head, *rest = expression
     if head == "and":
         for part in rest:
@@ -205,4 +217,3 @@ def _effects(name: str, expression: SExpr, condition: Formula) -> Iterable[tuple
         raise PddlError(f"action {name}: (forall …) effects are not supported")
     elif head != "increase":  # the cost of a plan; nothing in a game depends on it
         yield condition, True, tuple(map(str, expression))
-
