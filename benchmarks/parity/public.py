@@ -4,8 +4,8 @@
 
 JOBS.json is a list of ``{"path", "seed", "steps", "solution"}``. Each gives one line: the game's path, CPU seconds, and
 the events of two episodes or more: the solution (where null, the public planner's), then ``steps`` random actions, with
-a reset wherever the game was won. An event is ``[action, observation, admissible actions, won, reward, done]``; an action
-that is null is a reset.
+a reset wherever the game was won. An event is ``[action, observation, admissible actions, won, reward, done]``; an
+action that is null is a reset.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from alfworld.agents.environment.alfred_tw_env import AlfredDemangler, AlfredTWE
 NEVER = 1_000_000  # the step limit is the caller's matter
 MALFORMED = (
     "", " ", "  look  ", "\tlook\n", "Look", "LOOK", "look around", "lookk", "go", "go to", "go to ", "take",
-    "take from", "use", "help me", "inventory ", "inventory 1", "examine", "examine ", "open", "nothing", "think: where is it?", "🙂",
-    "look\x00", "{r}", "#look#", "%s %d",
+    "take from", "use", "help me", "inventory ", "inventory 1", "examine", "examine ", "open", "nothing",
+    "think: where is it?", "🙂", "look\x00", "{r}", "#look#", "%s %d",
     "go to nowhere 1", "take mug from shelf", "move  to ", "slice", "look; look", "a" * 5000, "take " * 500, "\udcff",
 )  # fmt: skip
 
@@ -73,7 +73,8 @@ def choose(rng, admissible, seen, names):
     if draw < 0.85:
         template = rng.choice(
             ("take {} from {}", "move {} to {}", "put {} in/on {}", "heat {} with {}", "cool {} with {}",
-             "clean {} with {}", "slice {} with {}", "open {}", "close {}", "use {}", "examine {}", "go to {}", "{}", "take {}")
+             "clean {} with {}", "slice {} with {}", "open {}", "close {}", "use {}", "examine {}", "go to {}", "{}",
+             "take {}")
         )  # fmt: skip
         return template.format(*(rng.choice(names) for _ in range(template.count("{}"))))
     return corrupted(rng, rng.choice(seen)) if draw < 0.95 else rng.choice(MALFORMED)

@@ -87,13 +87,17 @@ UNREACHABLE = "(exists (?o - object) (and (objectType ?o AppleType) (isHot ?o) (
 EITHER = """(or (forall (?o - object) (or (not (objectType ?o AppleType)) (isSliced ?o)))
 (exists (?o - object ?a - agent) (and (holds ?a ?o) (isHot ?o) (not (isSliced ?o)))))"""
 NESTED = """(and (exists (?r - receptacle) (exists (?o - object) (and (objectType ?o MugType)
-(receptacleType ?r CounterTopType) (isClean ?o) (inReceptacle ?o ?r) (exists (?o2 - object) (and (not (= ?o ?o2)) (objectType ?o2 MugType)
+(receptacleType ?r CounterTopType) (isClean ?o) (inReceptacle ?o ?r) (exists (?o2 - object) (and
+(not (= ?o ?o2)) (objectType ?o2 MugType)
 (inReceptacle ?o2 ?r)))))))"""
 TRUE_ALREADY = "(exists (?r - receptacle) (and (receptacleType ?r CabinetType) (opened ?r)))"
 TASK = "put a mug in desk."
+EVERY_DOOR = "(forall (?o - object) (or (not (openable ?o)) (opened ?o)))"  # receptacles are objects too
+DOORS = ["go to cabinet 2", "open cabinet 2", "go to microwave 1", "open microwave 1", "open fridge 1"]
 GAMES = {  # name: (goal, where the agent starts, the task's sentence)
     "unreachable": (UNREACHABLE, "loc_start", TASK),
     "either": (EITHER, "loc_start", "slice, or heat; whatever."),
+    "every-door": (EVERY_DOOR, "loc_start", TASK),
     "nested": (NESTED, "loc_bar_1", 'put "two" mug in countertop.'),
     "won-already": (TRUE_ALREADY, "loc_start", "  look | here\\tand\\nthere."),
     "at-a-receptacle": (UNREACHABLE, "loc_bar_1", "Über alles: 'quoted', [listed]."),
@@ -121,7 +125,7 @@ def write_game(folder: Path, grammar: str, problem: str, task: str) -> None:
         "grammar": grammar,
         "pddl_problem": problem,
         "solvable": True,
-        "walkthrough": ["look"],
+        "walkthrough": DOORS,
     }
     folder.mkdir(parents=True)
     (folder / "game.tw-pddl").write_text(json.dumps(data))

@@ -46,7 +46,7 @@ def install() -> Path:
 
 
 def play_public(
-    paths: list[Path], steps: int, jobs: int, *, solutions: list[list[str] | None], seed: int = 0
+    paths: list[Path], steps: int, jobs: int, *, solutions: list[list[str] | None], seed: int = 0, quiet: bool = False
 ) -> list[dict]:
     """Transcripts of the public engine, in the order of ``paths``, from ``jobs`` processes of one thread each."""
     python = install()
@@ -68,7 +68,7 @@ def play_public(
         while any(process.poll() is None for process, _ in processes):
             time.sleep(1)
             done = sum(out.read_bytes().count(b"\n") for out in outputs if out.exists())
-            if done > told:
+            if done > told and not quiet:
                 print(f"public engine: {done} of {len(work)} games", flush=True)
             told = done
         for process, log in processes:
@@ -108,7 +108,7 @@ def walkthrough(path: Path) -> list[str] | None:
 
 def default_folders(folder: Path, games: int) -> list[Path]:
     """Generated games of both profiles, spread over the splits, and the examples of the test data."""
-    third = games // 3
+    third = games // 18 * 6  # the six task types take turns in each split
     for profile in PROFILES:
         write_dataset(
             folder / profile,
@@ -116,10 +116,14 @@ def default_folders(folder: Path, games: int) -> list[Path]:
             seed=0,
             sizes={"train": games - 2 * third, "valid_seen": third, "valid_unseen": third},
         )
-    examples = Path(os.environ.get("EMPG_TEST_DATA", ROOT.parent / "shared" / "data")) / "alfworld" / "synth_example"
-    if not examples.is_dir():
-        print(f"no examples at {examples}: playing generated games alone")
-    return [folder, examples]
+    if not examples().is_dir():
+        print(f"no examples at {examples()}: playing generated games alone")
+    return [folder, examples()]
+
+
+def examples() -> Path:
+    """Where the test data has its example games."""
+    return Path(os.environ.get("EMPG_TEST_DATA", ROOT.parent / "shared" / "data")) / "alfworld" / "synth_example"
 
 
 def summarise(paths: list[Path], transcripts: list[dict], failures: dict[Path, list[str]]) -> None:

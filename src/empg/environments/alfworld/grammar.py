@@ -91,6 +91,7 @@ def wording_of(text: str) -> Wording:
     return "older" if _REWORDED[1][0] in text else "0.4.2"
 
 
+@lru_cache(maxsize=8)
 def reword(text: str, wording: Wording) -> str:
     """Give a grammar the other wording, as alfworld's own migration of its data did; "older" also drops "help"."""
     for older, newer in _REWORDED:
