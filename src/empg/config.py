@@ -1,7 +1,8 @@
 """The configuration: frozen models that refuse unknown keys. Class defaults are the vetted settings.
 
-``config/data.yaml`` names data sets (what DVC owns); ``config/config.yaml`` and ``config/study/*.yaml`` describe studies.
-Every stage gets the slice that it needs as a JSON file, so that changing one setting reruns only what depends on it.
+``config/data.yaml`` names data sets (what DVC owns); ``config/config.yaml`` and ``config/study/*.yaml`` describe
+studies. Every stage gets the slice that it needs as a JSON file, so that changing one setting reruns only what depends
+on it.
 """
 
 from __future__ import annotations
@@ -338,5 +339,7 @@ def load_study(path: Path, data: dict[str, Data]) -> Study:
     study = parse(Study, read_yaml(path), str(path))
     for name in study.environments:
         if name not in data:
-            raise ConfigError(f"{path}: environments.{name}: expected one of the data sets {', '.join(data)}, found {name!r}")
+            raise ConfigError(
+                f"{path}: environments.{name}: expected one of the data sets {', '.join(data)}, found {name!r}"
+            )
     return study

@@ -6,7 +6,7 @@ import hashlib
 
 
 def derive_seed(*coordinates: int | str) -> int:
-    """A 63-bit seed that is a pure function of its coordinates, such as (run seed, "rollout", iteration, group, trajectory).
+    """A 63-bit seed that is a pure function of its coordinates, such as (run seed, "train", iteration, trajectory).
 
     The same on every machine, in every process and Python version: SHA-256 of the coordinates' canonical text.
     """

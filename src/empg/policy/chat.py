@@ -53,13 +53,13 @@ class Chat:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def _template_ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _plain_ids(self, text: str) -> list[int]:
         backend = self.tokenizer.backend_tokenizer
         backend.encode_special_tokens = True
         try:
-            return backend.encode(text, add_special_tokens=False).ids
+            return list(backend.encode(text, add_special_tokens=False).ids)
         finally:
             backend.encode_special_tokens = False
 

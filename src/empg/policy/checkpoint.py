@@ -41,7 +41,7 @@ def name_map(a: Architecture) -> Iterator[tuple[str, list[tuple[str, int]]]]:
 
 
 def load_transformer(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Transformer:
-    """Raises :class:`DataError` when a file or tensor is missing, truncated or has another shape than the config says."""
+    """Raises :class:`DataError` when a file or tensor is missing, damaged or of another shape than the config says."""
     config = read_json(folder / "config.json")
     network = Transformer(Architecture.from_config(config, str(folder / "config.json")))
     tensors = read_tensors(folder)
@@ -55,7 +55,9 @@ def load_transformer(folder: Path, dtype: torch.dtype = torch.float32, device: s
             if name not in tensors:
                 raise DataError(f"{folder}: tensor {name}: expected shape {expected}, found none")
             if tuple(tensors[name].shape) != expected:
-                raise DataError(f"{folder}: tensor {name}: expected shape {expected}, found {tuple(tensors[name].shape)}")
+                raise DataError(
+                    f"{folder}: tensor {name}: expected shape {expected}, found {tuple(tensors[name].shape)}"
+                )
             parts.append(tensors[name])
         parameters[ours].data = torch.cat(parts).to(dtype)
     return network.to(device)
@@ -79,17 +81,27 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def save_transformer(network: Transformer, config: dict[str, Any], folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` under Hugging Face's names."""
     parameters = dict(network.named_parameters())
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for ours, theirs in name_map(network.architecture):
         if ours in parameters:
-            parts = parameters[ours].detach().cpu().split([rows for _, rows in theirs])
+            parts = torch.split(parameters[ours].detach().cpu(), [rows for _, rows in theirs])
             tensors |= {name: part.contiguous().clone() for (name, _), part in zip(theirs, parts, strict=True)}
     write_json(folder / "config.json", config)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def tiny_config(family: str, vocab_size: int, eot_id: int, *, width: int, layers: int, heads: int, kv_heads: int,
-                mlp_width: int, max_positions: int) -> dict[str, Any]:
+def tiny_config(
+    family: str,
+    vocab_size: int,
+    eot_id: int,
+    *,
+    width: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    mlp_width: int,
+    max_positions: int,
+) -> dict[str, Any]:
     """The ``config.json`` of a small network with tied embeddings, as `transformers` reads it."""
     return {
         "architectures": ["Qwen2ForCausalLM" if family == "qwen2" else "LlamaForCausalLM"],
@@ -122,6 +134,21 @@ def initialise(network: Transformer, generator: torch.Generator) -> None:
             std *= (2 * network.architecture.layers) ** -0.5
         with torch.no_grad():
             parameter.normal_(0.0, std, generator=generator)
+
+
+def match_content(network: Transformer, generator: torch.Generator, share: float = 0.7) -> None:
+    """Mimetic initialisation (Trockman and Kolter, arXiv 2305.09828): a query is most like the key of the same content,
+    and what attention reads it writes back, so that copying and matching need not be found from noise."""
+    a = network.architecture
+    own = (1 - share**2) ** 0.5
+    with torch.no_grad():
+        for layer in network.layers:
+            q, k, v = (t.view(-1, a.head_width, a.width) for t in torch.split(layer.qkv, layer.sizes))
+            repeats = a.heads // a.kv_heads
+            q.copy_(share * k.repeat_interleave(repeats, 0) + own * q)
+            out = layer.out.view(a.width, a.heads, a.head_width)
+            scale = out.std() / v.std()
+            out.copy_(share * scale * v.repeat_interleave(repeats, 0).permute(2, 0, 1) + own * out)
 
 
 def share_words(embedding: Tensor, texts: Sequence[str], generator: torch.Generator) -> None:

@@ -27,11 +27,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     """A tokenizer of at most ``vocab_size`` tokens: bytes, and the phrases of the text as added tokens.
 
     Phrases are what a byte-pair encoding that may merge across spaces makes of the text. They are kept as added tokens
-    because `AutoTokenizer` puts its own word splitting in front of a Qwen2 folder's merges; added tokens come before that.
-    Deterministic for the same texts in the same order.
+    because `AutoTokenizer` puts its own word splitting in front of a Qwen2 folder's merges; added tokens come before
+    that. Deterministic for the same texts in the same order.
     """
     texts = list(texts)
-    bytes_only = {PAD: 0, START: 1, END: 2} | {c: i + 3 for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    bytes_only = {PAD: 0, START: 1, END: 2} | {
+        c: i + 3 for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    }
     tokenizer = Qwen2Tokenizer(vocab=bytes_only, merges=[], eos_token=END, pad_token=PAD, extra_special_tokens=[START],
                                clean_up_tokenization_spaces=False)  # fmt: skip
     tokenizer.chat_template = CHAT_TEMPLATE

@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 — its customary name
 
 from empg.errors import DataError
 
@@ -44,7 +44,7 @@ class Architecture:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], where: str) -> Architecture:
-        """Raises :class:`DataError` when the family is not one of :data:`FAMILIES` or uses a part that is not supported."""
+        """Raises :class:`DataError` when the config is not of :data:`FAMILIES` or asks for an unsupported part."""
         family = config.get("model_type")
         if family not in FAMILIES:
             raise DataError(f"{where}: model_type: expected one of {', '.join(FAMILIES)}, found {family!r}")
@@ -77,15 +77,19 @@ class Architecture:
 
 
 def rotary_frequencies(rope: dict[str, Any], head_width: int) -> Tensor:
-    """Inverse frequencies ``[head_width / 2]`` of the rotary embedding, with Llama 3's or linear scaling where configured."""
-    frequency = 1.0 / rope["rope_theta"] ** (torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    """Inverse frequencies ``[head_width / 2]`` of the rotary embedding, with linear or Llama 3's scaling if it has."""
+    frequency: Tensor = 1.0 / rope["rope_theta"] ** (torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     if rope["rope_type"] == "linear":
-        return frequency / rope["factor"]
+        frequency /= rope["factor"]
     if rope["rope_type"] == "llama3":
-        low, high, original = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+        low, high, original = (
+            rope["low_freq_factor"],
+            rope["high_freq_factor"],
+            rope["original_max_position_embeddings"],
+        )
         wavelength = 2 * math.pi / frequency
         smooth = ((original / wavelength - low) / (high - low)).clamp(0, 1)
-        return (1 - smooth) * frequency / rope["factor"] + smooth * frequency
+        frequency *= (1 - smooth) / rope["factor"] + smooth
     return frequency
 
 
@@ -94,7 +98,7 @@ class Layer(nn.Module):
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.sizes = (a.heads * a.head_width, a.kv_heads * a.head_width, a.kv_heads * a.head_width)
+        self.sizes = [a.heads * a.head_width, a.kv_heads * a.head_width, a.kv_heads * a.head_width]
         self.heads, self.kv_heads, self.head_width, self.eps = a.heads, a.kv_heads, a.head_width, a.norm_eps
         self.attention_norm = nn.Parameter(torch.ones(a.width))
         self.qkv = nn.Parameter(torch.empty(sum(self.sizes), a.width))
@@ -113,12 +117,12 @@ class Layer(nn.Module):
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries ``[..., heads, head_width]`` and keys, and values, ``[..., kv_heads, head_width]``."""
         x = F.linear(rms_norm(x, self.attention_norm, self.eps), self.qkv, self.qkv_bias)
-        q, k, v = x.split(self.sizes, dim=-1)
-        q = q.unflatten(-1, (self.heads, self.head_width))
-        k = k.unflatten(-1, (self.kv_heads, self.head_width))
+        q, k, v = torch.split(x, self.sizes, dim=-1)
+        q = torch.unflatten(q, -1, (self.heads, self.head_width))
+        k, v = (torch.unflatten(t, -1, (self.kv_heads, self.head_width)) for t in (k, v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = rms_norm(q, self.q_norm, self.eps), rms_norm(k, self.k_norm, self.eps)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v.unflatten(-1, (self.kv_heads, self.head_width))
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The block's output, given its input and the attention's result, both ``[..., width]``."""
@@ -166,12 +170,13 @@ class Transformer(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    layers: Sequence[Layer]
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = self.architecture = architecture
         self.embedding = nn.Parameter(torch.empty(a.vocab_size, a.width))
-        self.layers = nn.ModuleList(Layer(a) for _ in range(a.layers))
+        self.layers = cast("Sequence[Layer]", nn.ModuleList(Layer(a) for _ in range(a.layers)))
         self.norm = nn.Parameter(torch.ones(a.width))
         self.head = None if a.tied else nn.Parameter(torch.empty(a.vocab_size, a.width))
         angles = torch.arange(a.max_positions).float()[:, None] * rotary_frequencies(a.rope, a.head_width)
@@ -233,21 +238,21 @@ def packed_block(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, lengths: Seq
     q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
     parts = [
         F.scaled_dot_product_attention(q_i, k_i, v_i, is_causal=True, enable_gqa=repeats > 1)
-        for q_i, k_i, v_i in zip(*(t.split(list(lengths), dim=2) for t in (q, k, v)), strict=True)
+        for q_i, k_i, v_i in zip(*(torch.split(t, list(lengths), dim=2) for t in (q, k, v)), strict=True)
     ]
     attended = torch.cat(parts, dim=2)[0].transpose(0, 1).flatten(1)
     return layer.finish(x, attended)
 
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention of ``q`` ``[rows, new, heads, w]`` over cached ``k``, ``v`` ``[rows, kv_heads, length, w]``: ``[rows, new, heads * w]``.
+    """Attention of ``q`` ``[rows, new, heads, w]`` over cached ``k``, ``v`` ``[rows, kv_heads, length, w]``.
 
-    ``bias`` ``[rows, 1, new, length]`` is added to the scores.
+    Returns ``[rows, new, heads * w]``. ``bias`` ``[rows, 1, new, length]`` is added to the scores.
     """
     rows, new, heads, width = q.shape
     kv_heads = k.shape[1]
     repeats = heads // kv_heads
     q = q.transpose(1, 2).reshape(rows, kv_heads, repeats * new, width)
-    scores = (q @ k.transpose(2, 3)).mul_(width**-0.5).unflatten(2, (repeats, new)).add_(bias[:, :, None])
+    scores = (q @ k.transpose(2, 3)).mul_(width**-0.5).view(rows, kv_heads, repeats, new, -1).add_(bias[:, :, None])
     probabilities = scores.softmax(dim=-1).flatten(2, 3)
-    return (probabilities @ v).unflatten(2, (repeats, new)).permute(0, 3, 1, 2, 4).reshape(rows, new, heads * width)
+    return (probabilities @ v).view(rows, kv_heads, repeats, new, width).permute(0, 3, 1, 2, 4).flatten(2)

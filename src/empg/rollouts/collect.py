@@ -52,7 +52,9 @@ def run(config: RolloutsRun, data: Path, model: Path, out: Path, *, progress: Ca
         policy = Policy.load(model, config.system)
         sampler = make_sampler(policy, config.sampling, config.data, data, config.max_steps)
         tasks = load_tasks(config.data, data, "train")
-        chosen = draw_tasks(tasks, np.ones(len(tasks)), config.rollouts.tasks, derive_seed(config.rollouts.seed, "tasks"))
+        chosen = draw_tasks(
+            tasks, np.ones(len(tasks)), config.rollouts.tasks, derive_seed(config.rollouts.seed, "tasks")
+        )
         episodes = group_episodes(chosen, config.group_size, 0, config.rollouts.seed, "rollouts")
         done = 0
 
@@ -87,12 +89,15 @@ def draw_weights(tasks: Sequence[Task], difficulty: pl.DataFrame, floor: float) 
     """
     by_type = difficulty.group_by("task_type").agg(pl.col("attempts").sum(), pl.col("successes").sum())
     rate = {name: successes / attempts for name, attempts, successes in by_type.iter_rows()}
-    overall = difficulty["successes"].sum() / difficulty["attempts"].sum()
-    counts = {(row["split"], row["task"]): (row["attempts"], row["successes"]) for row in difficulty.iter_rows(named=True)}
+    overall = float(difficulty["successes"].sum()) / float(difficulty["attempts"].sum())
+    counts = {
+        (row["split"], row["task"]): (row["attempts"], row["successes"]) for row in difficulty.iter_rows(named=True)
+    }
     attempts, successes = np.array([counts.get(_key(task), (0, 0)) for task in tasks], dtype=np.float64).T
     prior = np.array([rate.get(task.type, overall) for task in tasks])
-    p = (successes + PRIOR_ATTEMPTS * prior) / (attempts + PRIOR_ATTEMPTS)
-    return floor + (1 - floor) * 4 * p * (1 - p)
+    p: NDArray[np.float64] = (successes + PRIOR_ATTEMPTS * prior) / (attempts + PRIOR_ATTEMPTS)
+    weights: NDArray[np.float64] = floor + (1 - floor) * 4 * p * (1 - p)
+    return weights
 
 
 def draw_tasks(tasks: Sequence[Task], weights: NDArray[np.float64], count: int, seed: int) -> list[Task]:

@@ -176,7 +176,9 @@ class _Batch:
             if finished:
                 ended = set(finished)
                 decoding = [r for r in decoding if r not in ended]
-            if self.waiting and (not decoding or len(self.waiting) >= WAITING_SHARE * (len(self.rows) - len(self.dead))):
+            if self.waiting and (
+                not decoding or len(self.waiting) >= WAITING_SHARE * (len(self.rows) - len(self.dead))
+            ):
                 self._prefill_replies()
                 decoding = sorted(decoding + self.waiting)
                 self.waiting = []
@@ -229,7 +231,8 @@ class _Batch:
         )
         drawn = sampler.draw(self.hidden[active], uniforms[active])
         tokens, logprobs, entropies = (x.tolist() for x in drawn)
-        finished, going = [], []
+        finished: list[int] = []
+        going: list[int] = []
         for r, token, logprob, entropy in zip(decoding, tokens, logprobs, entropies, strict=True):
             row = rows[r]
             row.response.append(token)

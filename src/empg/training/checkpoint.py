@@ -22,7 +22,7 @@ WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.pt", "state.json"
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is. ``config`` is the digest of everything that it depends on: a checkpoint of another one is stale."""
+    """How far a run is. ``config`` is the digest of all that it depends on: a checkpoint of another one is stale."""
 
     config: str
     iteration: int
@@ -35,7 +35,10 @@ def save(directory: Path, network: Transformer, optimiser: Optimiser, progress: 
     target = directory / f"{progress.iteration:06d}"
     with atomic_directory(target) as folder:
         save_file({n: p.detach().cpu().contiguous() for n, p in network.named_parameters()}, folder / WEIGHTS)
-        random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+        random = {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
         torch.save({"optimiser": optimiser.state_dict(), "random": random}, folder / OPTIMISER)
         fields: dict[str, Any] = {name: getattr(progress, name) for name in Progress.__slots__}
         write_json(folder / STATE, fields)
@@ -66,6 +69,17 @@ def load_latest(directory: Path, network: Transformer, optimiser: Optimiser, con
         torch.set_rng_state(state["random"]["cpu"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["random"]["cuda"])
-    except (OSError, RuntimeError, SafetensorError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise DataError(f"{folder}: expected a whole checkpoint, found {error!r}; delete the folder to start over") from None
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise DataError(
+            f"{folder}: expected a whole checkpoint, found {error!r}; delete the folder to start over"
+        ) from None
     return progress

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from empg.config import Gigpo, Method
-from empg.core.advantages import gigpo_steps, grpo, informative_groups, rloo, soft_overlong_punishment
+from empg.core.advantages import OUTCOME_ADVANTAGES, gigpo_steps, informative_groups, soft_overlong_punishment
 from empg.core.entropy import step_mean
 from empg.core.modulation import Modulation, credit, equal_reward_share
 from empg.rollouts.episodes import Trajectory
-
-OUTCOME_ADVANTAGES = {"grpo": grpo, "dapo": grpo, "gigpo": grpo, "rloo": rloo}
 
 
 @dataclass(frozen=True, slots=True)

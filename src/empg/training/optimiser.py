@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ class Muon(torch.optim.Optimizer):
 
     COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
-    def __init__(self, parameters: list[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -40,14 +43,15 @@ class Muon(torch.optim.Optimizer):
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         """Nesterov momentum of the gradient."""
         assert parameter.grad is not None
-        gradient = parameter.grad.float()
-        buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(gradient))
+        gradient: Tensor = parameter.grad.float()
+        buffer: Tensor = self.state[parameter].setdefault("momentum", torch.zeros_like(gradient))
         buffer.lerp_(gradient, 1 - momentum)
-        return gradient.lerp(buffer, momentum)
+        nesterov: Tensor = gradient.lerp(buffer, momentum)
+        return nesterov
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Nearly the nearest semi-orthogonal matrices to ``[count, rows, columns]``: all singular values between 0.7 and 1.2."""
+    """About the nearest semi-orthogonal matrices to ``[count, rows, columns]``: singular values between 0.7 and 1.2."""
     a, b, c = Muon.COEFFICIENTS
     x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)

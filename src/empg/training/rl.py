@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from torch import Tensor
 
 from empg.config import TrainRun
 from empg.core.advantages import informative_groups
@@ -39,8 +41,8 @@ def run(config: TrainRun, data: Path, model: Path, rollouts: Path, out: Path, *,
         on_metrics: Callable[[int, Metrics], None], progress: Callable[[int, int], None]) -> None:  # fmt: skip
     """Train from ``model`` to ``out/model``, with ``out/metrics.parquet`` and every iteration's credited rollouts.
 
-    A run that was cut off goes on from its last checkpoint and ends as if it had not been; ``on_metrics`` is told of the
-    earlier iterations again. Raises :class:`DivergenceError` when the loss is not finite: the last checkpoint stays.
+    A run that was cut off goes on from its last checkpoint and ends as if it had not been; ``on_metrics`` is told of
+    the earlier iterations again. Raises :class:`DivergenceError` when a loss is not finite: the last checkpoint stays.
     """
     with stage("train", config, out, inputs={"data": data, "model": model, "rollouts": rollouts}) as record:
         loop = Loop(config, data, model, rollouts, record)
@@ -93,7 +95,7 @@ class Loop:
         kept, dropped = self.collect(iteration)
         clock.append(time.process_time())
         credited = credit_batch(kept, self.config.method, self.config.sampling.max_response)
-        parts = [self._update(part) for part in _minibatches(kept, credited, train.updates)]
+        parts = [self._update(*part) for part in _minibatches(kept, credited, train.updates)]
         clock.append(time.process_time())
         self._write_rollouts(iteration, version, kept, dropped, credited)
         metrics = batch_metrics(kept, dropped, credited)
@@ -106,7 +108,9 @@ class Loop:
         if self.progress.iteration % train.checkpoint_every == 0 and self.progress.iteration < train.iterations:
             checkpoint.save(self.checkpoints, self.policy.network, self.optimiser, self.progress)
         clock.append(time.process_time())
-        self.record.iteration_seconds.append(dict(zip(("collect", "update", "write"), np.diff(clock).tolist(), strict=True)))
+        self.record.iteration_seconds.append(
+            dict(zip(("collect", "update", "write"), np.diff(clock).tolist(), strict=True))
+        )
         return metrics
 
     def collect(self, iteration: int) -> tuple[list[Trajectory], list[Trajectory]]:
@@ -142,18 +146,21 @@ class Loop:
         trajectories = from_table(read_table(self.collection, STEPS), self.config.environment)
         tasks = list(dict.fromkeys(t.episode.task for t in trajectories))
         if len(tasks) < groups:
-            raise DataError(f"{self.collection}: expected at least {groups} tasks for the first batch, found {len(tasks)}")
-        chosen = draw_tasks(tasks, draw_weights(tasks, self.difficulty, self.config.train.difficulty_floor), groups, draw)
+            raise DataError(
+                f"{self.collection}: expected at least {groups} tasks for the first batch, found {len(tasks)}"
+            )
+        chosen = draw_tasks(
+            tasks, draw_weights(tasks, self.difficulty, self.config.train.difficulty_floor), groups, draw
+        )
         wanted = set(chosen)
         return [t for t in trajectories if t.episode.task in wanted]
 
-    def _update(self, part: tuple[list[Trajectory], "object"]) -> dict[str, float]:
-        trajectories, advantage = part
+    def _update(self, trajectories: list[Trajectory], advantage: Tensor) -> dict[str, float]:
         network = self.policy.network
         method, sampling = self.config.method, self.config.sampling
         batch = token_batch(trajectories, advantage, method.aggregation, network.embedding.device)
-        return update(network, self.reference, self.optimiser, batch, method, sampling.temperature,
-                      self.config.train.micro_batch_tokens)  # fmt: skip
+        return update(network, self.reference, self.optimiser, batch, method, temperature=sampling.temperature,
+                      micro_batch_tokens=self.config.train.micro_batch_tokens)  # fmt: skip
 
     def _write_rollouts(self, iteration: int, version: int, kept: list[Trajectory], dropped: list[Trajectory],
                         credited: Credit) -> None:  # fmt: skip
@@ -166,11 +173,12 @@ class Loop:
         self.record.write_table(table, CREDITED_STEPS, f"rollouts/iteration_{iteration:04d}.parquet")
 
 
-def _minibatches(trajectories: list[Trajectory], credited: Credit, count: int):
+def _minibatches(trajectories: list[Trajectory], credited: Credit,
+                 count: int) -> Iterator[tuple[list[Trajectory], Tensor]]:  # fmt: skip
     """The batch's trajectories and their steps' advantages, in ``count`` parts of whole trajectories."""
     steps = np.cumsum([0] + [len(t.steps) for t in trajectories])
     bounds = np.linspace(0, len(trajectories), count + 1).astype(int)
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         if end > start:
             yield trajectories[start:end], credited.modulation.advantage[steps[start] : steps[end]]
 

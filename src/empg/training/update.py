@@ -50,7 +50,7 @@ def token_batch(trajectories: Sequence[Trajectory], step_advantage: Tensor, aggr
     )
 
 
-def accumulate_gradients(network: Transformer, reference: Transformer | None, batch: TokenBatch, method: Method,
+def accumulate_gradients(network: Transformer, reference: Transformer | None, batch: TokenBatch, method: Method, *,
                          temperature: float, micro_batch_tokens: int) -> dict[str, float]:  # fmt: skip
     """Add the loss's gradient to ``.grad``; the loss and its parts. The micro-batch size is a memory knob only."""
     totals = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0}
@@ -73,10 +73,11 @@ def accumulate_gradients(network: Transformer, reference: Transformer | None, ba
 
 
 def update(network: Transformer, reference: Transformer | None, optimiser: Optimiser, batch: TokenBatch, method: Method,
-           temperature: float, micro_batch_tokens: int) -> dict[str, float]:  # fmt: skip
+           *, temperature: float, micro_batch_tokens: int) -> dict[str, float]:  # fmt: skip
     """One optimiser step. Raises :class:`DivergenceError`, the weights untouched, if loss or gradient is not finite."""
     optimiser.zero_grad()
-    metrics = accumulate_gradients(network, reference, batch, method, temperature, micro_batch_tokens)
+    metrics = accumulate_gradients(network, reference, batch, method, temperature=temperature,
+                                   micro_batch_tokens=micro_batch_tokens)  # fmt: skip
     if not np.isfinite(metrics["loss"]):
         raise DivergenceError(f"update: expected a finite loss, found {metrics['loss']}")
     metrics["grad_norm"] = optimiser.step()

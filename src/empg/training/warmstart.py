@@ -22,7 +22,7 @@ from empg.environments.text import format_step
 from empg.errors import DivergenceError
 from empg.files import atomic_directory
 from empg.policy.chat import Chat
-from empg.policy.checkpoint import initialise, share_words, tiny_config
+from empg.policy.checkpoint import initialise, match_content, share_words, tiny_config
 from empg.policy.policy import Policy, device, fetch
 from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Transformer
@@ -58,7 +58,9 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
         policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
         return policy
     demonstrations = islice(demonstrate(config, data), TOKENIZER_DEMONSTRATIONS)
-    tokenizer = train_tokenizer((text for d in demonstrations for text in texts(d, config.system)), config.policy.vocab_size)
+    tokenizer = train_tokenizer(
+        (text for d in demonstrations for text in texts(d, config.system)), config.policy.vocab_size
+    )
     chat = Chat(tokenizer, config.system, "the trained tokenizer")
     return tiny_policy(config.policy, chat, config.warmstart.seed)
 
@@ -70,7 +72,8 @@ def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     network = Transformer(Architecture.from_config(model_config, "the policy's config"))
     generator = torch.Generator().manual_seed(derive_seed(seed, "weights"))
     initialise(network, generator)
-    share_words(network.embedding, [chat.tokenizer.decode([i]) for i in range(len(chat.tokenizer))], generator)
+    match_content(network, generator)
+    share_words(network.embedding, [str(chat.tokenizer.decode([i])) for i in range(len(chat.tokenizer))], generator)
     return Policy(network.to(device()), chat, model_config)
 
 
@@ -136,7 +139,7 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
         for pack in packs(batch, settings.micro_batch_tokens, network.embedding.device):
             logprobs, _ = pack.statistics(network)
             part = -logprobs.sum() / targets
-            part.backward()
+            part.backward()  # type: ignore[no-untyped-call]
             loss += float(part.detach())
         norm = optimiser.step(factor)
         if not np.isfinite(loss + norm):
