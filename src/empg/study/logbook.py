@@ -7,13 +7,14 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
 from empg.errors import DataError
 from empg.files import read_json
 from empg.provenance import json_digest
+from empg.study.traces import log_rewards, log_sample
 from empg.study.tracking import MILLISECONDS_A_STEP, Identity, Tracker, uri
 
 if TYPE_CHECKING:
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 
 LARGEST_MODEL = 2 * 1024**3  # bytes; MLflow keeps a copy of each model, so larger ones are named and not copied
 Points = dict[tuple[str, int], float]  # (metric, step) → value
+
+
+class Written(NamedTuple):
+    """A run that has everything but its end: when that was (milliseconds), its files' digest, its traces' rewards."""
+
+    run: str
+    end: int
+    stamp: str
+    rewards: dict[str, float]
 
 
 class Logbook:
@@ -34,8 +44,12 @@ class Logbook:
         stages = [*self._stages()]
         if not stages:
             raise DataError(f"{self.study}: expected the results of a study, found no finished stage")
-        for identity, folders in stages:
-            self._write_run(identity, folders)
+        written = [done for identity, folders in stages if (done := self._write_run(identity, folders))]
+        if rewards := {trace: reward for done in written for trace, reward in done.rewards.items()}:
+            log_rewards(rewards)
+        for done in written:
+            self.client.set_terminated(done.run, "FINISHED", done.end)
+            self.client.set_tag(done.run, "manifest", done.stamp)  # last: says that everything is there
         self._drop_others({identity for identity, _ in stages})
 
     def _stages(self) -> Iterator[tuple[Identity, list[Path]]]:
@@ -47,17 +61,18 @@ class Logbook:
                 found = [evaluation] if (evaluation / "manifest.json").exists() else []
                 yield Identity.of(manifest["stage"], manifest["config"]), [folder, *found]
 
-    def _write_run(self, identity: Identity, folders: list[Path]) -> None:
+    def _write_run(self, identity: Identity, folders: list[Path]) -> Written | None:
+        """Log everything that is missing; None when nothing is."""
         manifest = read_json(folders[0] / "manifest.json")
         stamp = json_digest([read_json(folder / "manifest.json") for folder in folders])
         points = self._points(identity, folders)
         run = self.tracker.find(identity)
         if run is not None and run.data.tags.get("manifest") == stamp:
-            return
+            return None
         if run is not None and not (
             run.data.tags["config"] == json_digest(manifest["config"]) and self._agrees(run, points)
         ):
-            self.client.delete_run(run.info.run_id)
+            self.tracker.delete(run)
             run = None
         end = int((folders[0] / "manifest.json").stat().st_mtime * 1000)
         if run is None:
@@ -67,8 +82,8 @@ class Logbook:
         self._log_files(run, identity, folders)
         if identity.stage in ("warmstart", "train"):
             self._log_model(run, folders[0] / "model")
-        self.client.set_terminated(run.info.run_id, "FINISHED", end)
-        self.client.set_tag(run.info.run_id, "manifest", stamp)  # last: says that everything above is there
+        rewards = log_sample(self.tracker, run, folders[0]) if identity.stage == "train" else {}
+        return Written(run.info.run_id, end, stamp, rewards)
 
     def _points(self, identity: Identity, folders: list[Path]) -> Points:
         """Every metric of the run's files: the stage's curves, its summary and its policy's evaluation."""
@@ -147,7 +162,7 @@ class Logbook:
         names = {identity.name for identity in identities}
         for run in self.client.search_runs([self.tracker.experiment], max_results=10_000):
             if run.info.status == "FINISHED" and run.info.run_name not in names:
-                self.client.delete_run(run.info.run_id)
+                self.tracker.delete(run)
 
 
 def evaluation_points(folder: Path, warm_start: Path) -> Points:

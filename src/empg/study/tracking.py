@@ -131,12 +131,20 @@ class Tracker:
         """The run to go on with; one that is finished or had other settings is replaced (MLflow keeps it, deleted)."""
         run = self.find(identity)
         if run is not None and (run.info.status == "FINISHED" or run.data.tags["config"] != json_digest(config)):
-            self.client.delete_run(run.info.run_id)
+            self.delete(run)
             run = None
         if run is None:
             return self.begin(identity, config)
         self.client.update_run(run.info.run_id, status="RUNNING")
         return run
+
+    def delete(self, run: Run) -> None:
+        """Take a run and its traces out of the tables."""
+        from empg.study.traces import trace_ids
+
+        if traces := trace_ids(self, run):
+            self.client.delete_traces(self.experiment, trace_ids=traces)
+        self.client.delete_run(run.info.run_id)
 
     def _log_dataset(self, run: Run, environment: str) -> None:
         """The task data under the hash that DVC knows it by."""

@@ -1,0 +1,94 @@
+"""A declared sample of a run's last training episodes as MLflow traces: one span a step, with what EMPG made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from empg.schema import CREDIT, CREDITED_STEPS, read_table
+from empg.seeding import derive_seed
+from empg.study.tracking import Tracker, uri
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+EACH = 3  # solved and unsolved episodes a run: logging one costs 0.1 s
+MILLISECOND = 1_000_000  # a step's length in the timeline, in nanoseconds; steps have no times of their own
+
+
+def log_sample(tracker: Tracker, run: Run, train: Path) -> dict[str, float]:
+    """Log :data:`EACH` solved and as many unsolved episodes of the last iteration, drawn by the run's name; once.
+
+    MLflow writes them in the background. Returns the reward of each trace, for :func:`log_rewards`.
+    """
+    import mlflow
+
+    files = sorted((train / "rollouts").glob("iteration_*.parquet"))
+    if not files or trace_ids(tracker, run):
+        return {}
+    mlflow.set_tracking_uri(uri(tracker.root))
+    rollouts = read_table(files[-1], CREDITED_STEPS)
+    start = int(files[-1].stat().st_mtime) * 1000 * MILLISECOND  # the interface hides traces that seem old
+    random = np.random.default_rng(derive_seed("traces", run.info.run_name))
+    rewards: dict[str, float] = {}
+    for solved in (True, False):
+        numbers = (
+            rollouts.filter((pl.col("reward") == 1.0) == solved)["trajectory"].unique(maintain_order=True).to_numpy()
+        )
+        for number in random.permutation(numbers)[:EACH]:
+            rewards[_log(tracker, run, rollouts.filter(trajectory=number), start)] = float(solved)
+    return rewards
+
+
+def log_rewards(rewards: dict[str, float]) -> None:
+    """Wait until the traces are written, which costs a second however many they are; then attach their rewards."""
+    import mlflow
+
+    mlflow.flush_trace_async_logging()
+    for trace, reward in rewards.items():
+        mlflow.log_feedback(trace_id=trace, name="reward", value=reward)
+
+
+def trace_ids(tracker: Tracker, run: Run) -> list[str]:
+    """The traces of a run."""
+    query = f"metadata.`mlflow.sourceRun` = '{run.info.run_id}'"
+    found = tracker.client.search_traces(
+        locations=[tracker.experiment], filter_string=query, max_results=500, include_spans=False
+    )
+    return [trace.info.trace_id for trace in found]
+
+
+def _log(tracker: Tracker, run: Run, steps: pl.DataFrame, start: int) -> str:
+    """Log one episode; the trace's id."""
+    from mlflow.entities import SpanType
+    from mlflow.tracing.fluent import start_span_no_context
+
+    first: dict[str, Any] = steps.row(0, named=True)
+    about = {key: first[key] for key in ("iteration", "group", "trajectory", "split", "task", "task_type", "seed")}
+    root = start_span_no_context(
+        f"{first['task_type']} {'solved' if first['reward'] == 1.0 else first['stop_reason']}",
+        span_type=SpanType.AGENT,
+        inputs={"observation": first["observation"]},
+        attributes=about,
+        tags={key: run.data.tags[key] for key in ("env", "method", "seed")},
+        metadata={"mlflow.sourceRun": run.info.run_id},
+        experiment_id=tracker.experiment,
+        start_time_ns=start,
+    )
+    for number, step in enumerate(steps.iter_rows(named=True)):
+        span = start_span_no_context(
+            f"{number}: {step['action']}",
+            span_type=SpanType.LLM,
+            parent_span=root,
+            inputs={"observation": step["observation"]},
+            attributes={key: step[key] for key in (*CREDIT, "invalid", "truncated")},
+            start_time_ns=start + number * MILLISECOND,
+        )
+        span.set_outputs({"text": step["text"], "action": step["action"]})
+        span.end(end_time_ns=start + (number + 1) * MILLISECOND)
+    root.set_outputs({"reward": first["reward"], "stop_reason": first["stop_reason"]})
+    root.end(end_time_ns=start + len(steps) * MILLISECOND)
+    return str(root.trace_id)
