@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -62,6 +67,21 @@ def test_a_changed_default_is_seen(fresh):
     after = json.loads((fresh.root / IDENTITY).read_text())
     assert after["config"]["profile"] == "official"
     assert after["md5"] != before["md5"]
+
+
+def test_a_killed_run_blocks_nothing(fresh):
+    command = [sys.executable, "-m", "empg", "dvc", "rooms", "--out", IDENTITY]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=fresh.root, env=fresh.env, start_new_session=True, **quiet)
+    lock = fresh.root / ".dvc/tmp/rwlock"
+    while not lock.exists() or '"data/rooms' not in lock.read_text().replace(f"{fresh.root}/", ""):
+        assert process.poll() is None, "ended before it was to be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)  # and no wait: a zombie is as dead
+    assert not (fresh.root / IDENTITY).exists()
+    again = make(fresh)
+    assert again.returncode == 0, again.stderr
+    process.wait()
 
 
 def test_an_unknown_data_set_is_the_users_mistake(fresh):

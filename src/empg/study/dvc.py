@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+import psutil
 
 from empg.config import Data, load_data, read_yaml
 from empg.errors import ConfigError, DataError
@@ -32,18 +34,22 @@ def run(name: str, config: Path, out: Path) -> None:
             raise ConfigError(f"{where}: expected the data set {name!r}, found {', '.join(known)}")
     temporary = Path(".dvc/tmp")
     temporary.mkdir(parents=True, exist_ok=True)
-    with FileLock(temporary / "empg.lock"):  # DVC refuses a second process instead of waiting for the first
-        entry = _reproduce(name, data[name])
+    with (temporary / "empg.lock").open("w") as lock:
+        # DVC refuses a second process instead of waiting for the first. It inherits the lock, so that it keeps it even
+        # when this process is killed and it lives on.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _forget_the_dead(temporary / "rwlock")
+        entry = _reproduce(name, data[name], lock.fileno())
     output = entry["outs"][0]
     identity = {"name": name, "path": output["path"], "config": data[name].model_dump(mode="json")}
     write_json(out.with_suffix(".timing.json"), {"stage": "data", "wall_seconds": time.perf_counter() - begin})
     write_json(out, identity | {key: output[key] for key in ("md5", "size", "nfiles")})
 
 
-def _reproduce(name: str, data: Data) -> dict[str, Any]:
+def _reproduce(name: str, data: Data, lock: int) -> dict[str, Any]:
     """Run the DVC stage if something changed; its entry in ``dvc.lock``."""
     promised = LOCKFILE.read_text(encoding="utf-8") if LOCKFILE.exists() else None
-    before, after = _entry(name), _repro(name)
+    before, after = _entry(name), _repro(name, lock)
     if before and promised and _made_from(before) == _made_from(after) and before["outs"] != after["outs"]:
         write_text(LOCKFILE, promised)
         expected, found = before["outs"][0], after["outs"][0]
@@ -54,15 +60,27 @@ def _reproduce(name: str, data: Data) -> dict[str, Any]:
         )
     # DVC compares the entry's own keys, so it cannot see that the default of a key that is left out has changed.
     if read_json(Path("data") / name / "manifest.json")["config"] != data.model_dump(mode="json"):
-        after = _repro(name, "--force")
+        after = _repro(name, lock, "--force")
     return after
 
 
-def _repro(name: str, *options: str) -> dict[str, Any]:
+def _forget_the_dead(path: Path) -> None:
+    """Remove DVC's own lock file if no DVC that wrote it lives: a zombie or a reused process id would block us."""
+    for pid in set(re.findall(r'"pid": (\d+)', path.read_text())) if path.exists() else ():
+        try:
+            process = psutil.Process(int(pid))
+            if process.status() != psutil.STATUS_ZOMBIE and "dvc" in " ".join(process.cmdline()):
+                return
+        except psutil.Error:
+            continue
+    path.unlink(missing_ok=True)
+
+
+def _repro(name: str, lock: int, *options: str) -> dict[str, Any]:
     """``dvc repro`` of this stage alone, with this interpreter; its entry in ``dvc.lock`` afterwards."""
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", *options, f"data@{name}"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    result = subprocess.run(command, env=os.environ | {"PATH": path}, stdout=sys.stderr, check=False)
+    result = subprocess.run(command, env=os.environ | {"PATH": path}, stdout=sys.stderr, pass_fds=[lock], check=False)
     if result.returncode:
         raise DataError(
             f"data/{name}: `dvc repro data@{name}` failed with code {result.returncode}; its messages are above"
