@@ -21,6 +21,8 @@ from torch.nn import functional as F  # noqa: N812 — its customary name
 from empg.errors import DataError
 
 FAMILIES = ("qwen2", "qwen3", "llama")
+NUMBERS = ("num_attention_heads", "hidden_size", "vocab_size", "num_hidden_layers", "intermediate_size", "rms_norm_eps",
+           "max_position_embeddings")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,9 @@ class Architecture:
             raise DataError(f"{where}: use_sliding_window: expected false, found true")
         if config.get("hidden_act", "silu") != "silu":
             raise DataError(f"{where}: hidden_act: expected 'silu', found {config['hidden_act']!r}")
+        for name in NUMBERS:
+            if not isinstance(config.get(name), int | float):
+                raise DataError(f"{where}: {name}: expected a number, found {config.get(name, 'none')}")
         heads, width = config["num_attention_heads"], config["hidden_size"]
         rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
         rope.setdefault("rope_type", rope.pop("type", "default"))

@@ -54,7 +54,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """About the nearest semi-orthogonal matrices to ``[count, rows, columns]``: singular values between 0.7 and 1.2."""
     a, b, c = Muon.COEFFICIENTS
     x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

@@ -1,0 +1,215 @@
+"""Our transformer and Hugging Face's are one function of one folder, and all ways to run ours agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
+
+from empg.config import TinyPolicy
+from empg.errors import DataError
+from empg.files import read_json, write_json
+from empg.policy.chat import Chat
+from empg.policy.checkpoint import load_transformer, save_transformer
+from empg.policy.policy import Policy
+from empg.policy.tokenizer import train_tokenizer
+from empg.policy.transformer import Architecture, Cache, Transformer
+from empg.training.warmstart import tiny_policy
+
+TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+CONFIGS = {
+    "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen2-untied": Qwen2Config(**SIZES, tie_word_embeddings=False),
+    "qwen2-linear": Qwen2Config(**SIZES, tie_word_embeddings=True, rope_parameters=LINEAR),
+    "llama": LlamaConfig(**SIZES, tie_word_embeddings=False),
+    "llama-tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "llama-biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+    "llama-attention-bias": LlamaConfig(**SIZES, attention_bias=True),
+    "llama3": LlamaConfig(**SIZES, rope_parameters=LLAMA3, head_dim=16),
+    "llama-one-kv-head": LlamaConfig(**SIZES | {"num_key_value_heads": 1}),
+    "qwen3": Qwen3Config(**SIZES, tie_word_embeddings=True, head_dim=16),
+}
+OBSERVATIONS = ["You are in a room. You see a shelf 1, a mug 12.", "You open the shelf 1.\nInside, you see nothing."]
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request, tmp_path_factory):
+    """A random model of Hugging Face's with every parameter away from its default, and its folder."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[request.param], dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder)
+    return model.eval(), folder
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return torch.randint(97, (100,), generator=torch.Generator().manual_seed(1))
+
+
+def logits(network: Transformer, ids, lengths):
+    return network(ids, lengths) @ network.output_weight.T
+
+
+@torch.no_grad()
+def test_logits_are_those_of_transformers(model, tokens):
+    theirs, folder = model
+    network = load_transformer(folder)
+    torch.testing.assert_close(logits(network, tokens, [100]), theirs(tokens[None]).logits[0], **TOLERANCE)
+
+
+@torch.no_grad()
+def test_transformers_loads_what_we_save(model, tokens, tmp_path):
+    theirs, folder = model
+    save_transformer(load_transformer(folder), read_json(folder / "config.json"), tmp_path)
+    again, information = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(information[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    torch.testing.assert_close(again(tokens[None]).logits, theirs(tokens[None]).logits, atol=0.0, rtol=0.0)
+
+
+@torch.no_grad()
+def test_packed_sequences_do_not_see_each_other(model, tokens):
+    network = load_transformer(model[1])
+    lengths = [1, 40, 17, 42]
+    one_by_one = [logits(network, part, [len(part)]) for part in tokens.split(lengths)]
+    torch.testing.assert_close(logits(network, tokens, lengths), torch.cat(one_by_one), atol=1e-5, rtol=0.0)
+
+
+def test_extending_a_cache_in_any_portions_gives_the_packed_hidden_states(model, tokens):
+    network = load_transformer(model[1])
+    lengths = torch.tensor([25, 9, 25])
+    rows = [tokens[:60], tokens[30:74], tokens[40:100]]
+    cache = Cache(network.architecture, 3, 60, torch.float32, torch.device("cpu"))
+    first = torch.stack([row[:25] for row in rows])  # row 1 ends in padding after 9 tokens
+    hidden = network.extend(first, torch.zeros(3, dtype=torch.long), cache)
+    found = [[h[:n]] for h, n in zip(hidden, lengths.tolist(), strict=True)]
+    # Two of the rows, in another order, then all of them token by token.
+    some = torch.tensor([2, 1])
+    hidden = network.extend(torch.stack([rows[2][25:30], rows[1][9:14]]), lengths[some], cache, some)
+    for r, h in zip(some.tolist(), hidden, strict=True):
+        found[r].append(h)
+    lengths[some] += 5
+    for _ in range(30):
+        ids = torch.stack([row[n] for row, n in zip(rows, lengths.tolist(), strict=True)])[:, None]
+        hidden = network.extend(ids, lengths, cache)
+        lengths += 1
+        for r, h in enumerate(hidden):
+            found[r].append(h)
+    with torch.no_grad():
+        for row, parts, length in zip(rows, found, lengths.tolist(), strict=True):
+            torch.testing.assert_close(torch.cat(parts), network(row[:length], [length]), **TOLERANCE)
+
+
+def test_gradient_checkpointing_changes_no_gradient(model, tokens):
+    network = load_transformer(model[1])
+    gradients = []
+    for checkpointing in (False, True):
+        network.gradient_checkpointing = checkpointing
+        network.zero_grad()
+        logits(network, tokens, [60, 40]).square().mean().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed, atol=0.0, rtol=0.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    text = ["<think>find a mug</think><action>go to shelf 1</action>", *OBSERVATIONS, "system\n", "user\n"]
+    return train_tokenizer(text * 3, 400)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_a_saved_policy_is_an_ordinary_folder(family, tokenizer, tmp_path):
+    sizes = TinyPolicy(family=family, width=32, heads=4, kv_heads=2, layers=1, mlp_width=48, max_positions=256)
+    policy = tiny_policy(sizes, Chat(tokenizer, "Tidy up.", "here"), seed=3)
+    policy.save(tmp_path)
+    assert not list(tmp_path.glob("*.bin"))
+    theirs, model = AutoTokenizer.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert model.config.model_type == family
+    answer = "<think>find a mug</think><action>go to shelf 1</action>"
+    messages = [
+        {"role": "system", "content": "Tidy up."},
+        {"role": "user", "content": OBSERVATIONS[0]},
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": OBSERVATIONS[1]},
+    ]
+    chat = policy.chat
+    ours = chat.opening(OBSERVATIONS[0]) + chat.agent(answer) + chat.reply(OBSERVATIONS[1])
+    assert theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == ours
+    assert theirs.eos_token_id == model.generation_config.eos_token_id == chat.end_of_turn
+    assert theirs.decode(ours) == theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    again = Policy.load(tmp_path, "Tidy up.")
+    assert again.chat.opening(OBSERVATIONS[0]) == chat.opening(OBSERVATIONS[0])
+    ids = torch.tensor(ours)
+    with torch.no_grad():
+        torch.testing.assert_close(logits(policy.network, ids, [len(ids)]), model(ids[None]).logits[0], **TOLERANCE)
+        torch.testing.assert_close(logits(again.network, ids, [len(ids)]), logits(policy.network, ids, [len(ids)]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type: expected one of qwen2, qwen3, llama, found 'gpt2'"),
+        ({"use_sliding_window": True}, "use_sliding_window: expected false, found true"),
+        ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', found 'gelu'"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type: expected default, linear or llama3, found 'yarn'"),
+        ({"hidden_size": None}, "hidden_size: expected a number, found None"),
+        ({"intermediate_size": 50}, "layers.0.mlp.gate_proj.weight: expected shape (50, 32), found (48, 32)"),
+        ({"num_hidden_layers": 3}, "tensor model.layers.2.input_layernorm.weight: expected shape (32,), found none"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_run_is_refused(change, message, tmp_path):
+    model = AutoModelForCausalLM.from_config(CONFIGS["qwen2"])
+    model.save_pretrained(tmp_path)
+    write_json(tmp_path / "config.json", read_json(tmp_path / "config.json") | change)
+    with pytest.raises(DataError, match="found") as error:
+        load_transformer(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
+def test_damaged_weights_are_named(damage, tmp_path):
+    AutoModelForCausalLM.from_config(CONFIGS["qwen2"]).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    with pytest.raises(DataError, match="safetensors file") as error:
+        load_transformer(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_config_without_a_size_is_refused():
+    config = {"model_type": "llama", "hidden_size": 32}
+    with pytest.raises(DataError, match=r"here: num_attention_heads: expected a number, found none"):
+        Architecture.from_config(config, "here")
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="expected a model folder, found none"):
+        Policy.load(Path(tmp_path / "none"), "")
