@@ -57,6 +57,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 
+bench: setup  ## measure speed and memory side by side with public peers
+	for script in benchmarks/*.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
+
 # torch is locked by its version alone, and what only it needs comes with it.
 lock:  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header \
