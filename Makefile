@@ -33,7 +33,7 @@ format: setup  ## bring all files into style
 	snakefmt Snakefile workflow
 
 ui: setup  ## open the MLflow UI on http://127.0.0.1:5000
-	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///results/mlflow.db
+	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///results/mlflow.db
 
 times: setup  ## print where the time of a study went (STUDY=quick)
 	empg times --results results/$(STUDY)
