@@ -54,7 +54,7 @@ def test_every_link_leads_to_a_file(study: Path, page: str) -> None:
 def test_numbers_of_the_page_are_those_of_the_tables(study: Path, page: str) -> None:
     table = pl.read_csv(study / "report" / "tables" / "results.csv")
     for value in [*table["success"], *table["warm_start"]]:
-        assert f">{100 * value:.1f} %</a>" in page
+        assert f">{100 * value:.1f}\N{NO-BREAK SPACE}%</a>" in page
 
 
 def test_figures_are_there_under_their_names(study: Path, page: str) -> None:

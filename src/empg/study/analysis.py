@@ -194,9 +194,9 @@ def verdict(study: Study, results: pl.DataFrame) -> list[str]:
 def _interval(row: dict[str, Any]) -> str:
     tasks = f"{points(row['difference_tasks_low'])} to {points(row['difference_tasks_high'])} for other tasks"
     if row["difference_seeds_low"] is None:
-        return f" (95 % interval {tasks}; one seed says nothing about other seeds)"
+        return f" (95\N{NO-BREAK SPACE}% interval {tasks}; one seed says nothing about other seeds)"
     seeds = f"{points(row['difference_seeds_low'])} to {points(row['difference_seeds_high'])} for other seeds"
-    return f" (95 % interval {seeds}, {tasks})"
+    return f" (95\N{NO-BREAK SPACE}% interval {seeds}, {tasks})"
 
 
 def conclusion(row: dict[str, Any], baseline: str) -> str:
@@ -212,7 +212,7 @@ def conclusion(row: dict[str, Any], baseline: str) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def points(share: float) -> str:
