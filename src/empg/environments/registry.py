@@ -9,7 +9,7 @@ from random import Random
 from empg.config import AlfworldData, Data
 from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.environment import AlfworldEnvironment
-from empg.environments.alfworld.tasks import GameSource, GeneratedGames, StoredGames
+from empg.environments.alfworld.tasks import GameSource, GeneratedGames, OfficialGames, StoredGames
 from empg.environments.base import DemonstrationStep, Environment, Task
 
 
@@ -24,14 +24,20 @@ def load_tasks(data: Data, directory: Path, split: str) -> list[Task]:
     return _games(data, directory).tasks(split)
 
 
-def demonstration(data: Data, directory: Path, index: int, max_steps: int, random: Random,
-                  mistake_rate: float) -> list[DemonstrationStep]:  # fmt: skip
-    """The expert's play of a training task. The small profile draws new tasks for ever; others repeat theirs."""
+def demonstration(
+    data: Data, directory: Path, index: int, *, max_steps: int, random: Random, mistake_rate: float
+) -> list[DemonstrationStep]:
+    """The expert's play of a training task. Embedded data draws a new task for every index; others repeat theirs."""
+    games: GameSource
     if data.source == "embedded":
-        games: GameSource = GeneratedGames(data.profile, data.seed)
-        task = GeneratedGames(data.profile, data.seed).tasks("train", range(index, index + 1))[0]
+        games = GeneratedGames(data.profile, data.seed)
+        task = games.tasks("train", range(index, index + 1))[0]
     else:
         games = _games(data, directory)
         tasks = games.tasks("train")
         task = tasks[index % len(tasks)]
     return demonstrate(AlfworldEnvironment(games, max_steps), task, random, mistake_rate)
+
+
+def _games(data: Data, directory: Path) -> StoredGames | OfficialGames:
+    return StoredGames(directory) if data.source == "embedded" else OfficialGames()

@@ -157,7 +157,7 @@ def share_words(embedding: Tensor, texts: Sequence[str], generator: torch.Genera
     ``embedding`` ``[vocabulary, width]`` is overwritten for each of the ``texts`` of its tokens that has a word; norms
     stay. A policy this small finds out only slowly by itself which tokens name the same kind of thing.
     """
-    words = [re.findall(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9\s]", text) for text in texts]
+    words = [re.findall(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9\s]", re.sub(r"(\d+)", r"#\1", text)) for text in texts]
     number = {word: i for i, word in enumerate(dict.fromkeys(w for ws in words for w in ws))}
     vectors = torch.randn(len(number), embedding.shape[1], generator=generator)
     with torch.no_grad():

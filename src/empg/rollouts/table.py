@@ -46,7 +46,7 @@ def to_table(trajectories: Sequence[Trajectory], *, iteration: int, policy_versi
 def from_table(frame: pl.DataFrame, environment: str) -> list[Trajectory]:
     """The trajectories of a table that :func:`to_table` made, in its order."""
     trajectories: list[Trajectory] = []
-    for row in frame.select(STEPS).iter_rows(named=True):
+    for row in frame.select(*STEPS).iter_rows(named=True):
         if row["step"] == 0:
             task = Task(environment, row["split"], row["task"], row["task_type"])
             episode = Episode(task, row["group"], row["trajectory"], row["seed"])

@@ -91,7 +91,9 @@ def demonstrate(config: WarmStartRun, data: Path) -> Iterator[list[Demonstration
     for task in count():
         random = Random(derive_seed(settings.seed, "demonstration", task))
         rate = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
-        yield demonstration(config.data, data, task, config.max_steps, random, rate)
+        yield demonstration(
+            config.data, data, task, max_steps=config.max_steps, random=random, mistake_rate=rate
+        )
 
 
 def conversation(demonstration: list[DemonstrationStep], chat: Chat) -> Conversation:
