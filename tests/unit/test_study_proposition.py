@@ -52,10 +52,13 @@ def test_gradient_norm_by_plain_autograd(results: Results) -> None:
 
 
 def test_bin_means_by_hand() -> None:
-    frame = pl.DataFrame({"m": ["a"] * 4, "x": [4.0, 1.0, 2.0, 3.0], "y": [8.0, 2.0, 4.0, 6.0]})
-    found = proposition.bin_means(frame, "x", ["y"], bins=2, per=["m"])
-    assert found["x"].to_list() == [1.5, 3.5]
-    assert found["mean"].to_list() == [3.0, 7.0]
-    assert found["n"].to_list() == [2, 2]
-    # s = √2 in each bin, s/√2 = 1
-    assert found["high"].to_list() == pytest.approx([3 + 1.96, 7 + 1.96])
+    x = np.concatenate([np.zeros(9), np.full(9, 1.0), np.full(9, 7.0), np.full(9, 8.0), [4.0]])
+    frame = pl.DataFrame({"m": ["a"] * 37, "x": x, "y": 2 * x})
+    found = proposition.bin_means(frame, "x", ["y"], bins=proposition.equal_widths("x", 3), per=["m"])
+    assert found["x"].to_list() == [0.5, 7.5]  # the lone 4 in the middle bin is left out
+    assert found["n"].to_list() == [18, 18]
+    assert found["mean"].to_list() == [1.0, 15.0]
+    error = 1.96 * (18 / 17) ** 0.5 / 18**0.5  # y is 1 off its mean everywhere: s² = 18/17
+    assert found["high"].to_list() == pytest.approx([1 + error, 15 + error])
+    halves = proposition.bin_means(frame, "x", ["y"], bins=proposition.equal_counts("x", 2), per=["m"])
+    assert halves["n"].to_list() == [19, 18]

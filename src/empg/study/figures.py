@@ -30,7 +30,7 @@ CONFIG: dict[str, Any] = {
     },
     "legend": {
         "labelColor": INK, "orient": "bottom", "title": None, "labelFontSize": 11, "symbolStrokeWidth": 2, "columns": 2,
-        "labelLimit": 220, "symbolOpacity": 1,
+        "labelLimit": 220, "columnPadding": 18, "symbolOpacity": 1,
     },
     "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "anchor": "start", "offset": 8},
     "range": {"category": list(COLOURS)},
@@ -116,10 +116,11 @@ def success(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
 def histogram(frame: pl.DataFrame, methods: Sequence[str], title: str, x_title: str) -> Panel:
     """Columns method, left (of the bin), share: one outline for each method."""
     line = _base(frame, title).mark_line(interpolate="step-after", strokeWidth=1.5)
+    shown = [name for name in methods if name in set(frame["method"])]
     return line.encode(
         x=alt.X("left:Q", title=x_title),
         y=alt.Y("share:Q", title="share of steps", axis=alt.Axis(format="%")),
-        color=_method(methods),
+        color=_method(methods).legend(values=shown),
     )
 
 
@@ -150,7 +151,9 @@ def gradient_norm(frame: pl.DataFrame, title: str) -> Panel:
     """Columns step_entropy, quantity, mean, low, high: one line with intervals for each quantity."""
     quantities = frame["quantity"].unique(maintain_order=True).to_list()
     colour = alt.Color("quantity:N", scale=alt.Scale(domain=quantities, range=[COLOURS[0], COLOURS[1], MUTED]))
-    base = alt.Chart(frame).encode(x=alt.X("step_entropy:Q", title="step entropy (nats)"), color=colour)
+    base = alt.Chart(frame).encode(
+        x=alt.X("step_entropy:Q", title="step entropy (nats)", axis=alt.Axis(tickCount=5)), color=colour
+    )
     y_title = "gradient norm"
     interval = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q")
     line = base.mark_line(point=True, strokeWidth=1.5).encode(y=alt.Y("mean:Q", title=y_title))

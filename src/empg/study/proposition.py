@@ -20,7 +20,9 @@ from empg.seeding import derive_seed
 from empg.study.results import Results, Run
 
 TOKENS = 4_000
+DRAWS = 16
 STEPS = 100
+SMALLEST_BIN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,9 @@ def measure(results: Results, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
 def score_norms(network: Transformer, rollouts: pl.DataFrame, *, temperature: float, seed: int) -> pl.DataFrame:
     """‖∇_z log π(a)‖² at :data:`TOKENS` contexts of the rollouts, drawn without replacement, beside its expectation.
 
-    Each a is drawn afresh from the network's own distribution, since the proposition is about a ~ π; the rollouts' own
-    tokens come from the policy before the last update. Columns: renyi2 (nats), expected, measured.
+    It is the mean over :data:`DRAWS` tokens a, drawn afresh from the network's own distribution since the proposition
+    is about a ~ π; the rollouts' own tokens come from the policy before the last update. Columns: renyi2 (nats),
+    expected, measured.
     """
     device = network.embedding.device
     random = np.random.default_rng(seed)
@@ -72,11 +75,11 @@ def score_norms(network: Transformer, rollouts: pl.DataFrame, *, temperature: fl
     chosen = random.choice(len(hidden), size=min(TOKENS, len(hidden)), replace=False)
     logits = (hidden[torch.from_numpy(chosen).to(device)] @ network.output_weight.T).double() / temperature
     generator = torch.Generator(device).manual_seed(seed)
-    drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    drawn = torch.multinomial(logits.softmax(-1), DRAWS, replacement=True, generator=generator)
     columns = {
         "renyi2": renyi2_entropy(logits),
         "expected": expected_score_norm_squared(logits),
-        "measured": score_norm_squared(logits, drawn),
+        "measured": torch.stack([score_norm_squared(logits, a) for a in drawn.T]).mean(0),
     }
     return pl.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
 
@@ -131,13 +134,24 @@ def _gradient_norm(network: Transformer, conversation: Conversation, step: int, 
     return float(torch.linalg.vector_norm(torch.stack([g.double().norm() for g in gradients])))
 
 
-def bin_means(frame: pl.DataFrame, by: str, values: list[str], *, bins: int, per: list[str]) -> pl.DataFrame:
-    """Mean of each value, with ± 1.96 standard errors, in ``bins`` quantile bins of ``by``, for each ``per`` apart.
+def equal_counts(by: str, bins: int) -> pl.Expr:
+    """Bin number of each row: the same number of rows in each."""
+    return (pl.col(by).rank("ordinal") - 1) * bins // pl.len()
 
-    Long: per…, ``by`` (the bin's mean), n, quantity, mean, low, high.
+
+def equal_widths(by: str, bins: int) -> pl.Expr:
+    """Bin number of each row: the same width for each, from the smallest to the largest value."""
+    low, high = pl.col(by).min(), pl.col(by).max()
+    return ((pl.col(by) - low) / (high - low) * bins).floor().clip(0, bins - 1).fill_nan(0)
+
+
+def bin_means(frame: pl.DataFrame, by: str, values: list[str], *, bins: pl.Expr, per: list[str]) -> pl.DataFrame:
+    """Mean of each value, with ± 1.96 standard errors, in bins of ``by`` that are made for each ``per`` apart.
+
+    Long: per…, ``by`` (the bin's mean), n, quantity, mean, low, high. Bins of fewer than :data:`SMALLEST_BIN` rows,
+    whose interval would mean nothing, are left out.
     """
-    rank = (pl.col(by).rank("ordinal") - 1) * bins // pl.len()
-    binned = frame.with_columns(rank.over(per).alias("bin")).unpivot(
+    binned = frame.with_columns(bins.over(per).alias("bin")).unpivot(
         values, index=[*per, "bin", by], variable_name="quantity", value_name="value"
     )
     error = 1.96 * pl.col("value").std() / pl.len().sqrt()
@@ -149,4 +163,4 @@ def bin_means(frame: pl.DataFrame, by: str, values: list[str], *, bins: int, per
         (mean - error).alias("low"),
         (mean + error).alias("high"),
     )
-    return grouped.sort(*per, "quantity", by).drop("bin")
+    return grouped.filter(pl.col("n") >= SMALLEST_BIN).sort(*per, "quantity", by).drop("bin")

@@ -22,6 +22,7 @@ PAPER_ALFWORLD = (
     ("Qwen2.5-1.5B-Instruct", 65.6, 73.7, 80.8, 88.1),
     ("Qwen2.5-7B-Instruct", 74.8, 78.5, 90.0, 91.6),
 )
+GRADIENTS = ("norm", "before", "after")
 CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy", "gradient_scale")
 
 
@@ -50,7 +51,7 @@ def run(config: Path, results: Path, out: Path) -> None:
 
 def make_tables(results: Results) -> dict[str, pl.DataFrame]:
     """Every table of the report by name."""
-    from empg.study.proposition import bin_means, measure
+    from empg.study.proposition import bin_means, equal_counts, equal_widths, measure
 
     study = results.study
     panels, episodes, training = results.panels(), results.episodes(), results.training()
@@ -71,9 +72,13 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
         "gradient_scale": analysis.histograms(trained.filter(pl.col("method").is_in(scaled)), "gradient_scale"),
         "equal_reward": analysis.over_seeds(training, "equal_reward_mass"),
         "score_norms": score_norms,
-        "proposition1": bin_means(score_norms, "renyi2", ["measured", "expected"], bins=12, per=per),
+        "proposition1": bin_means(
+            score_norms, "renyi2", ["measured", "expected"], bins=equal_widths("renyi2", 24), per=per
+        ),
         "gradient_norms": gradient_norms,
-        "gradient_norm": bin_means(gradient_norms, "step_entropy", ["norm", "before", "after"], bins=6, per=per),
+        "gradient_norm": bin_means(
+            gradient_norms, "step_entropy", list(GRADIENTS), bins=equal_counts("step_entropy", 6), per=per
+        ),
         "cost": analysis.cost(results),
     }
 
