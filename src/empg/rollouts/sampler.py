@@ -21,9 +21,9 @@ from empg.policy.transformer import Cache, Transformer
 from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
 
 CACHE_BLOCK = 64  # slots that a full cache grows by
-PREFILL_TOKENS = 4096  # prefilled at once: bounds memory and changes nothing else
-WAITING_SHARE = 0.25  # of the rows wait for an observation before a prefill
-DEAD_SHARE = 0.25  # of the rows have ended before the cache is compacted
+PREFILL_TOKENS = 1024  # prefilled at once: bounds memory and changes nothing else
+WAITING_SHARE = 0.15  # of the rows wait for an observation before a prefill
+DEAD_SHARE = 0.1  # of the rows have ended before the cache is compacted
 
 
 @dataclass(slots=True)
@@ -250,8 +250,7 @@ class _Batch:
         ids[active] = tokens
         index = torch.tensor(going, device=self.device)
         self._reserve(int(self.length.max()) + 1)
-        hidden = self.network.extend(ids[:, None], self.length, self.cache)[:, 0]
-        self.hidden[index] = hidden[index]
+        self.hidden = self.network.extend(ids[:, None], self.length, self.cache)[:, 0]
         self.length[index] += 1
 
     def _reserve(self, length: int) -> None:
