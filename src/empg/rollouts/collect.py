@@ -40,8 +40,8 @@ def make_sampler(policy: Policy, sampling: Sampling, data: Data, directory: Path
 def group_episodes(tasks: Sequence[Task], group_size: int, first_group: int, *coordinates: int | str) -> list[Episode]:
     """``group_size`` episodes of each task; seeds from the coordinates, the group's and the trajectory's numbers."""
     return [
-        Episode(task, first_group + g, g * group_size + i, derive_seed(*coordinates, first_group + g, i))
-        for g, task in enumerate(tasks)
+        Episode(task, group, group * group_size + i, derive_seed(*coordinates, group, i))
+        for group, task in enumerate(tasks, first_group)
         for i in range(group_size)
     ]
 

@@ -7,6 +7,7 @@ of them wait to prefill their observations together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from empg.environments.base import Environment
 from empg.environments.text import parse_action
+from empg.errors import DivergenceError
 from empg.policy.chat import Chat
 from empg.policy.transformer import Cache, Transformer
 from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
@@ -43,7 +45,7 @@ class Row:
 
 
 class Sampler:
-    """Samples whole episodes.
+    """Samples whole episodes. Raises :class:`DivergenceError` when the network's output is not finite.
 
     Args:
         network: the policy, in evaluation.
@@ -231,6 +233,8 @@ class _Batch:
         )
         drawn = sampler.draw(self.hidden[active], uniforms[active])
         tokens, logprobs, entropies = (x.tolist() for x in drawn)
+        if not math.isfinite(sum(entropies)):
+            raise DivergenceError("sampler: expected finite entropies, found nan: the policy's weights are not finite")
         finished: list[int] = []
         going: list[int] = []
         for r, token, logprob, entropy in zip(decoding, tokens, logprobs, entropies, strict=True):

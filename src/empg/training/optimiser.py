@@ -53,7 +53,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """About the nearest semi-orthogonal matrices to ``[count, rows, columns]``: singular values between 0.7 and 1.2."""
     a, b, c = Muon.COEFFICIENTS
-    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    x: Tensor = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT

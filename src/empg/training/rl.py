@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from empg.config import TrainRun
 from empg.core.advantages import informative_groups
 from empg.environments.registry import load_tasks
-from empg.errors import DataError
+from empg.errors import ConfigError, DataError, DivergenceError
 from empg.files import atomic_directory
 from empg.policy.policy import Policy
 from empg.provenance import Record, stage
@@ -49,8 +50,12 @@ def run(config: TrainRun, data: Path, model: Path, rollouts: Path, out: Path, *,
         loop.resume(on_metrics)
         progress(loop.progress.iteration, config.train.iterations)
         while loop.progress.iteration < config.train.iterations:
-            on_metrics(loop.progress.iteration, loop.iterate())
-            progress(loop.progress.iteration, config.train.iterations)
+            iteration = loop.progress.iteration
+            try:
+                on_metrics(iteration, loop.iterate())
+            except DivergenceError as error:
+                raise DivergenceError(f"{out}: iteration {iteration}: {error}; the last checkpoint is kept") from None
+            progress(iteration + 1, config.train.iterations)
         with atomic_directory(out / "model") as folder:
             loop.policy.save(folder)
         record.write_frame(pl.DataFrame(loop.progress.history, infer_schema_length=None), "metrics.parquet")
@@ -139,7 +144,14 @@ class Loop:
         if iteration == 0 and attempt == 0:
             return self._first_batch(draw, groups)
         tasks = draw_tasks(self.tasks, self.weights, groups, draw)
-        return self.sampler.play(group_episodes(tasks, size, first, seed, "train", iteration, attempt))
+        played = self.sampler.play(group_episodes(tasks, size, first, seed, "train", iteration, attempt))
+        batch = [t for t in played if t.steps]  # an opening may be too long for the context: nothing to learn from
+        if not batch:
+            raise ConfigError(
+                f"sampling.max_context: expected room for an opening and {self.config.sampling.max_response} tokens, "
+                f"found {self.config.sampling.max_context} tokens, which hold none of {groups} tasks' openings"
+            )
+        return batch
 
     def _first_batch(self, draw: int, groups: int) -> list[Trajectory]:
         """Groups from the rollout stage's collection, drawn like any other iteration's tasks."""
@@ -152,8 +164,11 @@ class Loop:
         chosen = draw_tasks(
             tasks, draw_weights(tasks, self.difficulty, self.config.train.difficulty_floor), groups, draw
         )
-        wanted = set(chosen)
-        return [t for t in trajectories if t.episode.task in wanted]
+        group = {task: number for number, task in enumerate(task for task in tasks if task in chosen)}
+        batch = [t for t in trajectories if t.episode.task in group]
+        for number, t in enumerate(batch):
+            t.episode = replace(t.episode, group=group[t.episode.task], trajectory=number)
+        return batch
 
     def _update(self, trajectories: list[Trajectory], advantage: Tensor) -> dict[str, float]:
         network = self.policy.network
