@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from empg.errors import DataError
@@ -25,9 +26,14 @@ class Chat:
             raise DataError(f"{where}: tokenizer: expected a chat template, found none")
         self.tokenizer = tokenizer
         opening = [{"role": "system", "content": system}] if system else []
-        first = self._render([*opening, {"role": "user", "content": _MARK_OBSERVATION}])
         exchange = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK_AGENT}]
-        later = self._render([*exchange, {"role": "user", "content": _MARK_OBSERVATION}])
+        try:
+            first = self._render([*opening, {"role": "user", "content": _MARK_OBSERVATION}])
+            later = self._render([*exchange, {"role": "user", "content": _MARK_OBSERVATION}])
+        except TemplateError as error:
+            raise DataError(
+                f"{where}: chat template: expected one that renders a conversation, found {error}"
+            ) from None
         if first.count(_MARK_OBSERVATION) != 1 or later.count(_MARK_AGENT) != 1:
             raise DataError(f"{where}: chat template: expected each message's content once, found another count")
         prefix, suffix = first.split(_MARK_OBSERVATION)
