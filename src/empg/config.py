@@ -83,11 +83,15 @@ Policy = Annotated[TinyPolicy | PretrainedPolicy, Field(discriminator="type")]
 
 
 class Sampling(Model):
-    """How episodes are sampled. The loss uses the same temperature."""
+    """How episodes are sampled. The loss uses the same temperature.
+
+    ``max_refused`` invalid actions in a row end an episode; 0 lets it go on to its step limit.
+    """
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
     max_response: Positive = 40
     max_context: Positive = 1024
+    max_refused: Annotated[int, Field(ge=0)] = 0
 
 
 class Optimiser(Model):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from empg.config import AlfworldData, Data
+from empg.config import Data
 from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GameSource, GeneratedGames, OfficialGames, StoredGames
@@ -24,19 +24,22 @@ def load_tasks(data: Data, directory: Path, split: str) -> list[Task]:
     return _games(data, directory).tasks(split)
 
 
-def demonstration(
-    data: Data, directory: Path, index: int, *, max_steps: int, random: Random, mistake_rate: float
-) -> list[DemonstrationStep]:
-    """The expert's play of a training task. Embedded data draws a new task for every index; others repeat theirs."""
-    games: GameSource
-    if data.source == "embedded":
-        games = GeneratedGames(data.profile, data.seed)
-        task = games.tasks("train", range(index, index + 1))[0]
-    else:
-        games = _games(data, directory)
-        tasks = games.tasks("train")
-        task = tasks[index % len(tasks)]
-    return demonstrate(AlfworldEnvironment(games, max_steps), task, random, mistake_rate)
+class Teacher:
+    """Demonstrations of training tasks by number. Embedded data draws a new task for every number; others repeat theirs."""
+
+    def __init__(self, data: Data, directory: Path, max_steps: int) -> None:
+        self.max_steps = max_steps
+        self._drawn = GeneratedGames(data.profile, data.seed) if data.source == "embedded" else None
+        self._games: GameSource = self._drawn or _games(data, directory)
+        self._tasks = [] if self._drawn else _games(data, directory).tasks("train")
+
+    def demonstrate(self, number: int, random: Random, mistake_rate: float) -> list[DemonstrationStep]:
+        """The expert's play; each step is a mistake with this probability."""
+        if self._drawn:
+            task = self._drawn.tasks("train", range(number, number + 1))[0]
+        else:
+            task = self._tasks[number % len(self._tasks)]
+        return demonstrate(AlfworldEnvironment(self._games, self.max_steps), task, random, mistake_rate)
 
 
 def _games(data: Data, directory: Path) -> StoredGames | OfficialGames:

@@ -93,7 +93,8 @@ def save_transformer(network: Transformer, config: dict[str, Any], folder: Path)
 def tiny_config(
     family: str,
     vocab_size: int,
-    eot_id: int,
+    end_id: int,
+    pad_id: int,
     *,
     width: int,
     layers: int,
@@ -118,8 +119,8 @@ def tiny_config(
         "rope_theta": 10_000.0,
         "tie_word_embeddings": True,
         "bos_token_id": None,
-        "eos_token_id": eot_id,
-        "pad_token_id": eot_id,
+        "eos_token_id": end_id,
+        "pad_token_id": pad_id,
         "dtype": "float32",
     }
 
@@ -157,7 +158,7 @@ def share_words(embedding: Tensor, texts: Sequence[str], generator: torch.Genera
     ``embedding`` ``[vocabulary, width]`` is overwritten for each of the ``texts`` of its tokens that has a word; norms
     stay. A policy this small finds out only slowly by itself which tokens name the same kind of thing.
     """
-    words = [re.findall(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9\s]", re.sub(r"(\d+)", r"#\1", text)) for text in texts]
+    words = [re.findall(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9\s]", text) for text in texts]
     number = {word: i for i, word in enumerate(dict.fromkeys(w for ws in words for w in ws))}
     vectors = torch.randn(len(number), embedding.shape[1], generator=generator)
     with torch.no_grad():

@@ -32,6 +32,7 @@ def make_sampler(policy: Policy, sampling: Sampling, data: Data, directory: Path
         environment_factory(data, directory, max_steps),
         max_response=sampling.max_response,
         max_context=sampling.max_context,
+        max_refused=sampling.max_refused,
         temperature=sampling.temperature,
         greedy=greedy,
     )

@@ -17,6 +17,7 @@ class StopReason(StrEnum):
     SUCCESS = "success"  # the environment ended it with the full reward
     FAILURE = "failure"  # the environment ended it without
     STEP_LIMIT = "step_limit"  # the environment's limit of steps was reached
+    REFUSED = "refused"  # too many invalid actions in a row
     CONTEXT_LIMIT = "context_limit"  # the next turn might not fit into the policy's context
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from empg.environments.base import Environment
+from empg.environments.base import Environment, StepResult
 from empg.environments.text import parse_action
 from empg.errors import DivergenceError
 from empg.policy.chat import Chat
@@ -53,6 +53,7 @@ class Sampler:
         make_environment: a fresh environment for one episode.
         max_response: tokens of one response at most.
         max_context: tokens of one conversation at most.
+        max_refused: invalid actions in a row that end the episode; 0 lets it go on to its step limit.
         temperature: of the sampling distribution; logprobs and entropies are those of that distribution.
         greedy: take the most probable token.
     """
@@ -65,12 +66,14 @@ class Sampler:
         *,
         max_response: int,
         max_context: int,
+        max_refused: int = 0,
         temperature: float = 1.0,
         greedy: bool = False,
     ) -> None:
         self.network, self.chat, self.make_environment = network, chat, make_environment
         self.max_response = max_response
         self.max_context = min(max_context, network.architecture.max_positions)
+        self.max_refused = max_refused
         self.temperature, self.greedy = temperature, greedy
         self.device = network.embedding.device
 
@@ -140,17 +143,19 @@ class Sampler:
         row.carried = ids[-1:]
         row.prompt = [self.chat.end_of_turn] * truncated + self.chat.reply(result.observation)
         row.observation, row.response, row.logprobs, row.entropies = result.observation, [], [], []
+        row.trajectory.reward = result.reward
+        row.trajectory.stop_reason = self._stop_reason(row, result)
+        return row.trajectory.stop_reason is None
+
+    def _stop_reason(self, row: Row, result: StepResult) -> StopReason | None:
+        steps = row.trajectory.steps
         if result.done:
-            row.trajectory.reward = result.reward
-            row.trajectory.stop_reason = _stop_reason(row, result.reward)
-        return not result.done
-
-
-def _stop_reason(row: Row, reward: float) -> StopReason:
-    if reward == 1.0:
-        return StopReason.SUCCESS
-    at_limit = len(row.trajectory.steps) == row.environment.max_steps
-    return StopReason.STEP_LIMIT if at_limit else StopReason.FAILURE
+            if result.reward == 1.0:
+                return StopReason.SUCCESS
+            return StopReason.STEP_LIMIT if len(steps) == row.environment.max_steps else StopReason.FAILURE
+        limit = self.max_refused or len(steps) + 1
+        refused = len(steps) >= limit and all(step.invalid for step in steps[-limit:])
+        return StopReason.REFUSED if refused else None
 
 
 class _Batch:

@@ -15,9 +15,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from empg.config import PretrainedPolicy, TinyPolicy, WarmStartRun
+from empg.config import PretrainedPolicy, TinyPolicy, WarmStart, WarmStartRun
 from empg.environments.base import DemonstrationStep
-from empg.environments.registry import demonstration
+from empg.environments.registry import Teacher
 from empg.environments.text import format_step
 from empg.errors import DivergenceError
 from empg.files import atomic_directory
@@ -57,7 +57,8 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
         policy = Policy.load(fetch(config.policy.model), config.system, config.policy.dtype)
         policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
         return policy
-    demonstrations = islice(demonstrate(config, data), TOKENIZER_DEMONSTRATIONS)
+    teacher = Teacher(config.data, data, config.max_steps)
+    demonstrations = islice(demonstrate(teacher, config.warmstart), TOKENIZER_DEMONSTRATIONS)
     tokenizer = train_tokenizer(
         (text for d in demonstrations for text in texts(d, config.system)), config.policy.vocab_size
     )
@@ -67,7 +68,7 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
 
 def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     """A network of these sizes with random weights."""
-    model_config = tiny_config(sizes.family, len(chat.tokenizer), chat.end_of_turn,
+    model_config = tiny_config(sizes.family, len(chat.tokenizer), chat.end_of_turn, chat.tokenizer.pad_token_id,
                                **sizes.model_dump(exclude={"type", "family", "vocab_size"}))  # fmt: skip
     network = Transformer(Architecture.from_config(model_config, "the policy's config"))
     generator = torch.Generator().manual_seed(derive_seed(seed, "weights"))
@@ -85,39 +86,24 @@ def texts(demonstration: list[DemonstrationStep], system: str) -> Iterator[str]:
         yield f"assistant\n{format_step(step.thought, step.action)}"
 
 
-def demonstrate(config: WarmStartRun, data: Path) -> Iterator[list[DemonstrationStep]]:
+def demonstrate(teacher: Teacher, settings: WarmStart) -> Iterator[list[DemonstrationStep]]:
     """Demonstrations of training task 0, 1, 2, …; a share of them with mistakes, from which the expert recovers."""
-    settings = config.warmstart
     for task in count():
         random = Random(derive_seed(settings.seed, "demonstration", task))
         rate = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
-        yield demonstration(
-            config.data, data, task, max_steps=config.max_steps, random=random, mistake_rate=rate
-        )
+        yield teacher.demonstrate(task, random, rate)
 
 
 def conversation(demonstration: list[DemonstrationStep], chat: Chat) -> Conversation:
-    """The demonstration as token ids; the loss is about the agent's own tokens, but for mistakes."""
+    """The demonstration as token ids; the loss is about the demonstrator's own tokens, but for mistakes."""
     ids: list[int] = []
     mask: list[bool] = []
-    for i, step in enumerate(demonstration):
-        prompt = chat.reply(step.observation) if i else chat.opening(step.observation)
+    for step in demonstration:
+        prompt = chat.reply(step.observation) if ids else chat.opening(step.observation)
         response = chat.agent(format_step(step.thought, step.action))
         ids += prompt + response
         mask += [False] * len(prompt) + [not step.is_mistake] * len(response)
     return Conversation(np.array(ids, dtype=np.int32), np.array(mask))
-
-
-def batches(conversations: Iterator[Conversation], batch_tokens: int) -> Iterator[list[Conversation]]:
-    """Consecutive conversations, at least ``batch_tokens`` tokens a batch."""
-    batch: list[Conversation] = []
-    for item in conversations:
-        if not item.mask.any():
-            continue
-        batch.append(item)
-        if sum(len(c.ids) for c in batch) >= batch_tokens:
-            yield batch
-            batch = []
 
 
 def learning_rate_factor(done: float, warmup: float, decay: float) -> float:
@@ -125,12 +111,24 @@ def learning_rate_factor(done: float, warmup: float, decay: float) -> float:
     return min(1.0, (done + 1e-3) / warmup if warmup else 1.0, (1 - done) / decay if decay else 1.0)
 
 
+def batches(conversations: Iterator[Conversation], batch_tokens: int) -> Iterator[list[Conversation]]:
+    """Consecutive conversations, at least ``batch_tokens`` tokens a batch."""
+    batch: list[Conversation] = []
+    for item in conversations:
+        if item.mask.any():
+            batch.append(item)
+        if sum(len(c.ids) for c in batch) >= batch_tokens:
+            yield batch
+            batch = []
+
+
 def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict[str, float]]:
     """Train in place; metrics of each update. Raises :class:`DivergenceError` when a loss or gradient is not finite."""
     settings, network = config.warmstart, policy.network
     optimiser = Optimiser(network, settings.optimiser)
     tokens = 0
-    stream = (conversation(d, policy.chat) for d in demonstrate(config, data))
+    teacher = Teacher(config.data, data, config.max_steps)
+    stream = (conversation(d, policy.chat) for d in demonstrate(teacher, settings))
     for batch in batches(stream, settings.batch_tokens):
         if tokens >= settings.tokens:
             return

@@ -1,9 +1,9 @@
 """An expert that plays from observations alone, with a short thought per step, for an agent to imitate.
 
 It searches the receptacles that may hold what it needs in the order in which the room lists them, opens closed ones and
-goes on with the task as soon as it has what it needs. A thought says first what is needed and then what to do about it, so that
-an imitator finds what it looks for beside the decision. It knows the catalogue, which is common sense, and remembers what
-it has read; it knows nothing of the game's hidden state.
+goes on with the task as soon as it has what it needs. A thought says first what is needed and then what to do about it, so that an imitator finds what it
+looks for beside the decision. It knows the catalogue, which is common sense, and remembers what it has read; it knows
+nothing of the game's hidden state.
 """
 
 from __future__ import annotations
@@ -170,12 +170,11 @@ def _deliver(memory: _Memory) -> tuple[str, str]:
         verb = _CHANGES[goal.task_type][0]
         tool = next(r for r in memory.receptacles if _type(r) == goal.tool)
         if memory.here != tool:
-            return f"I have {held}. {verb.capitalize()} it with {tool}.", f"go to {tool}"
+            return f"I need a {goal.tool}. Go to {tool}.", f"go to {tool}"
         return f"{verb.capitalize()} {held}.", f"{verb} {held} with {tool}"
     target = memory.target()
     if memory.here != target:
-        have = f"{held} is {_CHANGES[goal.task_type][1]}." if goal.tool else f"I have {held}."
-        return f"{have} Put it in {target}.", f"go to {target}"
+        return f"I need a {goal.target}. Go to {target}.", f"go to {target}"
     if target in memory.closed:
         return "It is closed. Open it.", f"open {target}"
     return f"Put {held} in {target}.", f"move {held} to {target}"
