@@ -113,6 +113,7 @@ class WarmStart(Model):
     micro_batch_tokens: Positive = 16384
     mistake_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     mistake_rate: Annotated[float, Field(ge=0, le=1)] = 0.06
+    detour_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.03
     decay: Annotated[float, Field(ge=0, le=1)] = 0.4
     optimiser: Optimiser = Optimiser(lr=4e-3, muon_lr=2e-2)

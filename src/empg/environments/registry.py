@@ -33,13 +33,16 @@ class Teacher:
         self._games: GameSource = self._drawn or _games(data, directory)
         self._tasks = [] if self._drawn else _games(data, directory).tasks("train")
 
-    def demonstrate(self, number: int, random: Random, mistake_rate: float) -> list[DemonstrationStep]:
-        """The expert's play; each step is a mistake with this probability."""
+    def demonstrate(
+        self, number: int, random: Random, *, mistake_rate: float, detour_rate: float
+    ) -> list[DemonstrationStep]:
+        """The expert's play; each step is a mistake or a detour with these probabilities."""
         if self._drawn:
             task = self._drawn.tasks("train", range(number, number + 1))[0]
         else:
             task = self._tasks[number % len(self._tasks)]
-        return demonstrate(AlfworldEnvironment(self._games, self.max_steps), task, random, mistake_rate)
+        environment = AlfworldEnvironment(self._games, self.max_steps)
+        return demonstrate(environment, task, random, mistake_rate=mistake_rate, detour_rate=detour_rate)
 
 
 def _games(data: Data, directory: Path) -> StoredGames | OfficialGames:

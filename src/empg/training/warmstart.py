@@ -91,7 +91,7 @@ def demonstrate(teacher: Teacher, settings: WarmStart) -> Iterator[list[Demonstr
     for task in count():
         random = Random(derive_seed(settings.seed, "demonstration", task))
         rate = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
-        yield teacher.demonstrate(task, random, rate)
+        yield teacher.demonstrate(task, random, mistake_rate=rate, detour_rate=settings.detour_rate)
 
 
 def conversation(demonstration: list[DemonstrationStep], chat: Chat) -> Conversation:

@@ -14,26 +14,34 @@ _NAME = re.compile(r"\b[a-z]+ \d+")
 
 
 def demonstrate(
-    environment: AlfworldEnvironment, task: Task, rng: Random, mistake_rate: float = 0.0
+    environment: AlfworldEnvironment, task: Task, rng: Random, *, mistake_rate: float = 0.0, detour_rate: float = 0.0
 ) -> list[DemonstrationStep]:
     """Let an expert play a task until the episode ends; ``environment.won`` then says whether it solved it.
 
     With probability ``mistake_rate`` a step is a mistake instead, of the kind that a weak agent makes: the expert's own
     thought and action with one name confused. Some are refused, some lead astray; the expert reads on and recovers.
+    With probability ``detour_rate`` it is a detour: going to a receptacle drawn at random, which is to be imitated.
     """
     expert = Expert()
     steps: list[DemonstrationStep] = []
     observation = environment.reset(task)
     names = _NAME.findall(observation)
-    done = False
+    here, done = "", False
     while not done:
         thought, action = expert.act(observation)
-        is_mistake = rng.random() < mistake_rate
+        draw = rng.random()
+        is_mistake = draw < mistake_rate
         if is_mistake:
             thought, action = _confuse(rng, thought, action, names + _NAME.findall(observation))
-            expert.played(action)
+        elif draw < mistake_rate + detour_rate:
+            place = pick(rng, [name for name in names if name != here])
+            need, _, _ = thought.rpartition(". ")
+            thought, action = f"{need}. Check {place}.".removeprefix(". "), f"go to {place}"
+        expert.played(action)
         steps.append(DemonstrationStep(observation, thought, action, is_mistake))
         result = environment.step(action)
+        if action.startswith("go to ") and not result.invalid:
+            here = action.removeprefix("go to ")
         observation, done = result.observation, result.done
     return steps
 
