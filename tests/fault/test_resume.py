@@ -1,0 +1,275 @@
+"""A training run that is killed, damaged or poisoned goes on bit for bit, or says what is wrong and keeps the rest."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from empg import cli
+from empg.config import AlfworldData, Study, TrainRun, parse, rollouts_run, train_run, warmstart_run
+from empg.environments import data as data_stage
+from empg.training import rl
+
+ITERATIONS = 6
+STUDY = {
+    "seeds": [3],
+    "methods": {"grpo_empg": {"advantage": "grpo", "modulation": "empg"}},
+    "baseline": "grpo_empg",
+    "environments": {
+        "alfworld": {
+            "max_steps": 4,
+            "policy": {"type": "tiny", "width": 32, "layers": 1, "mlp_width": 32, "vocab_size": 400},
+            "warmstart": {"tokens": 12_000, "batch_tokens": 4000},
+            "rollouts": {"tasks": 4},
+            "train": {"iterations": ITERATIONS, "groups": 2, "group_size": 2, "checkpoint_every": 2},
+        }
+    },
+}
+DATA = {"type": "alfworld", "sizes": {"train": 12, "valid_seen": 1, "valid_unseen": 1, "tune": 1}}
+
+
+class Run:
+    """``empg train`` with fixed inputs, on the command line of this process or another one."""
+
+    def __init__(self, root: Path, out: Path, config: TrainRun | None = None) -> None:
+        self.root, self.out = root, out
+        self.config = root / "train.json"
+        if config is not None:
+            self.config = out.with_suffix(".json")
+            self.config.write_text(config.model_dump_json())
+
+    @property
+    def arguments(self) -> list[str]:
+        paths = {"config": self.config, "data": self.root / "data", "model": self.root / "warmstart" / "model",
+                 "rollouts": self.root / "rollouts", "out": self.out}  # fmt: skip
+        return ["train", *(word for name, path in paths.items() for word in (f"--{name}", str(path)))]
+
+    def finish(self) -> None:
+        assert cli.main(self.arguments) == 0
+
+    def interrupt(self, iterations: int) -> None:
+        """Run in this process until so many iterations are done."""
+        config = parse(TrainRun, json.loads(self.config.read_text()), "train.json")
+
+        def stop(iteration: int, metrics: object) -> None:
+            if iteration + 1 == iterations:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            rl.run(config, self.root / "data", self.root / "warmstart" / "model", self.root / "rollouts", self.out,
+                   on_metrics=stop, progress=lambda done, total: None)  # fmt: skip
+
+    def results(self) -> dict[str, bytes]:
+        """Everything but the timing, which differs from run to run."""
+        files = (path for path in self.out.rglob("*") if path.is_file() and not path.name.startswith("."))
+        return {str(path.relative_to(self.out)): path.read_bytes() for path in files if path.name != "timing.json"}
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        return sorted((self.out / "checkpoint").glob("[0-9]*"))
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A data set, a policy warm-started on a few tokens and its rollouts, made by the command line."""
+    root = tmp_path_factory.mktemp("resume")
+    study, sets = parse(Study, STUDY, "STUDY"), {"alfworld": parse(AlfworldData, DATA, "DATA")}
+    data_stage.run(sets["alfworld"], root / "data")
+    (root / "warmstart.json").write_text(warmstart_run(study, sets, "alfworld").model_dump_json())
+    (root / "rollouts.json").write_text(rollouts_run(study, sets, "alfworld").model_dump_json())
+    (root / "train.json").write_text(train_run(study, sets, "alfworld", "grpo_empg", 3).model_dump_json())
+    environment = dict(os.environ)
+    common = ["--data", str(root / "data"), "--out"]
+    assert cli.main(["warmstart", "--config", str(root / "warmstart.json"), *common, str(root / "warmstart")]) == 0
+    model = ["--model", str(root / "warmstart" / "model")]
+    assert cli.main(["rollouts", "--config", str(root / "rollouts.json"), *model, *common, str(root / "rollouts")]) == 0
+    os.environ.clear()
+    os.environ.update(environment)
+    return root
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(root):
+    """The results of a run that nothing happened to."""
+    run = Run(root, root / "uninterrupted")
+    run.finish()
+    return run.results()
+
+
+def test_a_run_leaves_what_it_declares(uninterrupted):
+    rollouts = {f"rollouts/iteration_{i:04d}.parquet" for i in range(ITERATIONS)}
+    model = {"model/config.json", "model/model.safetensors", "model/tokenizer.json"}
+    assert {"metrics.parquet", "manifest.json", *rollouts, *model} <= set(uninterrupted)
+    assert not any(name.startswith("checkpoint") for name in uninterrupted)
+
+
+def test_the_policy_learns_something(root, uninterrupted):
+    """Otherwise equal weights would say nothing."""
+    before = load_file(root / "warmstart" / "model" / "model.safetensors")
+    after = load_file(root / "uninterrupted" / "model" / "model.safetensors")
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_same_run_again_is_bit_identical(root, uninterrupted, tmp_path):
+    again = Run(root, tmp_path / "again")
+    again.finish()
+    assert again.results() == uninterrupted
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_run_goes_on_bit_identically(root, uninterrupted, tmp_path, seed):
+    """SIGKILL at random moments: before the first checkpoint, and twice after later ones."""
+    random = Random(seed)
+    run = Run(root, tmp_path / "killed")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["empg.training.rl", "empg.study.tracking"])
+    for checkpoints in (0, 2, 4):
+        process = processes.Process(target=cli.main, args=(run.arguments,))
+        process.start()
+        while process.is_alive() and not (run.out / "checkpoint" / f"{checkpoints:06d}").exists() and checkpoints:
+            time.sleep(0.002)
+        time.sleep(random.uniform(0.0, 0.5))
+        process.kill()
+        process.join()
+    resumed_at = int(run.checkpoints[-1].name)
+    run.finish()
+    assert run.results() == uninterrupted
+    seconds = json.loads((run.out / "timing.json").read_text())["iterations"]
+    assert len(seconds) == ITERATIONS - resumed_at, "it went on from its checkpoint"
+
+
+DAMAGE = {
+    "weights.safetensors": lambda file: file.write_bytes(file.read_bytes()[:-100]),
+    "optimiser.pt": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "state.json": lambda file: file.write_text('{"config": '),
+}
+
+
+@pytest.fixture(scope="module")
+def interrupted(root):
+    run = Run(root, root / "interrupted")
+    run.interrupt(3)
+    return run
+
+
+@pytest.fixture
+def stopped(root, interrupted, tmp_path):
+    """A run that was cut off in its fourth iteration; its checkpoint is after the second."""
+    run = Run(root, tmp_path / "stopped")
+    shutil.copytree(interrupted.out, run.out)
+    assert [path.name for path in run.checkpoints] == ["000002"]
+    return run
+
+
+def test_a_run_that_was_interrupted_goes_on(stopped, uninterrupted):
+    stopped.finish()
+    assert stopped.results() == uninterrupted
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("damage", ["damaged", "missing", "empty"])
+def test_a_damaged_checkpoint_is_named_and_nothing_is_touched(stopped, name, damage, capsys):
+    file = stopped.checkpoints[0] / name
+    match damage:
+        case "damaged":
+            DAMAGE[name](file)
+        case "missing":
+            file.unlink()
+        case "empty":
+            file.write_bytes(b"")
+    before = stopped.results()
+    assert cli.main(stopped.arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"empg: error: {stopped.checkpoints[0]}")
+    assert "expected" in message
+    assert "found" in message
+    assert "Traceback" not in message
+    assert stopped.results() == before
+
+
+def test_a_checkpoint_with_code_in_it_is_not_run(stopped, tmp_path, capsys):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "exploded",))
+
+    torch.save({"optimiser": Bomb()}, stopped.checkpoints[0] / "optimiser.pt")
+    assert cli.main(stopped.arguments) == 2
+    assert str(stopped.checkpoints[0]) in capsys.readouterr().err
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_checkpoint_of_another_configuration_is_not_used(root, stopped, tmp_path):
+    config = parse(TrainRun, json.loads(stopped.config.read_text()), "train.json")
+    other = config.model_copy(update={"train": config.train.model_copy(update={"iterations": 3, "groups": 1})})
+    fresh = Run(root, tmp_path / "fresh", other)
+    fresh.finish()
+    changed = Run(root, stopped.out, other)
+    changed.finish()
+    assert changed.results() == fresh.results()
+
+
+def test_weights_that_are_not_finite_stop_the_first_update(root, tmp_path, capsys):
+    poisoned = tmp_path / "poisoned"
+    shutil.copytree(root, poisoned, ignore=shutil.ignore_patterns("uninterrupted", "interrupted"))
+    file = poisoned / "warmstart" / "model" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"][0] = torch.nan
+    save_file(tensors, file, metadata={"format": "pt"})
+    run = Run(poisoned, tmp_path / "run")
+    assert cli.main(run.arguments) == 1
+    message = capsys.readouterr().err
+    assert f"empg: error: {run.out}: iteration 0: update: expected a finite loss, found nan" in message
+    assert "Traceback" not in message
+    assert not (run.out / "manifest.json").exists()
+    # The rollout stage finds it too.
+    arguments = ["rollouts", "--config", str(root / "rollouts.json"), "--data", str(root / "data"),
+                 "--model", str(file.parent), "--out", str(tmp_path / "rollouts")]  # fmt: skip
+    assert cli.main(arguments) == 1
+    assert "empg: error: sampler: expected finite entropies, found nan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["the update", "the sampler"])
+def test_a_run_that_diverges_keeps_its_last_checkpoint(stopped, uninterrupted, where, monkeypatch, capsys):
+    play, update = rl.Loop.collect, rl.update
+
+    def poison(network):
+        with torch.no_grad():
+            network.norm[0] = torch.nan
+
+    def poisoned_collect(self, iteration):
+        if iteration == 3:
+            poison(self.policy.network)
+        return play(self, iteration)
+
+    def poisoned_update(network, *args, **options):
+        poison(network)
+        return update(network, *args, **options)
+
+    with monkeypatch.context() as patch:
+        if where == "the update":
+            patch.setattr(rl, "update", poisoned_update)
+        else:
+            patch.setattr(rl.Loop, "collect", poisoned_collect)
+        before = stopped.results()
+        assert cli.main(stopped.arguments) == 1
+        message = capsys.readouterr().err
+        assert f"{stopped.out}: iteration {2 if where == 'the update' else 3}: {where[4:]}: expected" in message
+        assert "the last checkpoint is kept" in message
+        after = stopped.results()
+        assert {name: content for name, content in after.items() if name in before} == before
+    stopped.finish()
+    assert stopped.results() == uninterrupted
