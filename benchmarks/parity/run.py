@@ -139,8 +139,8 @@ def summarise(paths: list[Path], transcripts: list[dict], failures: dict[Path, l
             row["steps"] += sum(event[0] is not None for event in events)
             row["refused"] += sum(event[1] == "Nothing happens." for event in events)
             row["solved"] += bool(events[solved][3])
-            row["answers that differ"] += len(failures.get(path, ()))
-    columns = ("games", "steps", "refused", "solved", "answers that differ")
+            row["differ"] += len(failures.get(path, ()))
+    columns = ("games", "steps", "refused", "solved", "differ")
     print(f"{'task type':34}" + "".join(f"{column:>10}" for column in columns))
     for name, row in sorted(rows.items(), key=lambda item: item[0] == "all"):
         print(f"{name:34}" + "".join(f"{row[column]:>10}" for column in columns))
