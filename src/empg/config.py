@@ -75,7 +75,6 @@ class PretrainedPolicy(Model):
 
     type: Literal["pretrained"]
     model: str
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
     gradient_checkpointing: bool = True
 
 

@@ -150,13 +150,15 @@ class Record:
 
 @contextmanager
 def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path], threads: int = 1) -> Iterator[Record]:
-    """Run a stage: pins its threads, keeps every other process off its folder, and writes timing and manifest last.
+    """Run a stage: pins threads and precision, keeps other processes off its folder, writes timing and manifest last.
 
     A stage whose caller was killed may live on; its successor waits here until it has ended.
     """
     import torch
 
     torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32
     with only_writer(out):
         startup, wall, cpu = _process_age(), time.perf_counter(), time.process_time()
         about = _about(name, config, inputs)

@@ -90,6 +90,19 @@ def test_transformers_loads_what_we_save(model, tokens, tmp_path):
     torch.testing.assert_close(again(tokens[None]).logits, theirs(tokens[None]).logits, atol=0.0, rtol=0.0)
 
 
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_a_bfloat16_model_is_a_float32_one_from_loading_on(model, tmp_path, key):
+    _, folder = model
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    config = {k: v for k, v in read_json(folder / "config.json").items() if k != "dtype"} | {key: "bfloat16"}
+    write_json(tmp_path / "config.json", config)
+    network = load_transformer(tmp_path)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    save_transformer(network, config, tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+
+
 @torch.no_grad()
 def test_packed_sequences_do_not_see_each_other(model, tokens):
     network = load_transformer(model[1])

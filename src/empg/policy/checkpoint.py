@@ -40,8 +40,11 @@ def name_map(a: Architecture) -> Iterator[tuple[str, list[tuple[str, int]]]]:
     yield "head", [("lm_head.weight", a.vocab_size)]
 
 
-def load_transformer(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Transformer:
-    """Raises :class:`DataError` when a file or tensor is missing, damaged or of another shape than the config says."""
+def load_transformer(folder: Path, device: str = "cpu") -> Transformer:
+    """The folder's network in float32, whatever its files hold.
+
+    Raises :class:`DataError` when a file or tensor is missing, damaged or of another shape than the config says.
+    """
     config = read_json(folder / "config.json")
     network = Transformer(Architecture.from_config(config, str(folder / "config.json")))
     tensors = read_tensors(folder)
@@ -59,7 +62,7 @@ def load_transformer(folder: Path, dtype: torch.dtype = torch.float32, device: s
                     f"{folder}: tensor {name}: expected shape {expected}, found {tuple(tensors[name].shape)}"
                 )
             parts.append(tensors[name])
-        parameters[ours].data = torch.cat(parts).to(dtype)
+        parameters[ours].data = torch.cat(parts).float()
     return network.to(device)
 
 
@@ -79,14 +82,15 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def save_transformer(network: Transformer, config: dict[str, Any], folder: Path) -> None:
-    """Write ``config.json`` and ``model.safetensors`` under Hugging Face's names."""
+    """Write ``config.json`` and ``model.safetensors`` under Hugging Face's names, in float32."""
     parameters = dict(network.named_parameters())
     tensors: dict[str, Tensor] = {}
     for ours, theirs in name_map(network.architecture):
         if ours in parameters:
             parts = torch.split(parameters[ours].detach().cpu(), [rows for _, rows in theirs])
             tensors |= {name: part.contiguous().clone() for (name, _), part in zip(theirs, parts, strict=True)}
-    write_json(folder / "config.json", config)
+    config = {key: value for key, value in config.items() if key != "torch_dtype"}  # an earlier name of "dtype"
+    write_json(folder / "config.json", config | {"dtype": "float32"})
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -121,7 +125,6 @@ def tiny_config(
         "bos_token_id": None,
         "eos_token_id": end_id,
         "pad_token_id": pad_id,
-        "dtype": "float32",
     }
 
 

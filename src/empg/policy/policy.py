@@ -14,8 +14,6 @@ from empg.policy.chat import Chat
 from empg.policy.checkpoint import load_transformer, save_transformer
 from empg.policy.transformer import Transformer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 def device() -> str:
     """Where networks run: the GPU if there is one."""
@@ -31,12 +29,12 @@ class Policy:
     config: dict[str, Any]
 
     @classmethod
-    def load(cls, folder: Path, system: str, dtype: str = "float32") -> Policy:
+    def load(cls, folder: Path, system: str) -> Policy:
         """Raises :class:`DataError` that names the file and what is wrong with it."""
         if not folder.is_dir():
             raise DataError(f"{folder}: expected a model folder, found none")
         chat = Chat.load(folder, system)
-        return cls(load_transformer(folder, DTYPES[dtype], device()), chat, read_json(folder / "config.json"))
+        return cls(load_transformer(folder, device()), chat, read_json(folder / "config.json"))
 
     def save(self, folder: Path) -> None:
         """Write the folder's files; the caller makes the write atomic."""

@@ -54,7 +54,7 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
     """The policy before fine-tuning: a tiny one made from its sizes and seed, or a pretrained one."""
     torch.manual_seed(derive_seed(config.warmstart.seed, "policy"))
     if isinstance(config.policy, PretrainedPolicy):
-        policy = Policy.load(fetch(config.policy.model), config.system, config.policy.dtype)
+        policy = Policy.load(fetch(config.policy.model), config.system)
         policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
         return policy
     teacher = Teacher(config.data, data, config.max_steps)
