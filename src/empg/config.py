@@ -258,6 +258,7 @@ class TrainRun(Model):
     data: Data
     max_steps: Positive
     system: str
+    policy: Policy
     sampling: Sampling
     train: Train
     method_name: Name
@@ -295,7 +296,8 @@ def train_run(study: Study, data: dict[str, Data], environment: str, method: str
     if m.zeta is None:
         m = m.model_copy(update={"zeta": e.zeta})
     return TrainRun(environment=environment, data=data[environment], max_steps=e.max_steps, system=e.system,
-                    sampling=e.sampling, train=e.train, method_name=method, method=m, seed=seed)  # fmt: skip
+                    policy=e.policy, sampling=e.sampling, train=e.train, method_name=method, method=m,
+                    seed=seed)  # fmt: skip
 
 
 def evaluate_run(study: Study, data: dict[str, Data], environment: str, method: str, seed: int) -> EvaluateRun:

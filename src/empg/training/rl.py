@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
-from empg.config import TrainRun
+from empg.config import PretrainedPolicy, TrainRun
 from empg.core.advantages import informative_groups
 from empg.environments.registry import load_tasks
 from empg.errors import ConfigError, DataError, DivergenceError
@@ -71,6 +71,8 @@ class Loop:
     def __init__(self, config: TrainRun, data: Path, model: Path, rollouts: Path, record: Record) -> None:
         self.config, self.record = config, record
         self.policy = Policy.load(model, config.system)
+        if isinstance(config.policy, PretrainedPolicy):
+            self.policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
         self.reference = Policy.load(model, config.system).network if config.method.kl_coef > 0 else None
         self.optimiser = Optimiser(self.policy.network, config.train.optimiser)
         self.sampler = make_sampler(self.policy, config.sampling, config.data, data, config.max_steps)
