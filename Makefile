@@ -44,6 +44,9 @@ report: setup  ## write Snakemake's own report of the default study
 schema: setup  ## regenerate the JSON schemas of the configuration from its models
 	empg schema --out workflow/schemas
 
+tune: setup  ## choose the learning rate on the tune panel, every method with the same budget
+	OMP_NUM_THREADS=1 python benchmarks/tune.py
+
 parity: setup  ## compare our ALFWorld engine with the public one, string by string
 	python benchmarks/parity/run.py
 
@@ -58,7 +61,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 bench: setup  ## measure speed and memory side by side with public peers
-	for script in benchmarks/*.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
+	for script in benchmarks/{alfworld_engine,sampler}.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
 
 # torch is locked by its version alone, and what only it needs comes with it.
 lock:  ## resolve requirements.lock anew

@@ -1,0 +1,73 @@
+"""Chooses the learning rate on the `tune` panel, with the same budget for every method of the default study.
+
+Needs a finished `make run` for its warm start and rollouts. Every method trains once with each rate, on a seed that the
+study does not use, and is evaluated on the tune panel, which no report reads. Prints a table and writes it to
+`results/tune/tuning.csv`. Runs that are done are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import polars as pl
+
+from empg.config import EvaluateRun, TrainRun, evaluate_run, load_data, load_study, train_run
+from empg.files import read_json
+from empg.study import evaluate
+from empg.training import rl
+
+SEED = 1000  # not among any study's seeds
+RESULTS = Path("results")
+
+
+def runs(iterations: int | None, rates: list[float]) -> list[tuple[Path, TrainRun, EvaluateRun]]:
+    """One training run and its evaluation for each environment, method and rate; AdamW's rate is a sixth of Muon's."""
+    data = load_data(Path("config/data.yaml"))
+    study = load_study(Path("config/config.yaml"), data)
+    result = []
+    for environment, method, rate in product(study.environments, study.methods, rates):
+        train = train_run(study, data, environment, method, SEED)
+        optimiser = train.train.optimiser.model_copy(update={"muon_lr": rate, "lr": rate / 6})
+        settings = train.train.model_copy(update={"optimiser": optimiser})
+        if iterations:
+            settings = settings.model_copy(update={"iterations": iterations})
+        panel = evaluate_run(study, data, environment, method, SEED)
+        panel = panel.model_copy(update={"evaluate": panel.evaluate.model_copy(update={"splits": ("tune",)})})
+        folder = RESULTS / "tune" / environment / method / f"{rate:g}"
+        result.append((folder, train.model_copy(update={"train": settings}), panel))
+    return result
+
+
+def play(job: tuple[Path, TrainRun, EvaluateRun]) -> dict[str, object]:
+    """Train and evaluate one run; its row of the table."""
+    folder, train, panel = job
+    base = RESULTS / "quick" / train.environment
+    data = Path("data") / train.environment
+    if not (folder / "evaluate/manifest.json").exists():
+        rl.run(train, data, base / "warmstart/model", base / "rollouts", folder / "train",
+               on_metrics=lambda *_: None, progress=lambda *_: None)  # fmt: skip
+        evaluate.run(panel, data, folder / "train/model", folder / "evaluate", progress=lambda *_: None)
+    summary = read_json(folder / "evaluate/summary.json")["tune"]
+    return {"environment": train.environment, "method": train.method_name, "muon_lr": train.train.optimiser.muon_lr,
+            "iterations": train.train.iterations, "sampled": summary["sampled"]["success"],
+            "greedy": summary["greedy"]["success"], "episodes": summary["sampled"]["n"]}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1.5e-3, 3e-3, 6e-3], help="Muon's learning rates")
+    parser.add_argument("--iterations", type=int, help="fewer iterations than the study's, for every run alike")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each")
+    arguments = parser.parse_args()
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        table = pl.DataFrame(list(pool.map(play, runs(arguments.iterations, arguments.rates))))
+    table.write_csv(RESULTS / "tune/tuning.csv")
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
+        print(table)
+
+
+if __name__ == "__main__":
+    main()
