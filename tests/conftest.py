@@ -61,7 +61,7 @@ def _policy():
     from empg.training.warmstart import tiny_policy
 
     tokenizer = train_tokenizer(["<think>go on</think><action>go to shelf 1</action> you see a mug 1."] * 3, 300)
-    sizes = TinyPolicy(width=16, heads=2, kv_heads=1, layers=1, mlp_width=32, max_positions=256)
+    sizes = TinyPolicy(width=16, heads=2, kv_heads=1, layers=1, mlp_width=32)
     return tiny_policy(sizes, Chat(tokenizer, "", "made up"), seed=0)
 
 

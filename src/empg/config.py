@@ -84,13 +84,15 @@ Policy = Annotated[TinyPolicy | PretrainedPolicy, Field(discriminator="type")]
 class Sampling(Model):
     """How episodes are sampled. The loss uses the same temperature.
 
-    ``max_refused`` invalid actions in a row end an episode; 0 lets it go on to its step limit.
+    ``max_refused`` invalid actions in a row end an episode; 0 lets it go on to its step limit. ``rows`` episodes are in
+    play at once.
     """
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
     max_response: Positive = 40
     max_context: Positive = 1024
     max_refused: Annotated[int, Field(ge=0)] = 0
+    rows: Positive = 256
 
 
 class Optimiser(Model):
@@ -144,7 +146,6 @@ class Evaluate(Model):
 
     seed: int = 0
     splits: tuple[Name, ...] = ("valid_seen", "valid_unseen")
-    rows: Positive = 256
 
 
 class EnvironmentStudy(Model):

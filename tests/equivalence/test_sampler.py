@@ -130,6 +130,29 @@ def test_an_episode_does_not_depend_on_its_neighbours(make_policy):
         assert (alone.reward, alone.stop_reason) == (together[number].reward, together[number].stop_reason)
 
 
+def test_waves_change_nothing_but_how_many_are_in_play(make_policy, monkeypatch):
+    policy = make_policy("qwen2")
+    together = make_sampler(policy).play(episodes())
+    opened, told = [], []
+    prefill = sampling._Batch._prefill_openings
+
+    def spy(self):
+        opened.append(len(self.rows))
+        prefill(self)
+
+    monkeypatch.setattr(sampling._Batch, "_prefill_openings", spy)
+    waves = make_sampler(policy, rows=5).play(episodes(), told.append)
+    assert opened == [5, 5, 2]
+    assert sum(told) == len(waves)
+    for trajectory, whole in zip(waves, together, strict=True):
+        assert trajectory.episode == whole.episode
+        assert responses(trajectory) == responses(whole)
+        assert (trajectory.reward, trajectory.stop_reason) == (whole.reward, whole.stop_reason)
+        for step, other in zip(trajectory.steps, whole.steps, strict=True):
+            np.testing.assert_allclose(step.logprobs, other.logprobs, **TOLERANCE)
+            np.testing.assert_allclose(step.entropies, other.entropies, **TOLERANCE)
+
+
 def test_openings_are_shared_rows_wait_and_ended_ones_leave(make_policy, monkeypatch):
     policy = make_policy("qwen2")
     calls = []

@@ -1,4 +1,4 @@
-"""Evaluation: every task of the panels, once greedy and once sampled, whatever the batches; and what is made of it."""
+"""Evaluation: every task of the panels, once greedy and once sampled, whatever the waves; and what is made of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from empg.config import AlfworldData, EvaluateRun, Study, evaluate_run, parse, read_yaml
 from empg.environments.alfworld.writer import write_dataset
 from empg.files import read_json
+from empg.rollouts import sampler
 from empg.schema import EPISODES, read_table
 from empg.study import evaluate
 
@@ -23,11 +24,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config(study_results: Path, **settings: object) -> EvaluateRun:
+def config(study_results: Path, **sampling: object) -> EvaluateRun:
     path = study_results / "config" / "study.json"
     study = parse(Study, read_yaml(path), str(path))
     run = evaluate_run(study, {"alfworld": AlfworldData(seed=3)}, "alfworld", "grpo", 1)
-    return run.model_copy(update={"evaluate": run.evaluate.model_copy(update=settings), "max_steps": 3})
+    return run.model_copy(update={"sampling": run.sampling.model_copy(update=sampling), "max_steps": 3})
 
 
 def test_run_writes_every_episode_of_every_panel(study_results: Path, data: Path, tmp_path: Path) -> None:
@@ -47,11 +48,23 @@ def test_run_writes_every_episode_of_every_panel(study_results: Path, data: Path
     assert set(read_json(tmp_path / "manifest.json")["outputs"]) == {"episodes.parquet", "summary.json"}
 
 
-def test_batches_change_nothing(study_results: Path, data: Path) -> None:
+def test_waves_change_nothing(study_results: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = study_results / "alfworld" / "grpo" / "seed1" / "train" / "model"
+    told: list[tuple[int, int]] = []
+    opened: list[int] = []
+    prefill = sampler._Batch._prefill_openings
+
+    def spy(batch: sampler._Batch) -> None:
+        opened.append(len(batch.rows))
+        prefill(batch)
+
+    monkeypatch.setattr(sampler._Batch, "_prefill_openings", spy)
     whole, parts = (
-        evaluate.play(config(study_results, rows=rows), data, model, lambda _, __: None) for rows in (256, 2)
+        evaluate.play(config(study_results, rows=rows), data, model, lambda *state: told.append(state))
+        for rows in (256, 2)
     )
+    assert opened == [TASKS] * 4 + [2, 2, 1] * 4
+    assert told[-1] == (4 * TASKS, 4 * TASKS)
     assert whole.drop("mean_entropy").equals(parts.drop("mean_entropy"))
     assert whole["mean_entropy"].to_list() == pytest.approx(parts["mean_entropy"].to_list(), abs=1e-5)
 

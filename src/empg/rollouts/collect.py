@@ -33,6 +33,7 @@ def make_sampler(policy: Policy, sampling: Sampling, data: Data, directory: Path
         max_response=sampling.max_response,
         max_context=sampling.max_context,
         max_refused=sampling.max_refused,
+        rows=sampling.rows,
         temperature=sampling.temperature,
         greedy=greedy,
     )

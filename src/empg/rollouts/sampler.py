@@ -54,6 +54,7 @@ class Sampler:
         max_response: tokens of one response at most.
         max_context: tokens of one conversation at most.
         max_refused: invalid actions in a row that end the episode; 0 lets it go on to its step limit.
+        rows: episodes in play at once; bounds memory.
         temperature: of the sampling distribution; logprobs and entropies are those of that distribution.
         greedy: take the most probable token.
     """
@@ -67,19 +68,27 @@ class Sampler:
         max_response: int,
         max_context: int,
         max_refused: int = 0,
+        rows: int = 256,
         temperature: float = 1.0,
         greedy: bool = False,
     ) -> None:
         self.network, self.chat, self.make_environment = network, chat, make_environment
         self.max_response = max_response
         self.max_context = min(max_context, network.architecture.max_positions)
-        self.max_refused = max_refused
+        self.max_refused, self.rows = max_refused, rows
         self.temperature, self.greedy = temperature, greedy
         self.device = network.embedding.device
 
     @torch.no_grad()
     def play(self, episodes: Sequence[Episode], progress: Callable[[int], None] = lambda _: None) -> list[Trajectory]:
-        """Play the episodes to their ends; one trajectory each, in order. ``progress`` is told of every ended one."""
+        """Play the episodes to their ends, in waves of ``rows``; one trajectory each, in order.
+
+        ``progress`` is told how many have ended since it was last told.
+        """
+        waves = [episodes[start : start + self.rows] for start in range(0, len(episodes), self.rows)]
+        return [trajectory for wave in waves for trajectory in self._play(wave, progress)]
+
+    def _play(self, episodes: Sequence[Episode], progress: Callable[[int], None]) -> list[Trajectory]:
         rows = [self._open(episode) for episode in episodes]
         trajectories = [row.trajectory for row in rows]
         rows = [row for row in rows if self._fits(row, 0)]
@@ -159,7 +168,7 @@ class Sampler:
 
 
 class _Batch:
-    """The rows in play and their tensors: one pass of :meth:`Sampler.play`."""
+    """The rows in play and their tensors: one wave of :meth:`Sampler.play`."""
 
     def __init__(self, sampler: Sampler, rows: list[Row], progress: Callable[[int], None]) -> None:
         self.sampler, self.rows, self.progress = sampler, rows, progress

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,7 @@ def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, 
         greedy = mode == "greedy"
         sampler = make_sampler(policy, config.sampling, config.data, data, config.max_steps, greedy=greedy)
         for tasks in panels.values():
-            for batch in batched(panel(tasks, mode, config.evaluate.seed), config.evaluate.rows):
-                frames.append(episode_rows(sampler.play(batch, advance), mode))
+            frames.append(episode_rows(sampler.play(panel(tasks, mode, config.evaluate.seed), advance), mode))
     return pl.concat(frames)
 
 
@@ -71,12 +70,6 @@ def panel(tasks: Sequence[Task], mode: str, seed: int) -> list[Episode]:
         )
         for i, task in enumerate(tasks)
     ]
-
-
-def batched(episodes: Sequence[Episode], rows: int) -> Iterator[Sequence[Episode]]:
-    """Consecutive episodes, at most ``rows`` at a time."""
-    for start in range(0, len(episodes), rows):
-        yield episodes[start : start + rows]
 
 
 def episode_rows(trajectories: Sequence[Trajectory], mode: str) -> pl.DataFrame:
