@@ -36,7 +36,7 @@ def _index_official(out: Path) -> None:
                 "path": path.relative_to(games.root / split).as_posix(),
                 "sha256": _sha256(path),
             }
-            for i, (path, task_type) in enumerate(games._games(split))
+            for i, (path, task_type) in enumerate(games.files(split))
         ]
         write_text(out / split / INDEX, "".join(f"{json.dumps(entry)}\n" for entry in entries))
 

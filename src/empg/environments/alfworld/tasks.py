@@ -105,16 +105,17 @@ class OfficialGames:
 
     def tasks(self, split: str) -> list[Task]:
         """Every playable task of a split. Raises :class:`~empg.errors.DataError` that says how to get them."""
-        return [Task(NAME, split, i, task_type) for i, (_, task_type) in enumerate(self._games(split))]
+        return [Task(NAME, split, i, task_type) for i, (_, task_type) in enumerate(self.files(split))]
 
     def game(self, task: Task) -> Game:
         """The task's game, in the wording of its own file."""
-        games = self._games(task.split)
-        if not 0 <= task.id < len(games):
-            raise DataError(f"{self.root / task.split}: expected a task id below {len(games)}, found {task.id}")
-        return Game.load(games[task.id][0])
+        files = self.files(task.split)
+        if not 0 <= task.id < len(files):
+            raise DataError(f"{self.root / task.split}: expected a task id below {len(files)}, found {task.id}")
+        return Game.load(files[task.id][0])
 
-    def _games(self, split: str) -> list[tuple[Path, str]]:
+    def files(self, split: str) -> list[tuple[Path, str]]:
+        """Each playable task's game file and type; a task's id is its place. Raises as :meth:`tasks` does."""
         if split not in self._paths:
             if split not in OFFICIAL_SPLITS:
                 raise DataError(f"official alfworld split: expected one of {list(OFFICIAL_SPLITS)}, found {split!r}")
