@@ -125,6 +125,8 @@ def batches(conversations: Iterator[Conversation], batch_tokens: int) -> Iterato
 def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict[str, float]]:
     """Train in place; metrics of each update. Raises :class:`DivergenceError` when a loss or gradient is not finite."""
     settings, network = config.warmstart, policy.network
+    if settings.tokens == 0:
+        return
     optimiser = Optimiser(network, settings.optimiser)
     tokens = 0
     teacher = Teacher(config.data, data, config.max_steps)
