@@ -77,8 +77,8 @@ def test_the_expert_recovers_from_mistakes_and_only_mistakes_are_refused() -> No
 def test_demonstrations_repeat_for_the_same_random_state() -> None:
     env = environment("small")
     task = env.source.tasks("train", range(5, 6))[0]
-    assert demonstrate(env, task, Random(1), 0.3) == demonstrate(env, task, Random(1), 0.3)
-    assert demonstrate(env, task, Random(1), 0.3) != demonstrate(env, task, Random(2), 0.3)
+    assert demonstrate(env, task, Random(1), mistake_rate=0.3) == demonstrate(env, task, Random(1), mistake_rate=0.3)
+    assert demonstrate(env, task, Random(1), mistake_rate=0.3) != demonstrate(env, task, Random(2), mistake_rate=0.3)
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
