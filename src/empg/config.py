@@ -88,10 +88,10 @@ class Sampling(Model):
     play at once.
     """
 
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 0.9
     max_response: Positive = 40
     max_context: Positive = 1024
-    max_refused: Annotated[int, Field(ge=0)] = 0
+    max_refused: Annotated[int, Field(ge=0)] = 2
     rows: Positive = 256
 
 
@@ -106,15 +106,19 @@ class Optimiser(Model):
 
 # ------------------------------------------------------------------------------------------------------------- stages
 class WarmStart(Model):
-    """Supervised fine-tuning on expert demonstrations; the budget is in tokens of packed conversations."""
+    """Supervised fine-tuning on expert demonstrations; the budget is in tokens of packed conversations.
 
-    seed: int = 0
-    tokens: Annotated[int, Field(ge=0)] = 1_500_000
-    batch_tokens: Positive = 8192
+    ``max_steps`` bounds a demonstration, which mistakes and detours make longer than an agent's episode.
+    """
+
+    seed: int = 1
+    tokens: Annotated[int, Field(ge=0)] = 2_200_000
+    batch_tokens: Positive = 4096
     micro_batch_tokens: Positive = 16384
-    mistake_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    mistake_rate: Annotated[float, Field(ge=0, le=1)] = 0.06
-    detour_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    max_steps: Positive = 20
+    mistake_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    mistake_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
+    detour_rate: Annotated[float, Field(ge=0, le=1)] = 0.12
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.03
     decay: Annotated[float, Field(ge=0, le=1)] = 0.4
     optimiser: Optimiser = Optimiser(lr=4e-3, muon_lr=2e-2)
@@ -131,8 +135,8 @@ class Rollouts(Model):
 class Train(Model):
     """The reinforcement learning loop; one iteration collects a batch, credits it and updates the policy."""
 
-    iterations: Positive = 40
-    groups: Positive = 16
+    iterations: Positive = 76
+    groups: Positive = 8
     group_size: Annotated[int, Field(ge=2)] = 8
     updates: Positive = 1
     micro_batch_tokens: Positive = 16384
@@ -151,7 +155,7 @@ class Evaluate(Model):
 class EnvironmentStudy(Model):
     """Everything about one environment in a study but its data."""
 
-    max_steps: Positive = 20
+    max_steps: Positive = 16
     system: str = ""
     zeta: Annotated[float, Field(ge=0)] = 0.05
     policy: Policy = TinyPolicy()
@@ -234,7 +238,6 @@ class WarmStartRun(Model):
 
     environment: Name
     data: Data
-    max_steps: Positive
     system: str
     policy: Policy
     warmstart: WarmStart
@@ -282,7 +285,7 @@ class EvaluateRun(Model):
 
 def warmstart_run(study: Study, data: dict[str, Data], environment: str) -> WarmStartRun:
     e = study.environments[environment]
-    return WarmStartRun(environment=environment, data=data[environment], max_steps=e.max_steps, system=e.system,
+    return WarmStartRun(environment=environment, data=data[environment], system=e.system,
                         policy=e.policy, warmstart=e.warmstart)  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def load_tasks(data: Data, directory: Path, split: str) -> list[Task]:
 
 
 class Teacher:
-    """Demonstrations of training tasks by number. Embedded data draws a new task for every number; others repeat theirs."""
+    """Demonstrations of training tasks by number; embedded data draws a new task for every number, others repeat."""
 
     def __init__(self, data: Data, directory: Path, max_steps: int) -> None:
         self.max_steps = max_steps

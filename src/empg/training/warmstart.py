@@ -57,7 +57,7 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
         policy = Policy.load(fetch(config.policy.model), config.system)
         policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
         return policy
-    teacher = Teacher(config.data, data, config.max_steps)
+    teacher = Teacher(config.data, data, config.warmstart.max_steps)
     demonstrations = islice(demonstrate(teacher, config.warmstart), TOKENIZER_DEMONSTRATIONS)
     tokenizer = train_tokenizer(
         (text for d in demonstrations for text in texts(d, config.system)), config.policy.vocab_size
@@ -90,8 +90,8 @@ def demonstrate(teacher: Teacher, settings: WarmStart) -> Iterator[list[Demonstr
     """Demonstrations of training task 0, 1, 2, …; a share of them with mistakes, from which the expert recovers."""
     for task in count():
         random = Random(derive_seed(settings.seed, "demonstration", task))
-        rate = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
-        yield teacher.demonstrate(task, random, mistake_rate=rate, detour_rate=settings.detour_rate)
+        mistakes = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
+        yield teacher.demonstrate(task, random, mistake_rate=mistakes, detour_rate=settings.detour_rate)
 
 
 def conversation(demonstration: list[DemonstrationStep], chat: Chat) -> Conversation:
@@ -129,7 +129,7 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
         return
     optimiser = Optimiser(network, settings.optimiser)
     tokens = 0
-    teacher = Teacher(config.data, data, config.max_steps)
+    teacher = Teacher(config.data, data, config.warmstart.max_steps)
     stream = (conversation(d, policy.chat) for d in demonstrate(teacher, settings))
     for batch in batches(stream, settings.batch_tokens):
         if tokens >= settings.tokens:

@@ -1,9 +1,9 @@
 """An expert that plays from observations alone, with a short thought per step, for an agent to imitate.
 
 It searches the receptacles that may hold what it needs in the order in which the room lists them, opens closed ones and
-goes on with the task as soon as it has what it needs. A thought says first what is needed and then what to do about it, so that an imitator finds what it
-looks for beside the decision. It knows the catalogue, which is common sense, and remembers what it has read; it knows
-nothing of the game's hidden state.
+goes on with the task as soon as it has what it needs. A thought says first what is needed and then what to do about it,
+so that an imitator finds what it looks for beside the decision. It knows the catalogue, which is common sense, and
+remembers what it has read; it knows nothing of the game's hidden state.
 """
 
 from __future__ import annotations
