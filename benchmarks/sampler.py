@@ -3,9 +3,10 @@
 Both play the same 64 ALFWorld episodes with the same weights and the same random numbers, on one thread of one process;
 the second way is what trainers without an inference server do.
 
-    python benchmarks/sampler.py [--model results/quick/alfworld/warmstart/model]
+    python benchmarks/sampler.py [--profile small] [--model results/quick/alfworld/warmstart/model]
 
 Without ``--model`` the policy has the default's size and random weights, made to end its turns after ten tokens or so.
+The longer the episodes, the more it costs to encode them anew: ``official`` games have 50 steps, ``small`` ones 20.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from transformers import AutoModelForCausalLM, LogitsProcessor, PreTrainedModel
 from empg.config import TinyPolicy
 from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.environment import AlfworldEnvironment
+from empg.environments.alfworld.rooms import PROFILES
 from empg.environments.alfworld.tasks import GeneratedGames
+from empg.environments.base import Task
 from empg.environments.text import parse_action
 from empg.policy.chat import Chat
 from empg.policy.policy import Policy
@@ -35,21 +38,16 @@ from empg.rollouts.episodes import Episode
 from empg.rollouts.sampler import Sampler
 from empg.training.warmstart import texts, tiny_policy
 
-MAX_STEPS, MAX_RESPONSE, MAX_CONTEXT = 20, 40, 1024
+MAX_RESPONSE, MAX_CONTEXT = 40, 1024
 TARGET = 8.0
-GAMES = GeneratedGames("small", 0)
 Responses = list[list[list[int]]]  # ids of each episode's each step
-
-
-def environment() -> AlfworldEnvironment:
-    return AlfworldEnvironment(GAMES, MAX_STEPS)
+Environments = Callable[[], AlfworldEnvironment]
 
 
 @torch.no_grad()
-def random_policy() -> Policy:
+def random_policy(tasks: list[Task], environments: Environments) -> Policy:
     """The default policy's size; a constant part of the embedding makes the end of a turn about one token in ten."""
-    tasks = GAMES.tasks("train", range(100))
-    corpus = [text for task in tasks for text in texts(demonstrate(environment(), task, Random(task.id)), "")]
+    corpus = [text for task in tasks for text in texts(demonstrate(environments(), task, Random(task.id)), "")]
     chat = Chat(train_tokenizer(corpus, 600), "", "the benchmark's tokenizer")
     policy = tiny_policy(TinyPolicy(), chat, seed=0)
     embedding = policy.network.embedding
@@ -59,8 +57,8 @@ def random_policy() -> Policy:
     return policy
 
 
-def with_sampler(policy: Policy, episodes: list[Episode]) -> Responses:
-    sampler = Sampler(policy.network, policy.chat, environment, max_response=MAX_RESPONSE, max_context=MAX_CONTEXT)
+def with_sampler(policy: Policy, environments: Environments, episodes: list[Episode]) -> Responses:
+    sampler = Sampler(policy.network, policy.chat, environments, max_response=MAX_RESPONSE, max_context=MAX_CONTEXT)
     return [[step.response_ids.tolist() for step in t.steps] for t in sampler.play(episodes)]
 
 
@@ -79,9 +77,8 @@ class InverseTransform(LogitsProcessor):
 class Conversation:
     """One episode as the baseline plays it."""
 
-    def __init__(self, chat: Chat, episode: Episode) -> None:
-        self.chat = chat
-        self.environment = environment()
+    def __init__(self, chat: Chat, environment: AlfworldEnvironment, episode: Episode) -> None:
+        self.chat, self.environment = chat, environment
         self.ids = chat.opening(self.environment.reset(episode.task))
         self.random = np.random.Generator(np.random.Philox(key=episode.seed))
         self.responses: list[list[int]] = []
@@ -98,9 +95,9 @@ class Conversation:
         self.done = result.done or len(self.ids) + MAX_RESPONSE > MAX_CONTEXT
 
 
-def with_generate(model: PreTrainedModel, chat: Chat, episodes: list[Episode]) -> Responses:
+def with_generate(model: PreTrainedModel, chat: Chat, environments: Environments, episodes: list[Episode]) -> Responses:
     """All conversations together, turn by turn, padded on the left; a turn ends when its longest response does."""
-    conversations = [Conversation(chat, episode) for episode in episodes]
+    conversations = [Conversation(chat, environments(), episode) for episode in episodes]
     while active := [c for c in conversations if not c.done]:
         longest = max(len(c.ids) for c in active)
         ids = torch.tensor([[0] * (longest - len(c.ids)) + c.ids for c in active])
@@ -131,16 +128,22 @@ def measure(name: str, play: Callable[[list[Episode]], Responses], episodes: lis
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a policy's folder (default: random weights)")
+    parser.add_argument("--profile", choices=sorted(PROFILES), default="official", help="of the games")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    games = GeneratedGames(arguments.profile, 0)
+
+    def environments() -> AlfworldEnvironment:
+        return AlfworldEnvironment(games, PROFILES[arguments.profile].max_steps)
+
     with tempfile.TemporaryDirectory() as folder:
         if arguments.model is None:
-            random_policy().save(Path(folder))
+            random_policy(games.tasks("train", range(100)), environments).save(Path(folder))
         path = arguments.model or Path(folder)
         policy, model = Policy.load(path, ""), AutoModelForCausalLM.from_pretrained(path)
-    episodes = group_episodes(GAMES.tasks("train", range(8)), 8, 0, 0, "benchmark")
-    ours, fast = measure("our sampler", lambda e: with_sampler(policy, e), episodes)
-    theirs, slow = measure("model.generate", lambda e: with_generate(model, policy.chat, e), episodes)
+    episodes = group_episodes(games.tasks("train", range(8)), 8, 0, 0, "benchmark")
+    ours, fast = measure("our sampler", lambda e: with_sampler(policy, environments, e), episodes)
+    theirs, slow = measure("model.generate", lambda e: with_generate(model, policy.chat, environments, e), episodes)
     same = sum(a == b for a, b in zip(ours, theirs, strict=True))
     print(f"{same} of {len(episodes)} episodes are the same, token by token")
     print(f"ratio {fast / slow:.1f} (target: at least {TARGET:g})")
