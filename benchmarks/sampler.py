@@ -12,6 +12,7 @@ The longer the episodes, the more it costs to encode them anew: ``official`` gam
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -40,20 +41,25 @@ from empg.training.warmstart import texts, tiny_policy
 
 MAX_RESPONSE, MAX_CONTEXT = 40, 1024
 TARGET = 8.0
+END_OF_TURN_ODDS = 9.0  # against, for each token of the random policy
 Responses = list[list[list[int]]]  # ids of each episode's each step
 Environments = Callable[[], AlfworldEnvironment]
 
 
 @torch.no_grad()
 def random_policy(tasks: list[Task], environments: Environments) -> Policy:
-    """The default policy's size; a constant part of the embedding makes the end of a turn about one token in ten."""
+    """The default policy's size. A constant part of the embedding makes the end of a turn about one token in ten."""
     corpus = [text for task in tasks for text in texts(demonstrate(environments(), task, Random(task.id)), "")]
     chat = Chat(train_tokenizer(corpus, 600), "", "the benchmark's tokenizer")
     policy = tiny_policy(TinyPolicy(), chat, seed=0)
-    embedding = policy.network.embedding
-    embedding *= 10
-    embedding[:, 0] = 1.0
-    embedding[chat.end_of_turn, 0] = 2.5
+    network, end = policy.network, chat.end_of_turn
+    network.embedding *= 10
+    network.embedding[:, 0] = 1.0
+    ids = torch.tensor(chat.opening(corpus[1]))
+    hidden = network(ids, [len(ids)])
+    logits = hidden @ network.embedding.T
+    wanted = logits.logsumexp(-1) - math.log(END_OF_TURN_ODDS)
+    network.embedding[end, 0] += ((wanted - logits[:, end]) / hidden[:, 0]).mean()
     return policy
 
 
