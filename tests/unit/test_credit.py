@@ -1,0 +1,130 @@
+"""Credit of a batch by hand: every outcome advantage under every modulation, from trajectories to table columns."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from empg.config import Dapo, Gigpo, Grpo, Rloo
+from empg.core.modulation import MODULATIONS
+from empg.environments.base import Task
+from empg.rollouts.episodes import Episode, Step, Trajectory
+from empg.schema import CREDIT
+from empg.training.credit import credit_batch
+
+ZETA = 0.5
+K = math.log(2)  # so that exp(−k·h) = 2^(−h)
+METHODS = {"grpo": Grpo, "dapo": Dapo, "rloo": Rloo, "gigpo": Gigpo}
+
+
+def step(*entropies: float, observation: str = "here") -> Step:
+    n = len(entropies)
+    return Step(observation, np.zeros(2, np.int32), np.zeros(n, np.int32), np.full(n, -1, np.float32),
+                np.array(entropies, np.float32), "", "look", invalid=False, truncated=False)  # fmt: skip
+
+
+def trajectory(group: int, number: int, reward: float, *steps: Step) -> Trajectory:
+    return Trajectory(Episode(Task("alfworld", "train", group, "x"), group, number, 0), list(steps), reward)
+
+
+# Step entropies are the means 0, 1 | 0.5 | 0.25 | 0.75, 0.5, whatever the number of tokens. Min-max changes none of them.
+BATCH = [
+    trajectory(0, 0, 1.0, step(0.0, 0.0, observation="a"), step(0.5, 1.5, observation="b")),
+    trajectory(0, 1, 0.0, step(0.2, 0.8, 0.5, observation="a")),
+    trajectory(1, 2, 0.0, step(0.25, observation="a")),
+    trajectory(1, 3, 0.0, step(0.5, 1.0, observation="c"), step(0.25, 0.75, 0.5, 0.5, observation="c")),
+]
+H = np.array([0.0, 1.0, 0.5, 0.25, 0.75, 0.5])
+# Group 0: rewards 1 and 0, mean 0.5, standard deviation 0.5. Group 1: equal rewards.
+OUTCOME = {"grpo": [1, -1, 0, 0], "dapo": [1, -1, 0, 0], "rloo": [1, -1, 0, 0], "gigpo": [1, -1, 0, 0]}
+# GiGPO: returns 0.95, 1 | 0 | 0 | 0, 0. Of group 0, "a" was seen twice: (0.95, 0) standardises to 1 and −1.
+GIGPO_STEPS = np.array([1, 0, -1, 0, 0, 0])
+
+
+def method(advantage: str, modulation: str):
+    options = {"omega": 1.0} if advantage == "gigpo" else {}
+    return METHODS[advantage](advantage=advantage, modulation=modulation, k=K, k_future=K, zeta=ZETA, overlong_cache=0,
+                              **options)  # fmt: skip
+
+
+@pytest.mark.parametrize("modulation", MODULATIONS)
+@pytest.mark.parametrize("advantage", METHODS)
+def test_every_method_by_hand(advantage, modulation):
+    found = credit_batch(BATCH, method(advantage, modulation), max_response=10)
+    A = np.array(OUTCOME[advantage])[[0, 0, 1, 2, 3, 3]] + (GIGPO_STEPS if advantage == "gigpo" else 0)  # noqa: N806
+    g, f = np.ones(6), np.zeros(6)
+    if modulation in ("empg", "empg_scale"):
+        g = 2**-H / ((1 + 2**-1 + 2**-0.5 + 2**-0.25 + 2**-0.75 + 2**-0.5) / 6)
+    if modulation != "none":
+        f = np.array([0.5, 0, 0, 0, 2**-0.5, 0])  # the next step's 2^(−h); a trajectory's last step has none
+    bonus = 0.0 if modulation == "empg_scale" else ZETA
+    expected = A * g + bonus * f
+    if modulation != "none":
+        expected -= expected.mean()
+    tolerance = {"atol": 1e-5, "rtol": 0}  # the standard deviation's ε is 1e-6
+    np.testing.assert_allclose(found.modulation.advantage, expected, **tolerance)
+    np.testing.assert_allclose(found.step_entropy, H, **tolerance)
+    np.testing.assert_allclose(found.modulation.normalised_entropy, H, **tolerance)
+    np.testing.assert_allclose(found.modulation.gradient_scale, g, **tolerance)
+    np.testing.assert_allclose(found.modulation.clarity_bonus, f, **tolerance)
+    np.testing.assert_allclose(found.outcome_advantage, OUTCOME[advantage], **tolerance)
+    assert found.reward.tolist() == [1, 0, 0, 0]
+    assert found.equal_reward_groups == 0.5
+    magnitude = np.abs(expected)
+    assert found.equal_reward_mass == pytest.approx(magnitude[3:].sum() / magnitude.sum(), abs=1e-5)
+
+
+def test_one_case_in_numbers():
+    """GRPO with EMPG, worked out with a pocket calculator: mean of 2^(−h) is 0.7249536."""
+    found = credit_batch(BATCH, method("grpo", "empg"), max_response=10)
+    # A·g + ζ·f: 1.3793986 + 0.25, 0.6896993, −0.9753819, 0, 0 + 0.3535534, 0; their mean is 0.2828782.
+    np.testing.assert_allclose(
+        found.modulation.advantage, [1.346520, 0.406821, -1.258260, -0.282878, 0.070675, -0.282878], atol=5e-6
+    )
+
+
+def test_rloo_leaves_the_scale_of_rewards():
+    larger = [trajectory(0, i, r, step(0.1)) for i, r in enumerate((1.0, 0.0, 0.0, 1.0))]
+    found = credit_batch(larger, method("rloo", "none"), max_response=10)
+    np.testing.assert_allclose(found.modulation.advantage, [2 / 3, -2 / 3, -2 / 3, 2 / 3], atol=1e-12)
+
+
+def test_long_answers_are_punished_before_the_advantage():
+    """Of 10 tokens at most and a cache of 4: 8 tokens cost 0.5, 10 cost 1, up to 6 nothing; steps average."""
+    batch = [
+        trajectory(0, 0, 1.0, step(*[0.1] * 8), step(*[0.2] * 6)),  # 1 − (0.5 + 0) / 2
+        trajectory(0, 1, 1.0, step(*[0.3] * 10)),  # 1 − 1
+        trajectory(0, 2, 1.0, step(0.4)),
+    ]
+    chosen = Dapo(advantage="dapo", overlong_cache=4)
+    found = credit_batch(batch, chosen, max_response=10)
+    shaped = np.array([0.75, 0.0, 1.0])
+    expected = (shaped - shaped.mean()) / shaped.std()
+    np.testing.assert_allclose(found.outcome_advantage, expected, atol=1e-5)
+    np.testing.assert_allclose(found.modulation.advantage, expected[[0, 0, 1, 2]], atol=1e-5)
+    assert found.reward.tolist() == [1.0, 1.0, 1.0]  # what is reported is the environment's reward
+    with pytest.raises(ValueError, match="cache: expected a length in"):
+        credit_batch(batch, chosen, max_response=3)
+
+
+def test_columns_are_the_tables_and_rows_are_steps():
+    found = credit_batch(BATCH, method("gigpo", "empg"), max_response=10)
+    columns = found.columns()
+    assert columns.schema == pl.Schema(CREDIT)
+    assert len(columns) == 6
+    assert columns["trained"].all()
+    np.testing.assert_allclose(columns["outcome_advantage"], [1, 1, -1, 0, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(columns["advantage"], found.modulation.advantage, atol=1e-7)
+    np.testing.assert_allclose(columns["step_entropy"], H, atol=1e-7)
+
+
+def test_the_order_of_trajectories_does_not_matter():
+    order = [2, 0, 3, 1]
+    chosen = method("grpo", "empg")
+    plain = credit_batch(BATCH, chosen, max_response=10).modulation.advantage
+    shuffled = credit_batch([BATCH[i] for i in order], chosen, max_response=10).modulation.advantage
+    steps = [[0, 1], [2], [3], [4, 5]]
+    np.testing.assert_allclose(shuffled, plain[[s for i in order for s in steps[i]]], atol=1e-12)
