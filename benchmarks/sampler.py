@@ -5,61 +5,50 @@ the second way is what trainers without an inference server do.
 
     python benchmarks/sampler.py [--profile small] [--model results/quick/alfworld/warmstart/model]
 
-Without ``--model`` the policy has the default's size and random weights, made to end its turns after ten tokens or so.
+Without ``--model`` the policy is the default one after a short warm start, which takes half a minute first.
 The longer the episodes, the more it costs to encode them anew: ``official`` games have 50 steps, ``small`` ones 20.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LogitsProcessor, PreTrainedModel
 
-from empg.config import TinyPolicy
-from empg.environments.alfworld.demonstrations import demonstrate
+from empg.config import AlfworldData, TinyPolicy, WarmStart, WarmStartRun
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.rooms import PROFILES
 from empg.environments.alfworld.tasks import GeneratedGames
-from empg.environments.base import Task
 from empg.environments.text import parse_action
 from empg.policy.chat import Chat
 from empg.policy.policy import Policy
-from empg.policy.tokenizer import train_tokenizer
 from empg.rollouts.collect import group_episodes
 from empg.rollouts.episodes import Episode
 from empg.rollouts.sampler import Sampler
-from empg.training.warmstart import texts, tiny_policy
+from empg.training.warmstart import fine_tune, make_policy
 
 MAX_RESPONSE, MAX_CONTEXT = 40, 1024
 TARGET = 8.0
-END_OF_TURN_ODDS = 9.0  # against, for each token of the random policy
+WARM_START_TOKENS = 300_000
 Responses = list[list[list[int]]]  # ids of each episode's each step
 Environments = Callable[[], AlfworldEnvironment]
 
 
-@torch.no_grad()
-def random_policy(tasks: list[Task], environments: Environments) -> Policy:
-    """The default policy's size. A constant part of the embedding makes the end of a turn about one token in ten."""
-    corpus = [text for task in tasks for text in texts(demonstrate(environments(), task, Random(task.id)), "")]
-    chat = Chat(train_tokenizer(corpus, 600), "", "the benchmark's tokenizer")
-    policy = tiny_policy(TinyPolicy(), chat, seed=0)
-    network, end = policy.network, chat.end_of_turn
-    network.embedding *= 10
-    network.embedding[:, 0] = 1.0
-    ids = torch.tensor(chat.opening(corpus[1]))
-    hidden = network(ids, [len(ids)])
-    logits = hidden @ network.embedding.T
-    wanted = logits.logsumexp(-1) - math.log(END_OF_TURN_ODDS)
-    network.embedding[end, 0] += ((wanted - logits[:, end]) / hidden[:, 0]).mean()
+def short_warm_start(profile: str) -> Policy:
+    """The default policy after a few demonstrations: it speaks, and solves little."""
+    config = WarmStartRun(environment="alfworld", data=AlfworldData(profile=profile), system="", policy=TinyPolicy(),
+                          warmstart=WarmStart(tokens=WARM_START_TOKENS))  # fmt: skip
+    no_files = Path()  # the games of demonstrations are drawn
+    policy = make_policy(config, no_files)
+    for _ in fine_tune(policy, config, no_files):
+        pass
     return policy
 
 
@@ -133,7 +122,7 @@ def measure(name: str, play: Callable[[list[Episode]], Responses], episodes: lis
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a policy's folder (default: random weights)")
+    parser.add_argument("--model", type=Path, help="a policy's folder (default: a short warm start)")
     parser.add_argument("--profile", choices=sorted(PROFILES), default="official", help="of the games")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -144,7 +133,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         if arguments.model is None:
-            random_policy(games.tasks("train", range(100)), environments).save(Path(folder))
+            short_warm_start(arguments.profile).save(Path(folder))
         path = arguments.model or Path(folder)
         policy, model = Policy.load(path, ""), AutoModelForCausalLM.from_pretrained(path)
     episodes = group_episodes(games.tasks("train", range(8)), 8, 0, 0, "benchmark")

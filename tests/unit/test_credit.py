@@ -30,7 +30,7 @@ def trajectory(group: int, number: int, reward: float, *steps: Step) -> Trajecto
     return Trajectory(Episode(Task("alfworld", "train", group, "x"), group, number, 0), list(steps), reward)
 
 
-# Step entropies are the means 0, 1 | 0.5 | 0.25 | 0.75, 0.5, whatever the number of tokens. Min-max changes none of them.
+# Step entropies are the means 0, 1 | 0.5 | 0.25 | 0.75, 0.5, whatever the number of tokens; min-max changes none.
 BATCH = [
     trajectory(0, 0, 1.0, step(0.0, 0.0, observation="a"), step(0.5, 1.5, observation="b")),
     trajectory(0, 1, 0.0, step(0.2, 0.8, 0.5, observation="a")),

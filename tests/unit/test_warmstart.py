@@ -1,0 +1,109 @@
+"""The warm start: what it learns from, how its rate runs, and that a little of it helps and is always the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from empg.config import AlfworldData, TinyPolicy, WarmStart, WarmStartRun
+from empg.environments.base import DemonstrationStep
+from empg.errors import DivergenceError
+from empg.policy.chat import Chat
+from empg.policy.tokenizer import train_tokenizer
+from empg.training import warmstart
+from empg.training.packing import Conversation
+from empg.training.warmstart import batches, conversation, fine_tune, learning_rate_factor, make_policy, texts
+
+DEMONSTRATION = [
+    DemonstrationStep("You see a mug 1.", "take it", "take mug 1", is_mistake=False),
+    DemonstrationStep("You take the mug 1.", "take it", "take mug 2", is_mistake=True),
+    DemonstrationStep("Nothing happens.", "leave", "go to desk 1", is_mistake=False),
+]
+NO_FILES = Path("none")  # generated games are drawn
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return Chat(train_tokenizer(list(texts(DEMONSTRATION, "Tidy up.")) * 3, 400), "Tidy up.", "here")
+
+
+def test_the_loss_is_about_the_demonstrators_own_tokens_but_for_mistakes(chat):
+    found = conversation(DEMONSTRATION, chat)
+    assert found.ids.shape == found.mask.shape
+    answers = ["<think>take it</think><action>take mug 1</action>", "<think>leave</think><action>go to desk 1</action>"]
+    assert chat.tokenizer.decode(found.ids[found.mask]) == "<|im_end|>".join([*answers, ""])
+    whole = chat.tokenizer.decode(found.ids)
+    assert whole.startswith("<|im_start|>system\nTidy up.<|im_end|><|im_start|>user\nYou see a mug 1.<|im_end|>")
+    assert "<action>take mug 2</action><|im_end|><|im_start|>user\nNothing happens.<|im_end|>" in whole
+
+
+def test_the_tokenizer_reads_everything_that_is_said():
+    assert list(texts(DEMONSTRATION[:1], "Tidy up.")) == [
+        "system\nTidy up.", "user\nYou see a mug 1.", "assistant\n<think>take it</think><action>take mug 1</action>"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("done", "factor"),
+    [(0.0, 0.01), (0.05, 0.51), (0.1, 1.0), (0.5, 1.0), (0.6, 1.0), (0.8, 0.5), (1.0, 0.0)],
+)
+def test_the_learning_rate_is_a_trapezoid(done, factor):
+    assert learning_rate_factor(done, warmup=0.1, decay=0.4) == pytest.approx(factor)
+
+
+def test_a_learning_rate_without_slopes():
+    assert {learning_rate_factor(done, warmup=0.0, decay=0.0) for done in (0.0, 0.5, 1.0)} == {1.0}
+
+
+def test_batches_are_filled_with_whole_conversations_that_teach_something():
+    def made(length: int, teaches: bool = True) -> Conversation:
+        return Conversation(np.zeros(length, np.int32), np.full(length, teaches))
+
+    stream = [made(3), made(9, teaches=False), made(4), made(2), made(12), made(1)]
+    assert [[len(c.ids) for c in batch] for batch in batches(iter(stream), 7)] == [[3, 4], [2, 12]]
+
+
+def run(**settings: object) -> WarmStartRun:
+    sizes = TinyPolicy(width=32, heads=2, kv_heads=1, layers=1, mlp_width=32, vocab_size=400)
+    options = {"tokens": 12_000, "batch_tokens": 1000} | settings
+    return WarmStartRun(environment="alfworld", data=AlfworldData(), system="", policy=sizes,
+                        warmstart=WarmStart.model_validate(options))  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(warmstart, "TOKENIZER_DEMONSTRATIONS", 20)
+
+
+def test_the_loss_falls_the_budget_holds_and_the_same_seed_gives_the_same_bits():
+    ended = []
+    for _ in range(2):
+        policy = make_policy(run(), NO_FILES)
+        ended.append((list(fine_tune(policy, run(), NO_FILES)), policy.network.state_dict()))
+    (metrics, weights), (again, same_weights) = ended
+    assert metrics == again
+    assert all(torch.equal(weights[name], same_weights[name]) for name in weights)
+    assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.5
+    assert metrics[-2]["tokens"] < 12_000 <= metrics[-1]["tokens"]
+    assert metrics[0]["lr_factor"] < 1.0
+    other = make_policy(run(seed=9), NO_FILES).network.state_dict()
+    assert not torch.equal(weights["layers.0.qkv"], other["layers.0.qkv"])
+
+
+def test_the_micro_batch_size_is_a_memory_knob():
+    losses = []
+    for micro_batch_tokens in (100, 10_000):
+        config = run(micro_batch_tokens=micro_batch_tokens)
+        losses.append([m["loss"] for m in fine_tune(make_policy(config, NO_FILES), config, NO_FILES)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_it():
+    policy = make_policy(run(), NO_FILES)
+    with torch.no_grad():
+        policy.network.norm[0] = torch.nan
+    with pytest.raises(DivergenceError, match="warm start after 0 tokens: expected a finite loss and gradient norm"):
+        list(fine_tune(policy, run(), NO_FILES))
