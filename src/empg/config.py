@@ -88,7 +88,7 @@ class Sampling(Model):
     play at once.
     """
 
-    temperature: Annotated[float, Field(gt=0)] = 0.9
+    temperature: Annotated[float, Field(gt=0)] = 1.0
     max_response: Positive = 40
     max_context: Positive = 1024
     max_refused: Annotated[int, Field(ge=0)] = 2
