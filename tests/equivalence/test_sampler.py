@@ -276,6 +276,40 @@ def test_stop_reasons_and_rewards_are_the_environments(make_policy):
     assert [s.observation for s in trajectories[2].steps] == ["Say something.", "Again.", "Again."]
 
 
+class Refusing:
+    """Refuses the steps marked "x" of a script, and ends after it."""
+
+    def __init__(self, script: str) -> None:
+        self.script, self.max_steps = iter(script), len(script)
+        self.left = len(script)
+
+    def reset(self, task: Task) -> str:
+        return "Say something."
+
+    def step(self, action: str) -> StepResult:
+        self.left -= 1
+        return StepResult("Again.", 0.0, self.left == 0, invalid=next(self.script) == "x")
+
+
+@pytest.mark.parametrize(
+    ("script", "max_refused", "steps", "reason"),
+    [
+        ("xxxxx", 0, 5, StopReason.STEP_LIMIT),
+        ("xxxxx", 2, 2, StopReason.REFUSED),
+        ("x.x.x.", 2, 6, StopReason.STEP_LIMIT),  # not in a row
+        (".x.xxx.", 2, 5, StopReason.REFUSED),
+        ("..x", 1, 3, StopReason.STEP_LIMIT),  # the environment's own end comes first
+        (".x.", 1, 2, StopReason.REFUSED),
+    ],
+)
+def test_invalid_actions_in_a_row_end_an_episode(make_policy, script, max_refused, steps, reason):
+    policy = make_policy("qwen2")
+    sampler = Sampler(policy.network, policy.chat, lambda: Refusing(script), max_response=4, max_context=512,
+                      max_refused=max_refused)  # fmt: skip
+    (trajectory,) = sampler.play([Episode(Task("made", "up", 0, "talk"), 0, 0, 0)])
+    assert (len(trajectory.steps), trajectory.stop_reason, trajectory.reward) == (steps, reason, 0.0)
+
+
 def test_a_sampled_token_follows_its_probability(make_policy):
     """Inverse transform sampling over a fine grid of uniform numbers reproduces the distribution."""
     policy = make_policy("qwen2")
