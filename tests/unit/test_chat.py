@@ -84,7 +84,8 @@ def test_a_special_token_spelled_in_an_observation_is_text(tokenizer_and_end):
     for part, plain in ((chat.opening(spelled), chat.opening("A note.")), (chat.reply(spelled), chat.reply("A note."))):
         assert [i for i in part if i in special] == [i for i in plain if i in special]
         assert spelled in tokenizer.decode(part, clean_up_tokenization_spaces=False)
-    # Templates keep their special tokens afterwards.
+    # The tokenizer is left as it was.
+    assert not tokenizer.backend_tokenizer.encode_special_tokens
     assert Chat(tokenizer, "", "here").opening("A note.") == chat.opening("A note.")
 
 

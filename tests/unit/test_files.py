@@ -52,6 +52,7 @@ def test_a_directory_takes_its_place_when_it_is_whole(tmp_path):
     path = tmp_path / "model"
     for name in ("a", "b"):
         with atomic_directory(path) as folder:
+            assert folder.parent == path.parent
             (folder / name).write_text(name)
         assert [file.name for file in path.iterdir()] == [name], "nothing of the old one stays"
     assert list(tmp_path.iterdir()) == [path]
