@@ -112,3 +112,8 @@ def test_the_readme_names_real_targets_and_commands():
     assert {name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)} == set()
     usage = parser().format_help()
     assert {name for name in commands if not re.search(rf"^    {name}\b", usage, re.MULTILINE)} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_number_is_still_to_be_filled_in(page):
+    assert not re.findall(r"\{\{[A-Z_]+\}\}|\b[A-Z]+_TABLE\b", page.read_text(encoding="utf-8"))
