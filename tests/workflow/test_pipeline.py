@@ -59,15 +59,13 @@ def start(project, log):
 def test_a_killed_run_continues(project):
     project.edit("config/config.yaml", lambda study: study.update(seeds=[2], methods={"grpo": {"advantage": "grpo"}}))
     log = project.root / "results/mini/logs/rooms/grpo/seed2/train.log"
+    for ending in (signal.SIGKILL, signal.SIGINT):  # of Snakemake and its job alike
+        process = start(project, log)
+        os.killpg(process.pid, ending)
+        process.wait()
+        assert not (project.root / "results/mini/rooms/grpo/seed2/train/manifest.json").exists()
     process = start(project, log)
     process.kill()  # Snakemake alone: its training lives on, and the next one waits for it
     process.wait()
-    process = start(project, log)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process = start(project, log)
-    os.killpg(process.pid, signal.SIGINT)
-    process.wait()
-    assert not (project.root / "results/mini/rooms/grpo/seed2/train/manifest.json").exists()
     project.build()
     assert project.plan() == set()
