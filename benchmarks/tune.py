@@ -50,7 +50,7 @@ def play(job: tuple[Path, TrainRun, EvaluateRun]) -> dict[str, object]:
         rl.run(train, data, base / "warmstart/model", base / "rollouts", folder / "train",
                on_metrics=lambda *_: None, progress=lambda *_: None)  # fmt: skip
         evaluate.run(panel, data, folder / "train/model", folder / "evaluate", progress=lambda *_: None)
-    summary = read_json(folder / "evaluate/summary.json")["tune"]
+    summary = read_json(folder / "evaluate/summary.json")["panels"]["tune"]
     return {"environment": train.environment, "method": train.method_name, "muon_lr": train.train.optimiser.muon_lr,
             "iterations": train.train.iterations, "sampled": summary["sampled"]["success"],
             "greedy": summary["greedy"]["success"], "episodes": summary["sampled"]["n"]}  # fmt: skip
