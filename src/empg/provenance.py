@@ -12,7 +12,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -190,14 +190,6 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def write_manifest(out: Path, *, stage: str, config: BaseModel, inputs: Mapping[str, Path], outputs: Sequence[Path],
-                   summary: Mapping[str, Any]) -> None:  # fmt: skip
-    """Write ``out/manifest.json`` for these outputs, atomically."""
-    about = _about(stage, config, inputs)
-    hashes = {path.relative_to(out).as_posix(): file_digest(path) for path in sorted(outputs)}
-    write_json(out / MANIFEST, {**about, "outputs": hashes, "summary": dict(summary)})
 
 
 def _about(stage: str, config: BaseModel, inputs: Mapping[str, Path]) -> dict[str, Any]:

@@ -141,3 +141,10 @@ def test_a_table_with_damage_inside_is_named(trajectories, tmp_path):
 
 def test_credited_steps_add_columns_to_steps():
     assert list(CREDITED_STEPS)[: len(STEPS)] == list(STEPS)
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_a_duplicated_row_is_refused(trajectories, row):
+    table = to_table(trajectories, iteration=0, policy_version=0)
+    with pytest.raises(DataError, match="expected step"):
+        from_table(pl.concat([table[: row + 1], table[row:]]), "alfworld")

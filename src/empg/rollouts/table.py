@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+import torch
 
+from empg.core.checks import check_step_index
 from empg.environments.base import Task
+from empg.errors import DataError
 from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
 from empg.schema import STEPS
 
@@ -44,7 +47,17 @@ def to_table(trajectories: Sequence[Trajectory], *, iteration: int, policy_versi
 
 
 def from_table(frame: pl.DataFrame, environment: str) -> list[Trajectory]:
-    """The trajectories of a table that :func:`to_table` made, in its order."""
+    """The trajectories of a table that :func:`to_table` made, in its order.
+
+    Raises :class:`DataError` when a trajectory's steps are not 0, 1, 2, …: a duplicated row would enter EMPG's means.
+    """
+    if frame.is_empty():
+        return []
+    number = torch.from_numpy(frame["trajectory"].rank("dense").cast(pl.Int64).to_numpy() - 1)
+    try:
+        check_step_index(number, torch.from_numpy(frame["step"].cast(pl.Int64).to_numpy().copy()))
+    except ValueError as error:
+        raise DataError(f"rollouts: {error}") from None
     trajectories: list[Trajectory] = []
     for row in frame.select(*STEPS).iter_rows(named=True):
         if row["step"] == 0:
