@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LogitsProcessor, PreTrainedModel
 
-from empg.config import AlfworldData, TinyPolicy, WarmStart, WarmStartRun
+from empg.config import AlfworldData, Interface, TinyPolicy, WarmStart, WarmStartRun
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.rooms import PROFILES
 from empg.environments.alfworld.tasks import GeneratedGames
+from empg.environments.base import Arena
 from empg.environments.text import parse_action
 from empg.policy.chat import Chat
 from empg.policy.policy import Policy
@@ -43,8 +44,8 @@ Environments = Callable[[], AlfworldEnvironment]
 
 def short_warm_start(profile: str) -> Policy:
     """The default policy after a few demonstrations: it speaks, and solves little."""
-    config = WarmStartRun(environment="alfworld", data=AlfworldData(profile=profile), system="", policy=TinyPolicy(),
-                          warmstart=WarmStart(tokens=WARM_START_TOKENS))  # fmt: skip
+    config = WarmStartRun(environment="alfworld", data=AlfworldData(profile=profile), system="", interface=Interface(),
+                          policy=TinyPolicy(), warmstart=WarmStart(tokens=WARM_START_TOKENS))  # fmt: skip
     no_files = Path()  # the games of demonstrations are drawn
     policy = make_policy(config, no_files)
     for _ in fine_tune(policy, config, no_files):
@@ -53,7 +54,9 @@ def short_warm_start(profile: str) -> Policy:
 
 
 def with_sampler(policy: Policy, environments: Environments, episodes: list[Episode]) -> Responses:
-    sampler = Sampler(policy.network, policy.chat, environments, max_response=MAX_RESPONSE, max_context=MAX_CONTEXT)
+    sampler = Sampler(
+        policy.network, policy.chat, Arena(environments), max_response=MAX_RESPONSE, max_context=MAX_CONTEXT
+    )
     return [[step.response_ids.tolist() for step in t.steps] for t in sampler.play(episodes)]
 
 

@@ -103,6 +103,8 @@ def _evaluation(study, folder: Path, method: str, seed: int) -> None:
                 "task": np.arange(TASKS),
                 "task_type": ["look_at_obj_in_light", "pick_two_obj_and_place"] * (TASKS // 2),
                 "success": success,
+                "score": success,
+                "metrics": [[]] * TASKS,
                 "steps": steps,
                 "invalid_steps": steps // 4,
                 "agent_tokens": steps * 9,

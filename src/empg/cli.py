@@ -95,6 +95,11 @@ def parser() -> argparse.ArgumentParser:
     track = command(
         "track", _track, "rebuild a study's runs in the MLflow database from its results folder", results=RESULTS
     )
+    serve = command(
+        "serve-retriever", _serve, "search a corpus and answer over HTTP, as `interface.retriever` asks",
+        corpus="corpus of passages, JSON lines in wiki-18's form",
+        index="folder of its index; built at first, reused while the corpus is the same",
+    )  # fmt: skip
     command("schema", _schema, "write the JSON schemas of the configuration", out="folder to write")
     command("times", _times, "print where the time of a study's stages went", results=RESULTS)
 
@@ -106,6 +111,10 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--track", type=Path, metavar="PATH", help=f"{RESULTS}, to log live curves to its MLflow database"
         )
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)"
+    )
+    serve.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: %(default)s)")
     track.add_argument("--init", action="store_true", help="only create the database, empty; --results is its folder")
     return top
 
@@ -176,6 +185,14 @@ def _track(args: argparse.Namespace) -> None:
         tracking.create(args.results)
     else:
         tracking.rebuild(args.results)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from empg.environments.deepsearch.index import Index
+    from empg.environments.deepsearch.server import serve
+
+    print(f"{args.index}: {len(Index.build(args.corpus, args.index))} passages", flush=True)
+    serve(args.index, args.host, args.port, announce=lambda url: print(f"answers at {url}/retrieve", flush=True))
 
 
 def _times(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from empg.errors import ConfigError
 
@@ -34,16 +34,59 @@ class Sizes(Model):
 
 
 class AlfworldData(Model):
-    """Games for ALFWorld: generated, or the official ones under ``$ALFWORLD_DATA/json_2.1.1``."""
+    """Games for ALFWorld: generated, or the official ones under ``$ALFWORLD_DATA/json_2.1.1``.
+
+    The evaluation panels hold the generated tasks with the ids from ``panel_start`` on: another start, fresh panels.
+    """
 
     type: Literal["alfworld"] = "alfworld"
     source: Literal["embedded", "official"] = "embedded"
     profile: Literal["small", "official"] = "small"
     seed: int = 0
     sizes: Sizes = Sizes()
+    panel_start: Annotated[int, Field(ge=0)] = 0
 
 
-Data = AlfworldData  # a union discriminated by ``type`` once there is a second environment
+class ShopSizes(Model):
+    """Goals written for each split; the splits share no product. ``tune`` enters no report."""
+
+    train: Positive = 2000
+    valid: Positive = 500
+    test: Positive = 500
+    tune: Positive = 500
+
+
+class WebshopData(Model):
+    """A shop and goals for WebShop: generated, or made from upstream's own files under ``$WEBSHOP_DATA``."""
+
+    type: Literal["webshop"]
+    source: Literal["embedded", "official"] = "embedded"
+    seed: int = 0
+    sizes: ShopSizes = ShopSizes()
+    panel_start: Annotated[int, Field(ge=0)] = 0
+
+
+class QuestionSizes(Model):
+    """Questions written for each split: in distribution (``id``) and out of it (``ood``). ``tune`` enters no report."""
+
+    train: Positive = 2000
+    id: Positive = 500
+    ood: Positive = 500
+    tune: Positive = 500
+
+
+class DeepsearchData(Model):
+    """A corpus and questions for Deep Search: generated, or the user's own files under ``$DEEPSEARCH_DATA``."""
+
+    type: Literal["deepsearch"]
+    source: Literal["embedded", "official"] = "embedded"
+    seed: int = 0
+    sizes: QuestionSizes = QuestionSizes()
+    panel_start: Annotated[int, Field(ge=0)] = 0
+
+
+#: One of the three, told apart by ``type``.
+Data = Annotated[AlfworldData | WebshopData | DeepsearchData, Field(discriminator="type")]
 
 
 # ------------------------------------------------------------------------------------------------------------- policy
@@ -95,6 +138,20 @@ class Sampling(Model):
     rows: Positive = 256
 
 
+class Interface(Model):
+    """What an agent sees and may do in WebShop (``observation``) and Deep Search (the rest); ALFWorld has no choice.
+
+    ``retriever`` is ``local``, the data set's own index, or the address of a server. A search shows ``top_k``
+    documents, in at most ``max_observation`` characters.
+    """
+
+    observation: Literal["text", "text_rich"] = "text_rich"
+    retriever: Annotated[str, Field(pattern=r"^(local|https?://\S+)$")] = "local"
+    top_k: Positive = 3
+    max_searches: Positive = 8
+    max_observation: Positive = 2000
+
+
 class Optimiser(Model):
     """Muon on matrices and AdamW on the rest; ``muon_lr`` 0 leaves everything to AdamW."""
 
@@ -133,12 +190,17 @@ class Rollouts(Model):
 
 
 class Train(Model):
-    """The reinforcement learning loop; one iteration collects a batch, credits it and updates the policy."""
+    """The reinforcement learning loop; one iteration collects a batch, credits it and updates the policy.
+
+    ``reward`` is what an episode is trained with: its outcome (1 for success, else 0) or its dense score.
+    """
 
     iterations: Positive = 76
     groups: Positive = 8
     group_size: Annotated[int, Field(ge=2)] = 8
     updates: Positive = 1
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.6
+    reward: Literal["success", "score"] = "success"
     micro_batch_tokens: Positive = 16384
     difficulty_floor: Annotated[float, Field(gt=0, le=1)] = 0.25
     checkpoint_every: Positive = 5
@@ -157,6 +219,7 @@ class EnvironmentStudy(Model):
 
     max_steps: Positive = 16
     system: str = ""
+    interface: Interface = Interface()
     zeta: Annotated[float, Field(ge=0)] = 0.05
     policy: Policy = TinyPolicy()
     sampling: Sampling = Sampling()
@@ -239,6 +302,7 @@ class WarmStartRun(Model):
     environment: Name
     data: Data
     system: str
+    interface: Interface
     policy: Policy
     warmstart: WarmStart
 
@@ -250,6 +314,7 @@ class RolloutsRun(Model):
     data: Data
     max_steps: Positive
     system: str
+    interface: Interface
     sampling: Sampling
     rollouts: Rollouts
     group_size: Positive
@@ -262,6 +327,7 @@ class TrainRun(Model):
     data: Data
     max_steps: Positive
     system: str
+    interface: Interface
     policy: Policy
     sampling: Sampling
     train: Train
@@ -277,47 +343,53 @@ class EvaluateRun(Model):
     data: Data
     max_steps: Positive
     system: str
+    interface: Interface
     sampling: Sampling
     evaluate: Evaluate
     method_name: Name
     seed: int
 
 
+def _common(study: Study, data: dict[str, Data], environment: str) -> dict[str, Any]:
+    e = study.environments[environment]
+    return {"environment": environment, "data": data[environment], "system": e.system, "interface": e.interface}
+
+
 def warmstart_run(study: Study, data: dict[str, Data], environment: str) -> WarmStartRun:
     e = study.environments[environment]
-    return WarmStartRun(environment=environment, data=data[environment], system=e.system,
-                        policy=e.policy, warmstart=e.warmstart)  # fmt: skip
+    return WarmStartRun(**_common(study, data, environment), policy=e.policy, warmstart=e.warmstart)
 
 
 def rollouts_run(study: Study, data: dict[str, Data], environment: str) -> RolloutsRun:
     e = study.environments[environment]
-    return RolloutsRun(environment=environment, data=data[environment], max_steps=e.max_steps, system=e.system,
-                       sampling=e.sampling, rollouts=e.rollouts, group_size=e.train.group_size)  # fmt: skip
+    return RolloutsRun(**_common(study, data, environment), max_steps=e.max_steps, sampling=e.sampling,
+                       rollouts=e.rollouts, group_size=e.train.group_size)  # fmt: skip
 
 
 def train_run(study: Study, data: dict[str, Data], environment: str, method: str, seed: int) -> TrainRun:
     e, m = study.environments[environment], study.methods[method]
     if m.zeta is None:
         m = m.model_copy(update={"zeta": e.zeta})
-    return TrainRun(environment=environment, data=data[environment], max_steps=e.max_steps, system=e.system,
-                    policy=e.policy, sampling=e.sampling, train=e.train, method_name=method, method=m,
-                    seed=seed)  # fmt: skip
+    return TrainRun(**_common(study, data, environment), max_steps=e.max_steps, policy=e.policy, sampling=e.sampling,
+                    train=e.train, method_name=method, method=m, seed=seed)  # fmt: skip
 
 
 def evaluate_run(study: Study, data: dict[str, Data], environment: str, method: str, seed: int) -> EvaluateRun:
     e = study.environments[environment]
-    return EvaluateRun(environment=environment, data=data[environment], max_steps=e.max_steps, system=e.system,
-                       sampling=e.sampling, evaluate=e.evaluate, method_name=method, seed=seed)  # fmt: skip
+    return EvaluateRun(**_common(study, data, environment), max_steps=e.max_steps, sampling=e.sampling,
+                       evaluate=e.evaluate, method_name=method, seed=seed)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
-T = TypeVar("T", bound=Model)
+T = TypeVar("T")
+DATA: TypeAdapter[Data] = TypeAdapter(Data)
 
 
-def parse(model: type[T], value: Any, where: str) -> T:
+def parse(model: type[T] | TypeAdapter[T], value: Any, where: str) -> T:
     """Validate; raises :class:`ConfigError` that names the file, each key, what was expected and what was found."""
+    adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
     try:
-        return model.model_validate(value)
+        return adapter.validate_python(value)
     except ValidationError as error:
         lines = [
             f"{where}: {'.'.join(str(part) for part in e['loc']) or '(top level)'}: {e['msg']}, found {e['input']!r}"
@@ -341,7 +413,7 @@ def load_data(path: Path) -> dict[str, Data]:
     value = read_yaml(path)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected a mapping of data set names, found {type(value).__name__}")
-    return {name: parse(AlfworldData, entry, f"{path}: {name}") for name, entry in value.items()}
+    return {name: parse(DATA, entry, f"{path}: {name}") for name, entry in value.items()}
 
 
 def load_study(path: Path, data: dict[str, Data]) -> Study:

@@ -44,19 +44,21 @@ STAGES = {
 # Modules that cannot change a stage's result except through its resolved configuration, which is an input of its own:
 # the package's lazy names, the models of the configuration and the kinds of errors.
 NOT_SOURCES = frozenset({"empg", "empg.config", "empg.errors"})
+ENVIRONMENTS = ("alfworld", "webshop", "deepsearch")  # each has a package of its own, which no other one imports
 
 
 # ------------------------------------------------------------------------------------------------------------- source
-def sources(module: str) -> list[Path]:
+def sources(module: str, environment: str | None = None) -> list[Path]:
     """The files that a stage's result depends on, found without importing anything.
 
     They are the modules of this package that ``module`` imports, at any depth and also inside functions, and files in
-    ``assets`` and ``templates`` beside them.
+    ``assets`` and ``templates`` beside them. A stage of one environment does not depend on the others' packages.
     """
+    others = [f"{PACKAGE.name}.environments.{name}" for name in ENVIRONMENTS if environment and name != environment]
     pending, seen = [module], set()
     while pending:
         name = pending.pop()
-        if name not in seen and _file(name):
+        if name not in seen and _file(name) and not any(f"{name}.".startswith(f"{other}.") for other in others):
             seen.add(name)
             pending += _imports(name)
     modules = {path for name in seen - NOT_SOURCES if (path := _file(name))}
@@ -123,9 +125,9 @@ def tree(folder: Path) -> dict[str, str]:
     return result
 
 
-def source_hashes(module: str) -> dict[str, str]:
+def source_hashes(module: str, environment: str | None = None) -> dict[str, str]:
     """Path relative to the package's folder → SHA-256 of each of a stage's source files."""
-    return {path.relative_to(PACKAGE.parent).as_posix(): file_digest(path) for path in sources(module)}
+    return {path.relative_to(PACKAGE.parent).as_posix(): file_digest(path) for path in sources(module, environment)}
 
 
 # ---------------------------------------------------------------------------------------------------------- manifests
@@ -193,11 +195,12 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 def _about(stage: str, config: BaseModel, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    environment = config.data.type if hasattr(config, "data") else None
     return {
         "stage": stage,
         "config": config.model_dump(mode="json"),
         "inputs": {name: digest(path) for name, path in inputs.items()},
-        "sources": json_digest(source_hashes(STAGES[stage])),
+        "sources": json_digest(source_hashes(STAGES[stage], environment)),
         "versions": versions(),
     }
 

@@ -32,6 +32,7 @@ STEPS: Schema = {
     "logprobs": pl.List(pl.Float32),
     "entropies": pl.List(pl.Float32),  # nats
     "reward": pl.Float32,  # of the whole trajectory
+    "score": pl.Float32,  # of the whole trajectory: the environment's dense score
     "stop_reason": pl.String,
 }
 
@@ -64,6 +65,8 @@ EPISODES: Schema = {
     "task": pl.Int64,
     "task_type": pl.String,
     "success": pl.Boolean,
+    "score": pl.Float32,
+    "metrics": pl.List(pl.Struct({"name": pl.String, "value": pl.Float64})),  # the environment's own, by name
     "steps": pl.Int32,
     "invalid_steps": pl.Int32,
     "agent_tokens": pl.Int32,

@@ -12,6 +12,7 @@ from empg.config import TinyPolicy
 from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
+from empg.environments.text import format_step
 from empg.policy.chat import Chat
 from empg.policy.policy import Policy
 from empg.policy.tokenizer import train_tokenizer
@@ -26,7 +27,7 @@ def chat() -> Chat:
     """A tokenizer of the games' own text."""
     environment = AlfworldEnvironment(GAMES, 20)
     demonstrations = [demonstrate(environment, task, Random(0)) for task in GAMES.tasks("train", range(12))]
-    tokenizer = train_tokenizer([text for d in demonstrations for text in texts(d, "")], 330)
+    tokenizer = train_tokenizer([text for d in demonstrations for text in texts(d, "", format_step)], 330)
     return Chat(tokenizer, "", "the test's tokenizer")
 
 

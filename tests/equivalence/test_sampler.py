@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import cycle
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import torch
 from empg.config import TinyPolicy
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
-from empg.environments.base import StepResult, Task
+from empg.environments.base import Arena, StepResult, Task
+from empg.environments.text import parse_action
 from empg.policy.transformer import Transformer
 from empg.rollouts import sampler as sampling
 from empg.rollouts.collect import group_episodes
@@ -46,7 +48,7 @@ def episodes(groups: int = 3, group_size: int = 4) -> list[Episode]:
 
 
 def make_sampler(policy, **options) -> Sampler:
-    return Sampler(policy.network, policy.chat, environments(),
+    return Sampler(policy.network, policy.chat, Arena(environments()),
                    **{"max_response": MAX_RESPONSE, "max_context": 512} | options)  # fmt: skip
 
 
@@ -70,7 +72,7 @@ def reference_play(policy, environment, episode, *, temperature=1.0, greedy=Fals
             entropies.append(float(-(p * logprob).sum()))
         steps.append((response, logprobs, entropies))
         cut = response[-1] != chat.end_of_turn
-        result = environment.step("" if cut else sampling.parse_action(chat.text(response)) or "")
+        result = environment.step("" if cut else parse_action(chat.text(response)) or "")
         ids += response + [chat.end_of_turn] * cut + chat.reply(result.observation)
         done = result.done
     return steps
@@ -124,7 +126,7 @@ def test_an_episode_does_not_depend_on_its_neighbours(make_policy):
         limits = environments()
         for _ in range(number):
             limits()
-        sampler = Sampler(policy.network, policy.chat, limits, max_response=MAX_RESPONSE, max_context=512)
+        sampler = Sampler(policy.network, policy.chat, Arena(limits), max_response=MAX_RESPONSE, max_context=512)
         (alone,) = sampler.play([episode])
         assert responses(alone) == responses(together[number])
         assert (alone.reward, alone.stop_reason) == (together[number].reward, together[number].stop_reason)
@@ -156,7 +158,7 @@ def test_waves_change_nothing_but_how_many_are_in_play(make_policy, monkeypatch)
 def test_openings_are_shared_rows_wait_and_ended_ones_leave(make_policy, monkeypatch):
     policy = make_policy("qwen2")
     calls = []
-    extend, compact, replies = Transformer.extend, sampling._Batch._compact, sampling._Batch._prefill_replies
+    extend, compact, turn = Transformer.extend, sampling._Batch._compact, sampling._Batch._turn
 
     def spy_extend(self, token_ids, *args):
         calls.append(tuple(token_ids.shape))
@@ -164,16 +166,16 @@ def test_openings_are_shared_rows_wait_and_ended_ones_leave(make_policy, monkeyp
 
     waited, sizes = [], []
 
-    def spy_replies(self):
+    def spy_turn(self):
         waited.append((len(self.waiting), len(self.rows) - len(self.dead)))
-        replies(self)
+        return turn(self)
 
     def spy_compact(self, decoding):
         sizes.append(len(self.rows))
         return compact(self, decoding)
 
     monkeypatch.setattr(Transformer, "extend", spy_extend)
-    monkeypatch.setattr(sampling._Batch, "_prefill_replies", spy_replies)
+    monkeypatch.setattr(sampling._Batch, "_turn", spy_turn)
     monkeypatch.setattr(sampling._Batch, "_compact", spy_compact)
     told = []
     trajectories = make_sampler(policy).play(episodes(groups=3, group_size=6), told.append)
@@ -252,12 +254,19 @@ class Scripted:
     max_steps = 3
 
     def __init__(self, reward: float, steps: int) -> None:
-        self.reward, self.left = reward, steps
+        self.reward, self.steps, self.left = reward, steps, steps
 
     def reset(self, task: Task) -> str:
         return "Say something."
 
-    def step(self, action: str) -> StepResult:
+    score = 0.25
+    metrics: ClassVar = {"talks": 1.0}
+
+    @property
+    def limit(self) -> str | None:
+        return "step_limit" if self.left == 0 and self.steps == self.max_steps else None
+
+    def step(self, action: str | None) -> StepResult:
         self.left -= 1
         return StepResult("Again.", self.reward if self.left == 0 else 0.0, self.left == 0, invalid=self.left == 1)
 
@@ -266,12 +275,14 @@ def test_stop_reasons_and_rewards_are_the_environments(make_policy):
     policy = make_policy("qwen2")
     ends = [(1.0, 2), (0.0, 2), (0.0, 3), (1.0, 3)]
     script = iter(ends)
-    sampler = Sampler(policy.network, policy.chat, lambda: Scripted(*next(script)), max_response=4, max_context=512)
+    sampler = Sampler(policy.network, policy.chat, Arena(lambda: Scripted(*next(script))),
+                      max_response=4, max_context=512)  # fmt: skip
     trajectories = sampler.play([Episode(Task("made", "up", 0, "talk"), 0, i, i) for i in range(4)])
     assert [t.stop_reason for t in trajectories] == [
         StopReason.SUCCESS, StopReason.FAILURE, StopReason.STEP_LIMIT, StopReason.SUCCESS
     ]  # fmt: skip
     assert [(t.reward, len(t.steps)) for t in trajectories] == ends
+    assert [(t.score, t.metrics) for t in trajectories] == [(0.25, {"talks": 1.0})] * 4
     assert [[s.invalid for s in t.steps] for t in trajectories[1:3]] == [[True, False], [False, True, False]]
     assert [s.observation for s in trajectories[2].steps] == ["Say something.", "Again.", "Again."]
 
@@ -286,7 +297,10 @@ class Refusing:
     def reset(self, task: Task) -> str:
         return "Say something."
 
-    def step(self, action: str) -> StepResult:
+    score, limit = 0.0, "step_limit"
+    metrics: ClassVar = {}
+
+    def step(self, action: str | None) -> StepResult:
         self.left -= 1
         return StepResult("Again.", 0.0, self.left == 0, invalid=next(self.script) == "x")
 
@@ -304,7 +318,7 @@ class Refusing:
 )
 def test_invalid_actions_in_a_row_end_an_episode(make_policy, script, max_refused, steps, reason):
     policy = make_policy("qwen2")
-    sampler = Sampler(policy.network, policy.chat, lambda: Refusing(script), max_response=4, max_context=512,
+    sampler = Sampler(policy.network, policy.chat, Arena(lambda: Refusing(script)), max_response=4, max_context=512,
                       max_refused=max_refused)  # fmt: skip
     (trajectory,) = sampler.play([Episode(Task("made", "up", 0, "talk"), 0, 0, 0)])
     assert (len(trajectory.steps), trajectory.stop_reason, trajectory.reward) == (steps, reason, 0.0)

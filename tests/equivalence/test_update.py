@@ -13,6 +13,7 @@ from empg.config import Grpo
 from empg.config import Optimiser as OptimiserConfig
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
+from empg.environments.base import Arena
 from empg.errors import DivergenceError
 from empg.policy.checkpoint import name_map
 from empg.rollouts.collect import group_episodes
@@ -40,7 +41,7 @@ def trajectories(policy):
     """Real episodes of different lengths, sampled from the policy, with made-up rewards."""
     games = GeneratedGames("small", 0)
     limits = iter([3, 5, 2, 4, 6, 3])
-    sampler = Sampler(policy.network, policy.chat, lambda: AlfworldEnvironment(games, next(limits)),
+    sampler = Sampler(policy.network, policy.chat, Arena(lambda: AlfworldEnvironment(games, next(limits))),
                       max_response=10, max_context=512, temperature=TEMPERATURE)  # fmt: skip
     played = sampler.play(group_episodes(games.tasks("train", range(2)), 3, 0, 1, "update"))
     for number, trajectory in enumerate(played):

@@ -212,6 +212,15 @@ def test_stored_games_are_the_drawn_ones_and_their_walkthroughs_win(dataset: tup
         assert game.won
 
 
+def test_another_start_gives_other_panels_and_the_same_training_tasks(tmp_path: Path) -> None:
+    sizes = dict.fromkeys(SPLITS, 3)
+    write_dataset(tmp_path / "first", profile="small", seed=0, sizes=sizes)
+    write_dataset(tmp_path / "fresh", profile="small", seed=0, sizes=sizes, panel_start=3)
+    for split in SPLITS:
+        first, fresh = ([t.id for t in load_tasks(tmp_path / name, split)] for name in ("first", "fresh"))
+        assert (first, fresh) == ([0, 1, 2], [0, 1, 2] if split == "train" else [3, 4, 5])
+
+
 def test_a_split_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path, profile="small", seed=0, sizes={"train": 4})
     before = digest(tmp_path / "train")

@@ -12,7 +12,9 @@ import pytest
 from empg import cli
 from empg.errors import ConfigError, DivergenceError
 
-COMMANDS = ("data", "dvc", "warmstart", "rollouts", "train", "evaluate", "report", "track", "schema", "times")
+COMMANDS = (
+    "data", "dvc", "warmstart", "rollouts", "train", "evaluate", "report", "track", "serve-retriever", "schema", "times"
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -48,6 +49,14 @@ def method(advantage: str, modulation: str):
     options = {"omega": 1.0} if advantage == "gigpo" else {}
     return METHODS[advantage](advantage=advantage, modulation=modulation, k=K, k_future=K, zeta=ZETA, overlong_cache=0,
                               **options)  # fmt: skip
+
+
+def test_the_dense_score_can_be_the_reward():
+    """Scores .75 and .25 of one group standardise as 1 and 0 do; .3 and .3 are equal."""
+    batch = [replace(t, score=score) for t, score in zip(BATCH, (0.75, 0.25, 0.3, 0.3), strict=True)]
+    found = credit_batch(batch, method("grpo", "none"), max_response=10, reward="score")
+    np.testing.assert_allclose(found.outcome_advantage, [1, -1, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(found.reward, [0.75, 0.25, 0.3, 0.3])
 
 
 @pytest.mark.parametrize("modulation", MODULATIONS)

@@ -20,6 +20,7 @@ PAGES = sorted(path for part in (".", "config", "docs") for path in (ROOT / part
 SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "The study": (config.Study,),
     "An environment: `environments.NAME`": (config.EnvironmentStudy,),
+    "`interface`": (config.Interface,),
     "`policy`": (config.TinyPolicy, config.PretrainedPolicy),
     "`sampling`": (config.Sampling,),
     "`warmstart`": (config.WarmStart,),
@@ -28,8 +29,13 @@ SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "`train`": (config.Train,),
     "`evaluate`": (config.Evaluate,),
     "A data set: `data.yaml`": (config.AlfworldData,),
-    "`sizes`": (config.Sizes,),
+    "`sizes` of ALFWorld": (config.Sizes,),
+    "WebShop": (config.WebshopData,),
+    "`sizes` of WebShop": (config.ShopSizes,),
+    "Deep Search": (config.DeepsearchData,),
+    "`sizes` of Deep Search": (config.QuestionSizes,),
 }
+DATA_SETS = ("A data set: `data.yaml`", "WebShop", "Deep Search")
 METHODS = (config.Grpo, config.Rloo, config.Gigpo, config.Dapo)
 
 
@@ -61,7 +67,7 @@ def default(field: FieldInfo) -> Any:
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_every_setting_and_its_default_is_explained(heading):
     expected = {f"`{n}`": f for model in SECTIONS[heading] for n, f in model.model_fields.items()}
-    expected = {name: field for name, field in expected.items() if name != "`type`" or heading.startswith("A data set")}
+    expected = {name: field for name, field in expected.items() if name != "`type`" or heading in DATA_SETS}
     rows = {row[0]: row for row in tables()[heading]}
     assert list(rows) == list(expected)
     for name, field in expected.items():
@@ -106,7 +112,7 @@ def test_the_readme_names_real_targets_and_commands():
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets, commands = (
-        set(re.findall(rf"(?:`|^){program} ([a-z]+)", text, re.MULTILINE)) for program in ("make", "empg")
+        set(re.findall(rf"(?:`|^){program} ([a-z][a-z-]*)", text, re.MULTILINE)) for program in ("make", "empg")
     )
     assert {"run", "test"} <= targets
     assert {name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)} == set()

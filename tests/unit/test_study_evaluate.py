@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from empg.config import AlfworldData, EvaluateRun, Study, evaluate_run, parse, read_yaml
+from empg.environments.alfworld.tasks import StoredGames
 from empg.environments.alfworld.writer import write_dataset
 from empg.files import read_json
 from empg.rollouts import sampler
@@ -70,15 +71,17 @@ def test_waves_change_nothing(study_results: Path, data: Path, monkeypatch: pyte
 
 
 def test_luck_belongs_to_task_mode_and_panel_seed(data: Path) -> None:
-    from empg.environments.registry import load_tasks
-
-    tasks = load_tasks(AlfworldData(seed=3), data, "valid_seen")
+    tasks = StoredGames(data).tasks("valid_seen")
     seeds = {episode.task.id: episode.seed for episode in evaluate.panel(tasks, "sampled", 0)}
     backwards = {episode.task.id: episode.seed for episode in evaluate.panel(tasks[::-1], "sampled", 0)}
     assert seeds == backwards
     assert len(set(seeds.values())) == TASKS
     assert not set(seeds.values()) & {episode.seed for episode in evaluate.panel(tasks, "greedy", 0)}
     assert not set(seeds.values()) & {episode.seed for episode in evaluate.panel(tasks, "sampled", 1)}
+
+
+def named(**values: float) -> list[dict[str, object]]:
+    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def test_summary_by_hand() -> None:
@@ -88,6 +91,8 @@ def test_summary_by_hand() -> None:
         "task": [0, 1, 2, 3],
         "task_type": ["look", "pick", "look", "pick"],
         "success": [True, True, False, True],
+        "score": [1.0, 1.0, 0.4, 1.0],
+        "metrics": [named(recall=0.5), named(recall=1.0, f1=0.2), [], named(recall=0.0)],
         "steps": [2, 4, 10, 4],
         "invalid_steps": [0, 1, 9, 0],
         "agent_tokens": [10, 30, 0, 20],
@@ -100,5 +105,6 @@ def test_summary_by_hand() -> None:
     assert (numbers["success_low"], numbers["success_high"]) == pytest.approx((0.300642, 0.954413), abs=1e-6)
     assert (numbers["steps_mean"], numbers["invalid_rate"], numbers["agent_tokens"]) == (5.0, 0.5, 60)
     assert numbers["token_entropy_mean"] == pytest.approx((5 + 3 + 4) / 60)
+    assert (numbers["score_mean"], numbers["metrics"]) == (pytest.approx(0.85), {"f1": 0.2, "recall": 0.5})
     assert numbers["stop_reasons"] == {"step_limit": 1, "success": 3}
     assert {name: part["success"] for name, part in numbers["types"].items()} == {"look": 0.5, "pick": 1.0}

@@ -21,6 +21,7 @@ TEXTS = [
     "user\nOn the cabinet 1, you see a mug 2.",
     "assistant\n<think>take the mug</think><action>take mug 2 from cabinet 1</action>",
 ] * 3
+SPOKEN = ("<think>", "</think>", "<action>", "</action>")  # the tags that occur in them
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +49,15 @@ def test_no_other_token_holds_a_name(tokenizer):
 
 
 def test_tags_and_chat_tokens_are_single_tokens(tokenizer):
-    for text in (*TAGS, START, END, PAD):
+    for text in (*SPOKEN, START, END, PAD):
         assert pieces(tokenizer, text) == [text]
         assert pieces(tokenizer, f"x{text}y")[1] == text
     holding = {p for p in map(tokenizer.decode, range(len(tokenizer))) if "<" in p or "think" in p}
-    assert holding == {*TAGS, START, END, PAD, "<"}, "no room is wasted on parts of tags"
+    assert holding == {*SPOKEN, START, END, PAD, "<"}, "no room is wasted on parts of tags"
     assert (tokenizer.eos_token, tokenizer.pad_token) == (END, PAD)
     assert {START, END, PAD} <= set(tokenizer.all_special_tokens)
-    assert not set(TAGS) & set(tokenizer.all_special_tokens)
+    assert not set(SPOKEN) & set(tokenizer.all_special_tokens)
+    assert set(SPOKEN) < set(TAGS), "tags that nobody spoke take no room"
 
 
 def test_a_fixed_phrase_is_one_token(tokenizer):
@@ -64,11 +66,11 @@ def test_a_fixed_phrase_is_one_token(tokenizer):
 
 
 def test_the_size_is_a_limit():
-    smallest = 256 + 3 + len(TAGS)
+    smallest = 256 + 3 + len(SPOKEN)
     for size in (smallest + 1, smallest + 10):
         assert len(train_tokenizer(TEXTS, size)) == size
     assert len(train_tokenizer(TEXTS, 10_000)) < 500
-    assert len(train_tokenizer(["nothing twice"], 10_000)) == smallest
+    assert len(train_tokenizer(["nothing twice"], 10_000)) == 256 + 3
 
 
 @settings(derandomize=True, deadline=None)

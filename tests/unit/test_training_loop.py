@@ -25,7 +25,8 @@ TASKS = [Task("alfworld", "train", i, "x") for i in range(8)]
 
 def config(method, groups: int = 3) -> TrainRun:
     value = {
-        "environment": "alfworld", "data": {}, "max_steps": 4, "system": "", "policy": {"type": "tiny"},
+        "environment": "alfworld", "data": {"type": "alfworld"}, "max_steps": 4,
+        "system": "", "interface": {}, "policy": {"type": "tiny"},
         "sampling": {}, "train": {"groups": groups, "group_size": SIZE}, "method_name": "m", "seed": 0,
         "method": json.loads(method.model_dump_json()),
     }  # fmt: skip
@@ -149,8 +150,9 @@ def test_metrics_by_hand():
     credited = credit_batch(kept, Grpo(advantage="grpo"), 40)
     found = batch_metrics(kept, dropped, credited)
     expected = {
-        "success": 1 / 6, "reward_mean": 0.5, "invalid_rate": 0.0, "steps_mean": 8 / 6, "agent_tokens": 16.0,
-        "context_tokens": 40.0, "entropy_mean": 0.3, "step_entropy_min": 0.3, "step_entropy_mean": 0.3,
+        "success": 1 / 6, "reward_mean": 0.5, "score_mean": 0.0, "invalid_rate": 0.0, "steps_mean": 8 / 6,
+        "agent_tokens": 16.0, "context_tokens": 40.0, "entropy_mean": 0.3, "step_entropy_min": 0.3,
+        "step_entropy_mean": 0.3,
         "step_entropy_max": 0.3, "gradient_scale_min": 1.0, "gradient_scale_max": 1.0, "clarity_bonus_mean": 0.0,
         "advantage_abs_mean": 1.0, "equal_reward_groups": 0.0, "equal_reward_mass": 0.0, "groups_dropped": 2,
     }  # fmt: skip

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from empg.config import AlfworldData, TinyPolicy, WarmStart, WarmStartRun
+from empg.config import AlfworldData, Interface, TinyPolicy, WarmStart, WarmStartRun
 from empg.environments.base import DemonstrationStep
-from empg.errors import DivergenceError
+from empg.environments.text import format_step
+from empg.errors import ConfigError, DivergenceError
 from empg.policy.chat import Chat
 from empg.policy.tokenizer import train_tokenizer
 from empg.training import warmstart
+from empg.training.optimiser import learning_rate_factor
 from empg.training.packing import Conversation
-from empg.training.warmstart import batches, conversation, fine_tune, learning_rate_factor, make_policy, texts
+from empg.training.warmstart import batches, conversation, fine_tune, make_policy, texts
 
 DEMONSTRATION = [
     DemonstrationStep("You see a mug 1.", "take it", "take mug 1", is_mistake=False),
@@ -27,11 +29,11 @@ NO_FILES = Path("none")  # generated games are drawn
 
 @pytest.fixture(scope="module")
 def chat():
-    return Chat(train_tokenizer(list(texts(DEMONSTRATION, "Tidy up.")) * 3, 400), "Tidy up.", "here")
+    return Chat(train_tokenizer(list(texts(DEMONSTRATION, "Tidy up.", format_step)) * 3, 400), "Tidy up.", "here")
 
 
 def test_the_loss_is_about_the_demonstrators_own_tokens_but_for_mistakes(chat):
-    found = conversation(DEMONSTRATION, chat)
+    found = conversation(DEMONSTRATION, chat, format_step, 1000)
     assert found.ids.shape == found.mask.shape
     answers = ["<think>take it</think><action>take mug 1</action>", "<think>leave</think><action>go to desk 1</action>"]
     assert chat.tokenizer.decode(found.ids[found.mask]) == "<|im_end|>".join([*answers, ""])
@@ -40,8 +42,18 @@ def test_the_loss_is_about_the_demonstrators_own_tokens_but_for_mistakes(chat):
     assert "<action>take mug 2</action><|im_end|><|im_start|>user\nNothing happens.<|im_end|>" in whole
 
 
+def test_a_demonstration_ends_before_the_step_that_does_not_fit(chat):
+    whole = conversation(DEMONSTRATION, chat, format_step, 1000)
+    first = len(conversation(DEMONSTRATION[:1], chat, format_step, 1000).ids)
+    cut = conversation(DEMONSTRATION, chat, format_step, len(whole.ids) - 1)
+    assert first < len(cut.ids) < len(whole.ids)
+    np.testing.assert_array_equal(cut.ids, conversation(DEMONSTRATION[:2], chat, format_step, 1000).ids)
+    with pytest.raises(ConfigError, match=rf"first step, {first} tokens, found {first - 1} positions"):
+        conversation(DEMONSTRATION, chat, format_step, first - 1)
+
+
 def test_the_tokenizer_reads_everything_that_is_said():
-    assert list(texts(DEMONSTRATION[:1], "Tidy up.")) == [
+    assert list(texts(DEMONSTRATION[:1], "Tidy up.", format_step)) == [
         "system\nTidy up.", "user\nYou see a mug 1.", "assistant\n<think>take it</think><action>take mug 1</action>"
     ]  # fmt: skip
 
@@ -69,7 +81,7 @@ def test_batches_are_filled_with_whole_conversations_that_teach_something():
 def run(**settings: object) -> WarmStartRun:
     sizes = TinyPolicy(width=32, heads=2, kv_heads=1, layers=1, mlp_width=32, vocab_size=400)
     options = {"tokens": 12_000, "batch_tokens": 1000} | settings
-    return WarmStartRun(environment="alfworld", data=AlfworldData(), system="", policy=sizes,
+    return WarmStartRun(environment="alfworld", data=AlfworldData(), system="", interface=Interface(), policy=sizes,
                         warmstart=WarmStart.model_validate(options))  # fmt: skip
 
 

@@ -129,7 +129,8 @@ def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = {name: {"type": "alfworld", "seed": i, "sizes": sizes} for i, name in enumerate(DATA_SETS)}
     (root / "config/data.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     (root / "config/config.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
-    Project(root).edit("dvc.yaml", lambda pipeline: pipeline["stages"]["data"]["matrix"].update(name=list(DATA_SETS)))
+    entries = {name: {"type": "alfworld"} for name in DATA_SETS}
+    Project(root).edit("dvc.yaml", lambda pipeline: pipeline["stages"]["data"].update(foreach=entries))
     return root
 
 

@@ -15,10 +15,20 @@ from pathlib import Path
 import yaml
 
 from empg.config import load_data
-from empg.provenance import PACKAGE, STAGES, sources
+from empg.provenance import ENVIRONMENTS, PACKAGE, STAGES, sources
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = "results/data/rooms.json"
+
+
+def _md5(path: Path) -> str:
+    """A file's or a folder's hash as DVC writes it to its lock; caches of compiled modules do not count."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    entries = [{"md5": _md5(p), "relpath": p.relative_to(path).as_posix()} for p in files]
+    listed = json.dumps(sorted(entries, key=lambda e: e["relpath"]), sort_keys=True)
+    return f"{hashlib.md5(listed.encode()).hexdigest()}.dir"
 
 
 def make(project):
@@ -88,21 +98,27 @@ def test_an_unknown_data_set_is_the_users_mistake(fresh):
     result = fresh.run("empg", "dvc", "nowhere", "--out", IDENTITY)
     assert result.returncode == 2
     assert "config/data.yaml: expected the data set 'nowhere', found rooms, other_rooms" in result.stderr
-    fresh.edit("dvc.yaml", lambda pipeline: pipeline["stages"]["data"]["matrix"].update(name=["other_rooms"]))
+    fresh.edit("dvc.yaml", lambda pipeline: pipeline["stages"]["data"]["foreach"].pop("rooms"))
     result = make(fresh)
     assert result.returncode == 2
-    assert "dvc.yaml: stages.data.matrix.name: expected the data set 'rooms', found other_rooms" in result.stderr
+    assert "dvc.yaml: stages.data.foreach: expected the data set 'rooms', found other_rooms" in result.stderr
 
 
 def test_the_stage_depends_on_the_generators_source():
-    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["data"]
-    assert [ROOT / path for path in stage["deps"]] == sources(STAGES["data"])
+    """Its environment's whole folder, and the modules outside of it that the stage imports."""
+    first, *shared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["data"]["do"]["deps"]
+    assert first == "src/empg/environments/${item.type}"
+    for environment in ENVIRONMENTS:
+        folder = PACKAGE / "environments" / environment
+        outside = [path for path in sources(STAGES["data"], environment) if folder not in path.parents]
+        assert [ROOT / path for path in shared] == outside, environment
     assert PACKAGE == ROOT / "src/empg"
 
 
 def test_every_data_set_has_a_stage():
-    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["data"]
-    assert stage["matrix"]["name"] == list(load_data(ROOT / "config/data.yaml"))
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["data"]["foreach"]
+    data = load_data(ROOT / "config/data.yaml")
+    assert {name: item["type"] for name, item in stages.items()} == {name: d.type for name, d in data.items()}
 
 
 def test_the_lock_belongs_to_this_source():
@@ -110,7 +126,7 @@ def test_the_lock_belongs_to_this_source():
     entries = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
     assert "data@alfworld" in entries
     for name, entry in entries.items():
-        found = {d["path"]: hashlib.md5((ROOT / d["path"]).read_bytes()).hexdigest() for d in entry["deps"]}
+        found = {d["path"]: _md5(ROOT / d["path"]) for d in entry["deps"]}
         assert {d["path"]: d["md5"] for d in entry["deps"]} == found, f"{name}: run `dvc repro {name}`"
         data = yaml.safe_load((ROOT / "config/data.yaml").read_text())
         assert entry["params"]["config/data.yaml"] == {name.partition("@")[2]: data[name.partition("@")[2]]}

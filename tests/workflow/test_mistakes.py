@@ -76,7 +76,8 @@ def test_a_mistake_in_the_data(fresh):
     fresh.edit("config/data.yaml", lambda data: data["rooms"].update(profile="tiny"))
     result = fresh.snakemake("-n")
     assert result.returncode == 2
-    assert "config/data.yaml: rooms: profile: Input should be 'small' or 'official', found 'tiny'" in result.stderr
+    expected = "config/data.yaml: rooms: alfworld.profile: Input should be 'small' or 'official', found 'tiny'"
+    assert expected in result.stderr
 
 
 def test_not_yaml(fresh):

@@ -15,6 +15,7 @@ from empg.environments import data as data_stage
 from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
+from empg.environments.text import format_step
 from empg.policy.chat import Chat
 from empg.policy.tokenizer import train_tokenizer
 from empg.rollouts import collect
@@ -45,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     games = GeneratedGames("small", 0)
     (task,) = games.tasks("train", range(1))
     shown = demonstrate(AlfworldEnvironment(games, 20), task, Random(0))
-    tokenizer = train_tokenizer(list(warmstart.texts(shown, "")), 300)
+    tokenizer = train_tokenizer(list(warmstart.texts(shown, "", format_step)), 300)
     sizes = TinyPolicy(width=16, heads=2, kv_heads=1, layers=2, mlp_width=16)
     (root / "hub").mkdir()
     warmstart.tiny_policy(sizes, Chat(tokenizer, "", "the test's tokenizer"), 0).save(root / "hub")
@@ -57,7 +58,7 @@ def warm(folder: Path) -> Path:
     """The warm start without a budget and its rollouts; a demonstration would fail."""
     run = study(folder / "hub")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(warmstart, "Teacher", None)
+        patch.setattr(warmstart, "open_dataset", None)
         warmstart.run(warmstart_run(run, DATA, "alfworld"), folder / "data", folder / "warm",
                       on_metrics=lambda *_: pytest.fail("no updates"), progress=lambda *_: None)  # fmt: skip
     collect.run(rollouts_run(run, DATA, "alfworld"), folder / "data", folder / "warm/model", folder / "rollouts",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from empg.provenance import NOT_SOURCES, PACKAGE, STAGES, sources
+from empg.provenance import ENVIRONMENTS, NOT_SOURCES, PACKAGE, STAGES, sources
 
 # Every function-level import runs too: the statements are executed where they stand, in their module's namespace.
 PROBE = """
@@ -35,6 +35,23 @@ def test_closure_is_the_real_import_graph(stage):
     omitted = {PACKAGE / "__init__.py", *(PACKAGE / f"{name.partition('.')[2]}.py" for name in NOT_SOURCES)}
     expected = {path for path in map(Path, loaded) if path.stat().st_size} - omitted
     assert {path for path in sources(STAGES[stage]) if path.suffix == ".py"} == expected
+
+
+def test_an_environments_closure_holds_no_other_environment():
+    for stage in STAGES:
+        for environment in ENVIRONMENTS:
+            everything, own = set(sources(STAGES[stage])), set(sources(STAGES[stage], environment))
+            packages = {path.relative_to(PACKAGE).parts[1] for path in own if "environments" in path.parts}
+            assert packages & set(ENVIRONMENTS) <= {environment}
+            left_out = {path.relative_to(PACKAGE).parts[:2] for path in everything - own}
+            assert left_out <= {("environments", other) for other in ENVIRONMENTS if other != environment}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_environment_imports_no_other_one(environment):
+    others = [f"empg.environments.{other}" for other in ENVIRONMENTS if other != environment]
+    for path in (PACKAGE / "environments" / environment).rglob("*.py"):
+        assert not [other for other in others if other in path.read_text()], path
 
 
 def test_closures_leave_out_what_cannot_change_a_result():

@@ -2,7 +2,7 @@ rule data:
     # DVC owns the files: it makes them, or takes them from its cache. What stands for them here is their hash.
     input:
         config="results/data/config/{environment}.json",
-        sources="results/sources/data.json",
+        sources="results/sources/{environment}/data.json",
     output:
         identity="results/data/{environment}.json",
         manifest="data/{environment}/manifest.json",

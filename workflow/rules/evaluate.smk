@@ -1,7 +1,7 @@
 rule evaluate_warmstart:
     input:
         config=f"{CONFIG}/warmstart_evaluate.json",
-        sources="results/sources/evaluate.json",
+        sources="results/sources/{environment}/evaluate.json",
         identity="results/data/{environment}.json",
         data=ancient("data/{environment}/manifest.json"),
         policy=f"{WARMSTART}/manifest.json",
@@ -32,7 +32,7 @@ rule evaluate_warmstart:
 use rule evaluate_warmstart as evaluate with:
     input:
         config=f"{CONFIG}/{{method}}/seed{{seed}}/evaluate.json",
-        sources="results/sources/evaluate.json",
+        sources="results/sources/{environment}/evaluate.json",
         identity="results/data/{environment}.json",
         data=ancient("data/{environment}/manifest.json"),
         policy=f"{RUN}/train/manifest.json",

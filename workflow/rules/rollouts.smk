@@ -1,7 +1,7 @@
 rule rollouts:
     input:
         config=f"{CONFIG}/rollouts.json",
-        sources="results/sources/rollouts.json",
+        sources="results/sources/{environment}/rollouts.json",
         identity="results/data/{environment}.json",
         data=ancient("data/{environment}/manifest.json"),
         warmstart=f"{WARMSTART}/manifest.json",

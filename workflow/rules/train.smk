@@ -3,7 +3,7 @@ rule train:
     # again, and a job that was cut off goes on from them. The manifest names every file.
     input:
         config=f"{CONFIG}/{{method}}/seed{{seed}}/train.json",
-        sources="results/sources/train.json",
+        sources="results/sources/{environment}/train.json",
         identity="results/data/{environment}.json",
         data=ancient("data/{environment}/manifest.json"),
         warmstart=f"{WARMSTART}/manifest.json",

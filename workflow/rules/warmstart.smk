@@ -1,7 +1,7 @@
 rule warmstart:
     input:
         config=f"{CONFIG}/warmstart.json",
-        sources="results/sources/warmstart.json",
+        sources="results/sources/{environment}/warmstart.json",
         identity="results/data/{environment}.json",
         data=ancient("data/{environment}/manifest.json"),
     output:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple, Protocol
+
+from empg.config import Interface
+from empg.environments import text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +45,30 @@ class Environment(Protocol):
 
     max_steps: int
 
+    @property
+    def score(self) -> float:
+        """The dense score of the episode so far, from 0 to 1; where there is none, the outcome reward."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What else is worth knowing of an episode once it has ended, by name; the same names for every episode."""
+        ...
+
+    @property
+    def limit(self) -> str | None:
+        """The limit that ended the episode (``step_limit``, …), if one did."""
+        ...
+
     def reset(self, task: Task) -> str:
         """Start the task's episode and return its first observation."""
         ...
 
-    def step(self, action: str) -> StepResult:
-        """Play one action. Raises :class:`~empg.errors.EnvironmentStateError` once the episode has ended."""
+    def step(self, action: str | None) -> StepResult:
+        """Play one action; None: the agent's text held none.
+
+        Raises :class:`~empg.errors.EnvironmentStateError` once the episode has ended.
+        """
         ...
 
 
@@ -55,3 +79,56 @@ class DemonstrationStep(NamedTuple):
     thought: str
     action: str
     is_mistake: bool
+
+
+def step_each(environments: Sequence[Any], actions: Sequence[str | None]) -> list[StepResult]:
+    """Play one action in each environment."""
+    return [environment.step(action) for environment, action in zip(environments, actions, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """How episodes of a data set are played.
+
+    ``make`` gives a fresh environment for one episode. ``parse_action`` finds the action in an agent's text, or None.
+    ``step_all`` plays one action in each of several environments: what asks a server asks once for all.
+    """
+
+    make: Callable[[], Environment]
+    parse_action: Callable[[str], str | None] = text.parse_action
+    step_all: Callable[[Sequence[Any], Sequence[str | None]], list[StepResult]] = step_each
+
+
+class Dataset(Protocol):
+    """The tasks of an environment, from one source.
+
+    ``names`` finds what an agent must copy or compare, for a tokenizer trained on the environment's text: see
+    :func:`~empg.policy.tokenizer.train_tokenizer`. None: what is numbered.
+    """
+
+    names: str | None
+
+    @staticmethod
+    def format_step(thought: str, action: str) -> str:
+        """A thought and an action as an agent writes them."""
+        ...
+
+    def write(self, out: Path) -> None:
+        """Write the data set's files to ``out``: what the data stage does before anything else is asked of it."""
+        ...
+
+    def arena(self, max_steps: int, interface: Interface) -> Arena:
+        """Where the tasks are played, each episode for at most ``max_steps`` steps."""
+        ...
+
+    def tasks(self, split: str) -> list[Task]:
+        """The fixed panel of a split, in its order."""
+        ...
+
+    def demonstrate(self, number: int, random: Random, *, max_steps: int, interface: Interface, mistake_rate: float,
+                    detour_rate: float) -> list[DemonstrationStep]:  # fmt: skip
+        """The expert's play of a training task; embedded data has a new task for every number, other data repeats.
+
+        Each step is a mistake or a detour with these probabilities.
+        """
+        ...

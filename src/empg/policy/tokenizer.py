@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import Qwen2Tokenizer
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-TAGS = ("<think>", "</think>", "<action>", "</action>")
+TAGS = tuple(f"<{slash}{name}>" for name in ("think", "action", "search", "access", "answer", "information")
+             for slash in ("", "/"))  # fmt: skip
 
 # ChatML without the line break between messages: a token fewer a turn.
 CHAT_TEMPLATE = (
@@ -23,12 +24,16 @@ _LINES = r"(?:system|user|assistant)\n|\n+"
 _NUMBERED = re.compile(r"([A-Za-z]+) \d")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, names: str | None = None) -> Qwen2Tokenizer:
     """A tokenizer of at most ``vocab_size`` tokens: bytes, and the phrases of the text as added tokens.
 
     Phrases are what a byte-pair encoding that may merge across spaces makes of the text. They are kept as added tokens
     because `AutoTokenizer` puts its own word splitting in front of a Qwen2 folder's merges; added tokens come before
     that. Deterministic for the same texts in the same order.
+
+    ``names`` is a regular expression that finds what the agent must copy or compare: each match is a token of its own,
+    which no phrase crosses. Without it, words that are numbered somewhere ("cabinet 1") are names, with their number or
+    without.
     """
     texts = list(texts)
     bytes_only = {PAD: 0, START: 1, END: 2} | {
@@ -37,21 +42,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     tokenizer = Qwen2Tokenizer(vocab=bytes_only, merges=[], eos_token=END, pad_token=PAD, extra_special_tokens=[START],
                                clean_up_tokenization_spaces=False)  # fmt: skip
     tokenizer.chat_template = CHAT_TEMPLATE
-    size = vocab_size - len(bytes_only) - len(TAGS)
-    phrases = [*TAGS, *_phrases(texts, size)]
+    tags = [tag for tag in TAGS if any(tag in text for text in texts)]
+    phrases = [*tags, *_phrases(texts, vocab_size - len(bytes_only) - len(tags), names or _numbered(texts))]
     tokenizer.add_tokens([AddedToken(phrase, normalized=False, special=False) for phrase in phrases])
     return tokenizer
 
 
-def _phrases(texts: list[str], count: int) -> list[str]:
+def _numbered(texts: list[str]) -> str:
+    names = "|".join(sorted({name for text in texts for name in _NUMBERED.findall(text)}, key=lambda n: (-len(n), n)))
+    return rf" ?\b(?:{names})\b(?: \d+)?" if names else "(?!)"
+
+
+def _phrases(texts: list[str], count: int, name: str) -> list[str]:
     """The ``count`` most frequent tokens of more than one character, most frequent first.
 
-    A word that is numbered somewhere ("cabinet 1") is a name, and a name is a token of its own, with its number or
-    without: what the agent must copy stands apart. The text between names merges across spaces into phrases, since
-    environments speak in fixed phrases (", you see a").
+    The text between names merges across spaces into phrases, since environments speak in fixed ones (", you see a").
     """
-    names = "|".join(sorted({name for text in texts for name in _NUMBERED.findall(text)}, key=lambda n: (-len(n), n)))
-    name = rf" ?\b(?:{names})\b(?: \d+)?" if names else "(?!)"
     pieces = Regex(rf"{name}|{_LINES}|(?:(?!{name})[^\n])+")
     encoding = Tokenizer(models.BPE())
     encoding.pre_tokenizer = pre_tokenizers.Sequence(

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from empg.config import Data, RolloutsRun, Sampling
-from empg.environments.base import Task
-from empg.environments.registry import environment_factory, load_tasks
+from empg.config import Interface, RolloutsRun, Sampling
+from empg.environments.base import Dataset, Task
+from empg.environments.registry import open_dataset
 from empg.policy.policy import Policy
 from empg.provenance import stage
 from empg.rollouts.episodes import Episode, Trajectory
@@ -23,13 +23,13 @@ from empg.seeding import derive_seed
 PRIOR_ATTEMPTS = 4  # a task's success rate is shrunk to its type's with the weight of this many attempts
 
 
-def make_sampler(policy: Policy, sampling: Sampling, data: Data, directory: Path, max_steps: int, *,
+def make_sampler(policy: Policy, sampling: Sampling, dataset: Dataset, max_steps: int, interface: Interface, *,
                  greedy: bool = False) -> Sampler:  # fmt: skip
     """A sampler of episodes of this data set."""
     return Sampler(
         policy.network,
         policy.chat,
-        environment_factory(data, directory, max_steps),
+        dataset.arena(max_steps, interface),
         max_response=sampling.max_response,
         max_context=sampling.max_context,
         max_refused=sampling.max_refused,
@@ -52,8 +52,9 @@ def run(config: RolloutsRun, data: Path, model: Path, out: Path, *, progress: Ca
     """Make ``out/rollouts.parquet`` and ``out/difficulty.parquet``; ``progress`` is told (episodes done, in all)."""
     with stage("rollouts", config, out, inputs={"data": data, "model": model}) as record:
         policy = Policy.load(model, config.system)
-        sampler = make_sampler(policy, config.sampling, config.data, data, config.max_steps)
-        tasks = load_tasks(config.data, data, "train")
+        dataset = open_dataset(config.data, data)
+        sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, config.interface)
+        tasks = dataset.tasks("train")
         chosen = draw_tasks(
             tasks, np.ones(len(tasks)), config.rollouts.tasks, derive_seed(config.rollouts.seed, "tasks")
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -17,6 +18,7 @@ class StopReason(StrEnum):
     SUCCESS = "success"  # the environment ended it with the full reward
     FAILURE = "failure"  # the environment ended it without
     STEP_LIMIT = "step_limit"  # the environment's limit of steps was reached
+    SEARCH_LIMIT = "search_limit"  # Deep Search: it searched on after its last search
     REFUSED = "refused"  # too many invalid actions in a row
     CONTEXT_LIMIT = "context_limit"  # the next turn might not fit into the policy's context
 
@@ -53,12 +55,14 @@ class Step:
 
 @dataclass(slots=True)
 class Trajectory:
-    """One episode. ``reward`` is the outcome: 1 for success, otherwise 0."""
+    """One episode. ``reward`` is the outcome: 1 for success, otherwise 0; ``score`` the dense score of its end."""
 
     episode: Episode
     steps: list[Step] = field(default_factory=list)
     reward: float = 0.0
     stop_reason: StopReason | None = None
+    score: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from empg.environments.base import Environment, StepResult
-from empg.environments.text import parse_action
+from empg.environments.base import Arena, Environment, StepResult
 from empg.errors import DivergenceError
 from empg.policy.chat import Chat
 from empg.policy.transformer import Cache, Transformer
@@ -50,7 +49,7 @@ class Sampler:
     Args:
         network: the policy, in evaluation.
         chat: its tokenizer and template.
-        make_environment: a fresh environment for one episode.
+        arena: where the episodes are played.
         max_response: tokens of one response at most.
         max_context: tokens of one conversation at most.
         max_refused: invalid actions in a row that end the episode; 0 lets it go on to its step limit.
@@ -63,7 +62,7 @@ class Sampler:
         self,
         network: Transformer,
         chat: Chat,
-        make_environment: Callable[[], Environment],
+        arena: Arena,
         *,
         max_response: int,
         max_context: int,
@@ -72,7 +71,7 @@ class Sampler:
         temperature: float = 1.0,
         greedy: bool = False,
     ) -> None:
-        self.network, self.chat, self.make_environment = network, chat, make_environment
+        self.network, self.chat, self.arena = network, chat, arena
         self.max_response = max_response
         self.max_context = min(max_context, network.architecture.max_positions)
         self.max_refused, self.rows = max_refused, rows
@@ -98,7 +97,7 @@ class Sampler:
         return trajectories
 
     def _open(self, episode: Episode) -> Row:
-        environment = self.make_environment()
+        environment = self.arena.make()
         observation = environment.reset(episode.task)
         random = np.random.Generator(np.random.Philox(key=episode.seed))
         return Row(Trajectory(episode), environment, random, observation, self.chat.opening(observation))
@@ -128,13 +127,19 @@ class Sampler:
             tokens = (cumulative < threshold).sum(-1).clamp_(max=logits.shape[-1] - 1)
         return tokens, logprobs.gather(-1, tokens[:, None])[:, 0], entropies
 
-    def end_step(self, row: Row) -> bool:
-        """Hand the finished response to the environment; whether the episode goes on."""
-        ids = row.response
-        truncated = ids[-1] != self.chat.end_of_turn
-        text = self.chat.text(ids)
-        action = None if truncated else parse_action(text)
-        result = row.environment.step("" if action is None else action)
+    def end_steps(self, rows: Sequence[Row]) -> list[bool]:
+        """Hand finished responses to the environments, all at once; whether each episode goes on."""
+        texts = [self.chat.text(row.response) for row in rows]
+        actions = [None if self._is_truncated(row) else self.arena.parse_action(text)
+                   for row, text in zip(rows, texts, strict=True)]  # fmt: skip
+        results = self.arena.step_all([row.environment for row in rows], actions)
+        return [self._end_step(*step) for step in zip(rows, texts, actions, results, strict=True)]
+
+    def _is_truncated(self, row: Row) -> bool:
+        return row.response[-1] != self.chat.end_of_turn
+
+    def _end_step(self, row: Row, text: str, action: str | None, result: StepResult) -> bool:
+        ids, truncated = row.response, self._is_truncated(row)
         row.trajectory.steps.append(
             Step(
                 observation=row.observation,
@@ -153,7 +158,9 @@ class Sampler:
         row.prompt = [self.chat.end_of_turn] * truncated + self.chat.reply(result.observation)
         row.observation, row.response, row.logprobs, row.entropies = result.observation, [], [], []
         row.trajectory.reward = result.reward
+        row.trajectory.score = row.environment.score
         row.trajectory.stop_reason = self._stop_reason(row, result)
+        row.trajectory.metrics = row.environment.metrics
         return row.trajectory.stop_reason is None
 
     def _stop_reason(self, row: Row, result: StepResult) -> StopReason | None:
@@ -161,7 +168,7 @@ class Sampler:
         if result.done:
             if result.reward == 1.0:
                 return StopReason.SUCCESS
-            return StopReason.STEP_LIMIT if len(steps) == row.environment.max_steps else StopReason.FAILURE
+            return StopReason(row.environment.limit or StopReason.FAILURE)
         limit = self.max_refused or len(steps) + 1
         refused = len(steps) >= limit and all(step.invalid for step in steps[-limit:])
         return StopReason.REFUSED if refused else None
@@ -173,7 +180,7 @@ class _Batch:
     def __init__(self, sampler: Sampler, rows: list[Row], progress: Callable[[int], None]) -> None:
         self.sampler, self.rows, self.progress = sampler, rows, progress
         self.network, self.device = sampler.network, sampler.device
-        self.waiting: list[int] = []  # rows whose next observation is to be prefilled
+        self.waiting: list[int] = []  # rows whose response waits for the environment
         self.dead: set[int] = set()
         self._prefill_openings()
 
@@ -181,25 +188,31 @@ class _Batch:
         decoding = list(range(len(self.rows)))
         while decoding:
             finished = self._decode(decoding)
-            for r in finished:
-                row = self.rows[r]
-                if self.sampler.end_step(row) and self.sampler._fits(row, int(self.length[r])):
-                    self.waiting.append(r)
-                else:
-                    self.dead.add(r)
-                    self.length[r] = 0  # takes part in nothing but the batch's shape from here on
-                    self.progress(1)
             if finished:
+                self.waiting += finished
                 ended = set(finished)
                 decoding = [r for r in decoding if r not in ended]
-            if self.waiting and (
-                not decoding or len(self.waiting) >= WAITING_SHARE * (len(self.rows) - len(self.dead))
-            ):
-                self._prefill_replies()
-                decoding = sorted(decoding + self.waiting)
-                self.waiting = []
+            alive = len(self.rows) - len(self.dead)
+            if self.waiting and (not decoding or len(self.waiting) >= WAITING_SHARE * alive):
+                decoding = sorted(decoding + self._turn())
             if len(self.dead) >= max(1, DEAD_SHARE * len(self.rows)):
                 decoding = self._compact(decoding)
+
+    def _turn(self) -> list[int]:
+        """Let the environments answer the waiting rows and prefill what they say; the rows whose episodes go on."""
+        waiting, self.waiting = sorted(self.waiting), []
+        goes_on = self.sampler.end_steps([self.rows[r] for r in waiting])
+        going = []
+        for r, on in zip(waiting, goes_on, strict=True):
+            if on and self.sampler._fits(self.rows[r], int(self.length[r])):
+                going.append(r)
+            else:
+                self.dead.add(r)
+                self.length[r] = 0  # takes part in nothing but the batch's shape from here on
+        self.progress(len(waiting) - len(going))
+        if going:
+            self._prefill(going, [self.rows[r].carried + self.rows[r].prompt for r in going])
+        return going
 
     def _prefill_openings(self) -> None:
         """Encode each distinct opening once and copy its cache to the rows that share it."""
@@ -216,10 +229,6 @@ class _Batch:
         rows = torch.tensor(index, device=self.device)
         self.cache.select(rows)
         self.length, self.hidden = self.length[rows], self.hidden[rows]
-
-    def _prefill_replies(self) -> None:
-        chunks = [self.rows[r].carried + self.rows[r].prompt for r in self.waiting]
-        self._prefill(self.waiting, chunks)
 
     def _prefill(self, rows: list[int], chunks: list[list[int]]) -> None:
         """Append each row's chunk to its conversation and keep the hidden state of its last token."""

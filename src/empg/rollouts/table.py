@@ -38,6 +38,7 @@ def to_table(trajectories: Sequence[Trajectory], *, iteration: int, policy_versi
             step.logprobs.tolist(),
             step.entropies.tolist(),
             t.reward,
+            t.score,
             str(t.stop_reason),
         )
         for t in trajectories
@@ -63,7 +64,7 @@ def from_table(frame: pl.DataFrame, environment: str) -> list[Trajectory]:
         if row["step"] == 0:
             task = Task(environment, row["split"], row["task"], row["task_type"])
             episode = Episode(task, row["group"], row["trajectory"], row["seed"])
-            trajectories.append(Trajectory(episode, [], row["reward"], StopReason(row["stop_reason"])))
+            trajectories.append(Trajectory(episode, [], row["reward"], StopReason(row["stop_reason"]), row["score"]))
         trajectories[-1].steps.append(
             Step(
                 observation=row["observation"],

@@ -28,8 +28,8 @@ def run(name: str, config: Path, out: Path) -> None:
     """
     begin = time.perf_counter()
     data = load_data(config)
-    names = read_yaml(PIPELINE)["stages"]["data"]["matrix"]["name"]
-    for where, known in ((config, list(data)), (f"{PIPELINE}: stages.data.matrix.name", names)):
+    stages = read_yaml(PIPELINE)["stages"]["data"]["foreach"]
+    for where, known in ((config, data), (f"{PIPELINE}: stages.data.foreach", stages)):
         if name not in known:
             raise ConfigError(f"{where}: expected the data set {name!r}, found {', '.join(known)}")
     temporary = Path(".dvc/tmp")

@@ -11,7 +11,7 @@ import polars as pl
 
 from empg.config import EvaluateRun
 from empg.environments.base import Task
-from empg.environments.registry import load_tasks
+from empg.environments.registry import open_dataset
 from empg.files import write_json
 from empg.policy.policy import Policy
 from empg.provenance import stage
@@ -44,7 +44,8 @@ def run(config: EvaluateRun, data: Path, model: Path, out: Path, *, progress: Ca
 def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, int], None]) -> pl.DataFrame:
     """Every episode of every panel, in :data:`~empg.schema.EPISODES`."""
     policy = Policy.load(model, config.system)
-    panels = {split: load_tasks(config.data, data, split) for split in config.evaluate.splits}
+    dataset = open_dataset(config.data, data)
+    panels = {split: dataset.tasks(split) for split in config.evaluate.splits}
     total = len(MODES) * sum(map(len, panels.values()))
     played = 0
 
@@ -56,7 +57,7 @@ def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, 
     frames = []
     for mode in MODES:
         greedy = mode == "greedy"
-        sampler = make_sampler(policy, config.sampling, config.data, data, config.max_steps, greedy=greedy)
+        sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, config.interface, greedy=greedy)
         for tasks in panels.values():
             frames.append(episode_rows(sampler.play(panel(tasks, mode, config.evaluate.seed), advance), mode))
     return pl.concat(frames)
@@ -85,6 +86,8 @@ def episode_rows(trajectories: Sequence[Trajectory], mode: str) -> pl.DataFrame:
                 "task": task.id,
                 "task_type": task.type,
                 "success": trajectory.reward == 1.0,
+                "score": trajectory.score,
+                "metrics": [{"name": name, "value": value} for name, value in trajectory.metrics.items()],
                 "steps": len(steps),
                 "invalid_steps": sum(step.invalid for step in steps),
                 "agent_tokens": len(entropies),
@@ -104,6 +107,8 @@ def summarise(episodes: pl.DataFrame) -> dict[str, dict[str, Any]]:
         tokens, steps = int(rows["agent_tokens"].sum()), int(rows["steps"].sum())
         nats = float((rows["mean_entropy"].cast(pl.Float64) * rows["agent_tokens"]).sum())
         panels.setdefault(str(split), {})[str(mode)] = _success(rows) | {
+            "score_mean": float(rows["score"].to_numpy().astype(np.float64).mean()),
+            "metrics": _metric_means(rows),
             "steps_mean": steps / len(rows),
             "invalid_rate": int(rows["invalid_steps"].sum()) / steps if steps else None,
             "token_entropy_mean": nats / tokens if tokens else None,
@@ -112,6 +117,12 @@ def summarise(episodes: pl.DataFrame) -> dict[str, dict[str, Any]]:
             "types": types,
         }
     return panels
+
+
+def _metric_means(rows: pl.DataFrame) -> dict[str, float]:
+    """The mean of each of the environment's own metrics over the episodes that have it."""
+    values = rows.select(pl.col("metrics").explode().struct.unnest()).drop_nulls()
+    return dict(values.group_by("name").agg(pl.col("value").mean()).sort("name").iter_rows())
 
 
 def _success(rows: pl.DataFrame) -> dict[str, Any]:

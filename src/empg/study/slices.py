@@ -14,10 +14,22 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from empg import provenance
-from empg.config import Data, Model, Study, evaluate_run, load_data, load_study, rollouts_run, train_run, warmstart_run
+from empg.config import (
+    Data,
+    Model,
+    Study,
+    evaluate_run,
+    load_data,
+    load_study,
+    rollouts_run,
+    train_run,
+    warmstart_run,
+)
 from empg.errors import ConfigError
 from empg.files import write_text
 
+# The stages that are of the whole study, not of one environment.
+OF_THE_STUDY = ("report", "track")
 # Folders that the pipeline itself makes beside an environment's or a method's.
 RESERVED = {"environments": ("config", "logs", "report"), "methods": ("warmstart", "warmstart_evaluate", "rollouts")}
 
@@ -45,12 +57,15 @@ def prepare(config: Path, study_name: str | None, results: Path) -> Study:
 
 def _contents(study: Study, data: dict[str, Data], results: Path) -> Iterator[tuple[Path, Any]]:
     """Every file and what it should hold."""
-    for stage, module in provenance.STAGES.items():
-        yield results / "sources" / f"{stage}.json", provenance.source_hashes(module)
+    for stage in OF_THE_STUDY:
+        yield results / "sources" / f"{stage}.json", provenance.source_hashes(provenance.STAGES[stage])
     folder = results / study.study / "config"
     models: dict[Path, Model] = {folder / "study.json": study}
     for environment in study.environments:
         own = folder / environment
+        for stage in provenance.STAGES.keys() - set(OF_THE_STUDY):
+            hashes = provenance.source_hashes(provenance.STAGES[stage], data[environment].type)
+            yield results / "sources" / environment / f"{stage}.json", hashes
         models[results / "data" / "config" / f"{environment}.json"] = data[environment]
         models[own / "warmstart.json"] = warmstart_run(study, data, environment)
         models[own / "rollouts.json"] = rollouts_run(study, data, environment)

@@ -53,24 +53,26 @@ class Credit:
         return pl.DataFrame([trained, *(pl.Series(name, value.float().numpy()) for name, value in values.items())])
 
 
-def groups_of(trajectories: Sequence[Trajectory]) -> tuple[Tensor, Tensor]:
-    """Outcome rewards and groups, ``[trajectories]``."""
-    reward = torch.tensor([t.reward for t in trajectories], dtype=torch.float64)
-    return reward, torch.tensor([t.episode.group for t in trajectories])
+def groups_of(trajectories: Sequence[Trajectory], reward: str = "success") -> tuple[Tensor, Tensor]:
+    """Training rewards (``success``: the outcome, ``score``: the dense score) and groups, ``[trajectories]``."""
+    values = [t.reward if reward == "success" else t.score for t in trajectories]
+    return torch.tensor(values, dtype=torch.float64), torch.tensor([t.episode.group for t in trajectories])
 
 
-def credit_batch(trajectories: Sequence[Trajectory], method: Method, max_response: int) -> Credit:
+def credit_batch(
+    trajectories: Sequence[Trajectory], method: Method, max_response: int, reward: str = "success"
+) -> Credit:
     """Credit every step of an iteration's whole batch, after group filtering and before any split."""
-    reward, group = groups_of(trajectories)
+    rewards, group = groups_of(trajectories, reward)
     steps = [step for t in trajectories for step in t.steps]
     step_trajectory = torch.repeat_interleave(torch.tensor([len(t.steps) for t in trajectories]))
     response = torch.tensor([len(step.response_ids) for step in steps])
     entropies = torch.from_numpy(np.concatenate([step.entropies for step in steps]))
     step_entropy = step_mean(entropies, torch.repeat_interleave(response), len(steps))
-    shaped = reward
+    shaped = rewards
     if method.overlong_cache:
         punishment = soft_overlong_punishment(response, max_length=max_response, cache=method.overlong_cache)
-        shaped = reward + step_mean(punishment.double(), step_trajectory, len(trajectories))
+        shaped = rewards + step_mean(punishment.double(), step_trajectory, len(trajectories))
     outcome_advantage = OUTCOME_ADVANTAGES[method.advantage](shaped, group)
     step_advantage = None
     if isinstance(method, Gigpo):
@@ -87,4 +89,4 @@ def credit_batch(trajectories: Sequence[Trajectory], method: Method, max_respons
         zeta=method.zeta or 0.0,
         step_advantage=step_advantage,
     )
-    return Credit(reward, group, outcome_advantage, step_trajectory, step_entropy, modulation)
+    return Credit(rewards, group, outcome_advantage, step_trajectory, step_entropy, modulation)

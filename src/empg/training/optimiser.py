@@ -61,6 +61,11 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
+def learning_rate_factor(done: float, warmup: float, decay: float) -> float:
+    """Trapezoid over the budget: up during the share ``warmup``, down to 0 during the last share ``decay``."""
+    return min(1.0, (done + 1e-3) / warmup if warmup else 1.0, (1 - done) / decay if decay else 1.0)
+
+
 class Optimiser:
     """Both optimisers behind one ``step``, with gradient clipping and a learning-rate factor for schedules."""
 

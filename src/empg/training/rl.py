@@ -20,7 +20,7 @@ from torch import Tensor
 
 from empg.config import PretrainedPolicy, TrainRun
 from empg.core.advantages import informative_groups
-from empg.environments.registry import load_tasks
+from empg.environments.registry import open_dataset
 from empg.errors import ConfigError, DataError, DivergenceError
 from empg.files import atomic_directory
 from empg.policy.policy import Policy
@@ -32,7 +32,7 @@ from empg.schema import CREDIT, CREDITED_STEPS, DIFFICULTY, STEPS, read_table
 from empg.seeding import derive_seed
 from empg.training import checkpoint
 from empg.training.credit import Credit, credit_batch, groups_of
-from empg.training.optimiser import Optimiser
+from empg.training.optimiser import Optimiser, learning_rate_factor
 from empg.training.update import token_batch, update
 
 Metrics = dict[str, float | None]
@@ -75,10 +75,11 @@ class Loop:
             self.policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
         self.reference = Policy.load(model, config.system).network if config.method.kl_coef > 0 else None
         self.optimiser = Optimiser(self.policy.network, config.train.optimiser)
-        self.sampler = make_sampler(self.policy, config.sampling, config.data, data, config.max_steps)
+        dataset = open_dataset(config.data, data)
+        self.sampler = make_sampler(self.policy, config.sampling, dataset, config.max_steps, config.interface)
         self.collection = rollouts / "rollouts.parquet"
         self.difficulty = read_table(rollouts / "difficulty.parquet", DIFFICULTY)
-        self.tasks = load_tasks(config.data, data, "train")
+        self.tasks = dataset.tasks("train")
         self.weights = draw_weights(self.tasks, self.difficulty, config.train.difficulty_floor)
         self.checkpoints = record.out / "checkpoint"
         self.progress = checkpoint.Progress(record.digest, 0, 0, [])
@@ -101,7 +102,7 @@ class Loop:
         version = self.progress.updates
         kept, dropped = self.collect(iteration)
         clock.append(time.process_time())
-        credited = credit_batch(kept, self.config.method, self.config.sampling.max_response)
+        credited = credit_batch(kept, self.config.method, self.config.sampling.max_response, train.reward)
         parts = [self._update(*part) for part in _minibatches(kept, credited, train.updates)]
         clock.append(time.process_time())
         self._write_rollouts(iteration, version, kept, dropped, credited)
@@ -132,7 +133,7 @@ class Loop:
             batch = self._collect_groups(iteration, attempt, missing)
             if not method.dynamic_sampling:
                 return batch, []
-            informative = informative_groups(*groups_of(batch)).tolist()
+            informative = informative_groups(*groups_of(batch, train.reward)).tolist()
             kept += [t for t, good in zip(batch, informative, strict=True) if good]
             dropped += [t for t, good in zip(batch, informative, strict=True) if not good]
         if not kept:  # nothing to learn from: train on the last groups rather than on none
@@ -176,8 +177,10 @@ class Loop:
         network = self.policy.network
         method, sampling = self.config.method, self.config.sampling
         batch = token_batch(trajectories, advantage, method.aggregation, network.embedding.device)
+        train, iteration = self.config.train, self.progress.iteration
+        factor = learning_rate_factor(iteration / train.iterations, warmup=0.0, decay=train.decay)
         return update(network, self.reference, self.optimiser, batch, method, temperature=sampling.temperature,
-                      micro_batch_tokens=self.config.train.micro_batch_tokens)  # fmt: skip
+                      micro_batch_tokens=train.micro_batch_tokens, lr_factor=factor)  # fmt: skip
 
     def _write_rollouts(self, iteration: int, version: int, kept: list[Trajectory], dropped: list[Trajectory],
                         credited: Credit) -> None:  # fmt: skip
@@ -208,6 +211,7 @@ def batch_metrics(kept: list[Trajectory], dropped: list[Trajectory], credited: C
     return {
         "success": float(np.mean([t.reward for t in everything])),
         "reward_mean": float(credited.reward.mean()),
+        "score_mean": float(np.mean([t.score for t in everything])),
         "invalid_rate": float(np.mean([step.invalid for step in steps])),
         "steps_mean": len(steps) / len(everything),
         "agent_tokens": float(sum(len(step.response_ids) for step in steps)),

@@ -73,14 +73,17 @@ def accumulate_gradients(network: Transformer, reference: Transformer | None, ba
 
 
 def update(network: Transformer, reference: Transformer | None, optimiser: Optimiser, batch: TokenBatch, method: Method,
-           *, temperature: float, micro_batch_tokens: int) -> dict[str, float]:  # fmt: skip
-    """One optimiser step. Raises :class:`DivergenceError`, the weights untouched, if loss or gradient is not finite."""
+           *, temperature: float, micro_batch_tokens: int, lr_factor: float = 1.0) -> dict[str, float]:  # fmt: skip
+    """One optimiser step, with learning rates times ``lr_factor``.
+
+    Raises :class:`DivergenceError`, the weights untouched, if loss or gradient is not finite.
+    """
     optimiser.zero_grad()
     metrics = accumulate_gradients(network, reference, batch, method, temperature=temperature,
                                    micro_batch_tokens=micro_batch_tokens)  # fmt: skip
     if not np.isfinite(metrics["loss"]):
         raise DivergenceError(f"update: expected a finite loss, found {metrics['loss']}")
-    metrics["grad_norm"] = optimiser.step()
+    metrics["grad_norm"] = optimiser.step(lr_factor)
     if not np.isfinite(metrics["grad_norm"]):
         raise DivergenceError(f"update: expected a finite gradient norm, found {metrics['grad_norm']}")
     return metrics

@@ -15,11 +15,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from empg.config import PretrainedPolicy, TinyPolicy, WarmStart, WarmStartRun
-from empg.environments.base import DemonstrationStep
-from empg.environments.registry import Teacher
-from empg.environments.text import format_step
-from empg.errors import DivergenceError
+from empg.config import PretrainedPolicy, TinyPolicy, WarmStartRun
+from empg.environments.base import Dataset, DemonstrationStep
+from empg.environments.registry import open_dataset
+from empg.errors import ConfigError, DivergenceError
 from empg.files import atomic_directory
 from empg.policy.chat import Chat
 from empg.policy.checkpoint import initialise, match_content, share_words, tiny_config
@@ -28,10 +27,11 @@ from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Transformer
 from empg.provenance import stage
 from empg.seeding import derive_seed
-from empg.training.optimiser import Optimiser
+from empg.training.optimiser import Optimiser, learning_rate_factor
 from empg.training.packing import Conversation, packs
 
 TOKENIZER_DEMONSTRATIONS = 400
+FormatStep = Callable[[str, str], str]
 
 
 def run(config: WarmStartRun, data: Path, out: Path, *, on_metrics: Callable[[int, dict[str, float]], None],
@@ -57,11 +57,10 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
         policy = Policy.load(fetch(config.policy.model), config.system)
         policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
         return policy
-    teacher = Teacher(config.data, data, config.warmstart.max_steps)
-    demonstrations = islice(demonstrate(teacher, config.warmstart), TOKENIZER_DEMONSTRATIONS)
-    tokenizer = train_tokenizer(
-        (text for d in demonstrations for text in texts(d, config.system)), config.policy.vocab_size
-    )
+    dataset = open_dataset(config.data, data)
+    demonstrations = islice(demonstrate(dataset, config), TOKENIZER_DEMONSTRATIONS)
+    spoken = (text for d in demonstrations for text in texts(d, config.system, dataset.format_step))
+    tokenizer = train_tokenizer(spoken, config.policy.vocab_size, dataset.names)
     chat = Chat(tokenizer, config.system, "the trained tokenizer")
     return tiny_policy(config.policy, chat, config.warmstart.seed)
 
@@ -78,7 +77,7 @@ def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     return Policy(network.to(device()), chat, model_config)
 
 
-def texts(demonstration: list[DemonstrationStep], system: str) -> Iterator[str]:
+def texts(demonstration: list[DemonstrationStep], system: str, format_step: FormatStep) -> Iterator[str]:
     """Everything that is said in a demonstration, with the roles, for the tokenizer."""
     yield f"system\n{system}"
     for step in demonstration:
@@ -86,29 +85,36 @@ def texts(demonstration: list[DemonstrationStep], system: str) -> Iterator[str]:
         yield f"assistant\n{format_step(step.thought, step.action)}"
 
 
-def demonstrate(teacher: Teacher, settings: WarmStart) -> Iterator[list[DemonstrationStep]]:
+def demonstrate(dataset: Dataset, config: WarmStartRun) -> Iterator[list[DemonstrationStep]]:
     """Demonstrations of training task 0, 1, 2, …; a share of them with mistakes, from which the expert recovers."""
+    settings = config.warmstart
     for task in count():
         random = Random(derive_seed(settings.seed, "demonstration", task))
         mistakes = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
-        yield teacher.demonstrate(task, random, mistake_rate=mistakes, detour_rate=settings.detour_rate)
+        yield dataset.demonstrate(task, random, max_steps=settings.max_steps, interface=config.interface,
+                                  mistake_rate=mistakes, detour_rate=settings.detour_rate)  # fmt: skip
 
 
-def conversation(demonstration: list[DemonstrationStep], chat: Chat) -> Conversation:
-    """The demonstration as token ids; the loss is about the demonstrator's own tokens, but for mistakes."""
+def conversation(demonstration: list[DemonstrationStep], chat: Chat, format_step: FormatStep,
+                 max_tokens: int) -> Conversation:  # fmt: skip
+    """The demonstration as token ids; the loss is about the demonstrator's own tokens, but for mistakes.
+
+    It ends before the step that would make it longer than ``max_tokens``, as an agent's episode does. Raises
+    :class:`ConfigError` when there is no room for its first step.
+    """
     ids: list[int] = []
     mask: list[bool] = []
     for step in demonstration:
         prompt = chat.reply(step.observation) if ids else chat.opening(step.observation)
         response = chat.agent(format_step(step.thought, step.action))
+        if len(ids) + len(prompt) + len(response) > max_tokens:
+            if not ids:
+                raise ConfigError(f"policy: expected room for a demonstration's first step, {len(prompt + response)} "
+                                  f"tokens, found {max_tokens} positions")  # fmt: skip
+            break
         ids += prompt + response
         mask += [False] * len(prompt) + [not step.is_mistake] * len(response)
     return Conversation(np.array(ids, dtype=np.int32), np.array(mask))
-
-
-def learning_rate_factor(done: float, warmup: float, decay: float) -> float:
-    """Trapezoid over the budget: up during the share ``warmup``, down to 0 during the last share ``decay``."""
-    return min(1.0, (done + 1e-3) / warmup if warmup else 1.0, (1 - done) / decay if decay else 1.0)
 
 
 def batches(conversations: Iterator[Conversation], batch_tokens: int) -> Iterator[list[Conversation]]:
@@ -129,8 +135,9 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
         return
     optimiser = Optimiser(network, settings.optimiser)
     tokens = 0
-    teacher = Teacher(config.data, data, config.warmstart.max_steps)
-    stream = (conversation(d, policy.chat) for d in demonstrate(teacher, settings))
+    dataset = open_dataset(config.data, data)
+    longest = network.architecture.max_positions
+    stream = (conversation(d, policy.chat, dataset.format_step, longest) for d in demonstrate(dataset, config))
     for batch in batches(stream, settings.batch_tokens):
         if tokens >= settings.tokens:
             return

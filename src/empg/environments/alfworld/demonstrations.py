@@ -7,8 +7,8 @@ from random import Random
 
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.expert import Expert
-from empg.environments.alfworld.rooms import between, pick
 from empg.environments.base import DemonstrationStep, Task
+from empg.environments.draws import between, pick
 
 _NAME = re.compile(r"\b[a-z]+ \d+")
 

@@ -48,6 +48,21 @@ class AlfworldEnvironment:
         return [] if self._game is None or self._done else self._game.admissible_actions
 
     @property
+    def limit(self) -> str | None:
+        """``step_limit`` once the steps are used up without success."""
+        return "step_limit" if self._done and self._steps >= self.max_steps and not self.won else None
+
+    @property
+    def score(self) -> float:
+        """1.0 if the task is done: there is no denser score."""
+        return float(self.won)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Nothing beside the outcome."""
+        return {}
+
+    @property
     def won(self) -> bool:
         """Whether the task is done."""
         return self._game is not None and self._game.won

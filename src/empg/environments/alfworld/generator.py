@@ -22,7 +22,8 @@ from empg.environments.alfworld.catalogue import (
     TOOLS,
     may_hold,
 )
-from empg.environments.alfworld.rooms import PROFILES, Profile, Room, between, coordinates, pick, rooms, scenes
+from empg.environments.alfworld.rooms import PROFILES, Profile, Room, coordinates, rooms, scenes
+from empg.environments.draws import between, pick
 from empg.errors import ConfigError
 from empg.seeding import derive_seed
 

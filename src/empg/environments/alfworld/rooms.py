@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
-from typing import TypeVar
 
 from empg.environments.alfworld.catalogue import FIRST_SCENE, OPENABLE, SCENES_PER_KIND, TEST_SCENES_PER_KIND
+from empg.environments.draws import between, pick
 from empg.seeding import derive_seed
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,16 +195,6 @@ class Room:
     kind: str
     scene: int
     receptacles: tuple[Receptacle, ...]
-
-
-def pick(rng: Random, items: Sequence[T]) -> T:
-    """One of the items, each as likely. Only ``Random.random`` is promised to be the same in every Python version."""
-    return items[int(rng.random() * len(items))]
-
-
-def between(rng: Random, least: int, greatest: int) -> int:
-    """A whole number in [least, greatest], each as likely."""
-    return least + int(rng.random() * (greatest - least + 1))
 
 
 def scenes(kind: str, *, held_out: bool) -> range:

@@ -20,8 +20,12 @@ from empg.environments.alfworld.problem import problem_text, to_problem
 INDEX = "tasks.jsonl"
 
 
-def write_dataset(directory: Path | str, *, profile: str, seed: int, sizes: Mapping[str, int]) -> None:
-    """Write the first ``sizes[split]`` games of each split, and an index of them, under ``directory/split``.
+def write_dataset(
+    directory: Path | str, *, profile: str, seed: int, sizes: Mapping[str, int], panel_start: int = 0
+) -> None:
+    """Write ``sizes[split]`` games of each split, and an index of them, under ``directory/split``.
+
+    The training games are those with the ids from 0 on, the other splits' those from ``panel_start`` on.
 
     A split is written beside its place and moved there when complete; a split that was there before is replaced. The
     bytes depend on the arguments alone. The index ``tasks.jsonl`` has one line per game, ordered by task id: split, id,
@@ -33,7 +37,8 @@ def write_dataset(directory: Path | str, *, profile: str, seed: int, sizes: Mapp
         partial = root / f".{split}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        index = [_write_game(partial, profile, split, task_id, seed) for task_id in range(size)]
+        start = 0 if split == "train" else panel_start
+        index = [_write_game(partial, profile, split, task_id, seed) for task_id in range(start, start + size)]
         (partial / INDEX).write_text("".join(f"{json.dumps(entry)}\n" for entry in index), encoding="utf-8")
         final = root / split
         if final.exists():

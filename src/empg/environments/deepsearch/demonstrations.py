@@ -1,0 +1,71 @@
+"""The expert's episodes, which the warm start learns from."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+
+from empg.environments.base import DemonstrationStep, Task
+from empg.environments.deepsearch.environment import DeepSearchEnvironment
+from empg.environments.deepsearch.expert import Expert, read_documents
+from empg.environments.deepsearch.names import FIRST, NEXT
+from empg.environments.deepsearch.text import format_action, split_action
+from empg.environments.draws import pick
+
+_NEED = re.compile(r"I need the (?P<noun>[a-z ]+) of ")
+
+
+def demonstrate(
+    environment: DeepSearchEnvironment, task: Task, rng: Random, *, mistake_rate: float = 0.0, detour_rate: float = 0.0
+) -> list[DemonstrationStep]:
+    """Let an expert answer a task's question; ``environment.metrics["em"]`` then says whether it was right.
+
+    With probability ``mistake_rate`` a step that looks for a page is a mistake instead, of the kind that a weak agent
+    makes: a name read lately, or the right name with a wrong syllable, takes the place of the right one in thought and
+    action. An answer is never changed, since it ends the episode. With probability ``detour_rate`` a step is a detour,
+    to be imitated: a search also says what is needed of the page ("Kelmir Works founder"), or the page of an answer is
+    looked up before the answer is given. The expert reads on and recovers.
+    """
+    expert = Expert()
+    steps: list[DemonstrationStep] = []
+    observation, done = environment.reset(task), False
+    while not done:
+        thought, action = expert.act(observation)
+        name, content = split_action(action) or ("", "")
+        draw = rng.random()
+        is_mistake = draw < mistake_rate and name != "answer"
+        if is_mistake:
+            wrong = _another(rng, content, observation)
+            thought, action = thought.replace(content, wrong), format_action(name, wrong)
+        elif mistake_rate <= draw < mistake_rate + detour_rate:
+            thought, action = _detour(thought, name, content, {step.action for step in steps})
+        expert.played(action)
+        steps.append(DemonstrationStep(observation, thought, action, is_mistake))
+        result = environment.step(action)
+        observation, done = result.observation, result.done
+    return steps
+
+
+def _another(rng: Random, name: str, observation: str) -> str:
+    """A name that the observation shows in place of the right one, or the right one with a syllable confused."""
+    shown = [other for title, facts in read_documents(observation) for other in (title, *facts.values())]
+    names = [other for other in dict.fromkeys(shown) if other not in name and not other[0].isdigit()]
+    if names and rng.random() < 0.7:
+        return pick(rng, names)
+    words = name.split()
+    made = [i for i, word in enumerate(words) if word[:3] in FIRST and word[-3:] in NEXT]
+    i = pick(rng, made)
+    words[i] = words[i][:-3] + pick(rng, [syllable for syllable in NEXT if syllable != words[i][-3:]])
+    return " ".join(words)
+
+
+def _detour(thought: str, name: str, content: str, played: set[str]) -> tuple[str, str]:
+    """The expert's step, with a narrower query or a look at the answer's page first, unless that was done before."""
+    need = _NEED.search(thought)
+    if name == "search" and need and not content.endswith(need["noun"]):
+        query = f"{content} {need['noun']}"
+        return thought.replace(f"Search {content}.", f"Search {query}."), format_action(name, query)
+    look = format_action("search", content)
+    if name == "answer" and not content[0].isdigit() and look not in played:
+        return thought.replace(f"Answer {content}.", f"Check it. Search {content}."), look
+    return thought, format_action(name, content)

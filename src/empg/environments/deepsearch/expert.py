@@ -1,0 +1,125 @@
+"""An expert that answers questions from what it reads, with a short thought per step, for an agent to imitate.
+
+It reads the question and the pages by their published forms and knows nothing of the facts behind them. It looks for
+one page at a time: it searches the name, opens the page by its title if the search did not bring it, then searches the
+name with what it needs to know, and gives up after that. A thought says first what was found, then what is needed now
+and then what to do, so that an imitator finds what it has to copy beside the need.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from empg.environments.deepsearch.phrases import WORDS, noun_phrase
+from empg.environments.deepsearch.prose import read_page
+from empg.environments.deepsearch.text import format_action
+from empg.environments.deepsearch.wording import parse_question
+from empg.environments.deepsearch.world import Query, number
+
+QUESTION_MARK = "Question: "
+UNKNOWN = "unknown"
+_DOCUMENT = re.compile(r"Doc \d+\(Title: (?P<title>[^()]+)\) (?P<text>.+)")
+
+
+class Fact(NamedTuple):
+    """What the expert has found out."""
+
+    subject: str
+    relation: str
+    object: str
+
+    def __str__(self) -> str:
+        """A sentence, as in "The founder of Kelmir Works is Velmor Katin."."""
+        phrase = noun_phrase(self.relation, self.subject)
+        return f"T{phrase[1:]} is {self.object}."
+
+
+def read_documents(observation: str) -> list[tuple[str, dict[str, str]]]:
+    """Title and facts (relation, object) of each document that an observation shows, as far as it shows them."""
+    shown = observation.removesuffix("</information>")
+    return [(title, _facts(title, text)) for title, text in _DOCUMENT.findall(shown)]
+
+
+class Expert:
+    """Answers one question; make one per episode."""
+
+    def __init__(self) -> None:
+        self._query: Query | None = None
+        self._pages: dict[str, dict[str, str]] = {}
+        self._tried: set[str] = set()
+        self._known: list[Fact] = []
+        self._last = ""
+
+    def act(self, observation: str) -> tuple[str, str]:
+        """The next (thought, action), given the answer to the last action, or at first the question.
+
+        Raises :class:`~empg.errors.DataError` for a question in none of the published forms.
+        """
+        if self._query is None:
+            self._query = parse_question(observation.rpartition(QUESTION_MARK)[2])
+        self._tried.add(self._last)
+        self._read(observation)
+        known, needed = _follow(self._query, self._pages)
+        news = known[len(self._known) :] or known[-1:]
+        self._known = known
+        if needed is None:
+            thought, self._last = _conclude(self._query, known, news)
+        else:
+            thought, self._last = self._look_for(*needed, news)
+        return thought, self._last
+
+    def played(self, action: str) -> None:
+        """Say that this action was played in place of the one that the expert chose."""
+        self._last = action
+
+    def _read(self, observation: str) -> None:
+        for title, facts in read_documents(observation):
+            self._pages.setdefault(title, {}).update(facts)
+
+    def _look_for(self, subject: str, relation: str, news: list[Fact]) -> tuple[str, str]:
+        """Search the page that should say it; open it by its title; search more narrowly; give up."""
+        need = f"I need {noun_phrase(relation, subject)}."
+        narrow = f"{subject} {WORDS[relation].noun}"
+        search, access, refined = (
+            format_action(*a) for a in (("search", subject), ("access", subject), ("search", narrow))
+        )
+        if search not in self._tried:
+            return " ".join([*map(str, news), need, f"Search {subject}."]), search
+        if access not in self._tried:
+            return f"{need} No page {subject} here. Access {subject}.", access
+        if refined not in self._tried:
+            return f"{need} Search {narrow}.", refined
+        return f"{need} I cannot find it. Answer {UNKNOWN}.", format_action("answer", UNKNOWN)
+
+
+def _follow(query: Query, pages: dict[str, dict[str, str]]) -> tuple[list[Fact], tuple[str, str] | None]:
+    """The facts of the answer that the pages tell, and the next one (subject, relation) that they do not."""
+    known: list[Fact] = []
+    for anchor in query.anchors:
+        subject = anchor
+        for relation in query.relations:
+            found = pages.get(subject, {}).get(relation)
+            if found is None:
+                return known, (subject, relation)
+            known.append(Fact(subject, relation, found))
+            subject = found
+    return known, None
+
+
+def _conclude(query: Query, known: list[Fact], news: list[Fact]) -> tuple[str, str]:
+    if query.most is None:
+        answer, reason = known[-1].object, " ".join(map(str, news))
+    else:
+        best = (max if query.most else min)(known, key=lambda fact: number(fact.object))
+        other = known[1] if best is known[0] else known[0]
+        answer = best.subject
+        than = f"{number(best.object)} is {'more' if query.most else 'less'} than {number(other.object)}."
+        reason = f"{known[1]} {known[0]} {than}"
+    return f"{reason} Answer {answer}.", format_action("answer", answer)
+
+
+@lru_cache(maxsize=10_000)
+def _facts(title: str, text: str) -> dict[str, str]:
+    return read_page(title, text)

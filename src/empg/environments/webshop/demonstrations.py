@@ -1,0 +1,78 @@
+"""The expert's episodes, which the warm start learns from."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+
+from empg.environments.base import DemonstrationStep, Task
+from empg.environments.draws import pick
+from empg.environments.webshop.buttons import BACK_TO_SEARCH, DESCRIPTION, FEATURES, NEXT_PAGE, PREVIOUS, REVIEWS
+from empg.environments.webshop.environment import WebShopEnvironment
+from empg.environments.webshop.expert import Choice, Expert, page_of
+from empg.environments.webshop.words import BY_NAME, CATEGORIES, VALUES
+
+_ID = re.compile(r"\bB0\w{8}\b")
+_ARGUMENT = re.compile(r"\[(.*)\]")
+_BUTTONS = (BACK_TO_SEARCH, DESCRIPTION, FEATURES, NEXT_PAGE, PREVIOUS, REVIEWS)
+
+
+def demonstrate(
+    environment: WebShopEnvironment, task: Task, rng: Random, *, mistake_rate: float = 0.0, detour_rate: float = 0.0
+) -> list[DemonstrationStep]:
+    """Let an expert play a task until the episode ends; ``environment.score`` then says whether it solved it.
+
+    With probability ``mistake_rate`` a step is a mistake instead, of the kind that a weak agent makes: the expert's own
+    thought and action with one thing confused, be it a product, a value, a word of the search or a button. Some are
+    refused, some lead astray; the expert reads on and recovers. No mistake buys. With probability ``detour_rate`` it is
+    a detour, another choice that is as good as the expert's own and to be imitated, where there is one.
+    """
+    expert = Expert()
+    steps: list[DemonstrationStep] = []
+    observation = environment.reset(task)
+    ids: list[str] = []
+    done = False
+    while not done:
+        choices = expert.choices(observation)
+        thought, action = choices[0]
+        if page_of(observation) == "results":
+            ids = (_ID.findall(observation) + ids)[:20]
+        draw = rng.random()
+        is_mistake = draw < mistake_rate
+        if is_mistake:
+            thought, action = _confuse(rng, (thought, action), ids, task.type)
+        elif draw < mistake_rate + detour_rate and len(choices) > 1:
+            thought, action = pick(rng, choices[1:])
+        expert.played(action)
+        steps.append(DemonstrationStep(observation, thought, action, is_mistake))
+        result = environment.step(action)
+        observation, done = result.observation, result.done
+    return steps
+
+
+def _confuse(rng: Random, choice: Choice, ids: list[str], category: str) -> Choice:
+    """Put another thing for the action's, in the thought too: a product read lately, another value, word or button."""
+    thought, action = choice
+    argument = _ARGUMENT.findall(action)[0]
+    if action.startswith("search["):
+        right = pick(rng, argument.split())
+        wrong = _another(rng, _title_words(category), right)
+    elif _ID.fullmatch(argument):
+        right = argument
+        # Half an id goes with the half of another one when an agent loses its place.
+        wrong = _another(rng, ids, right) if rng.random() < 0.7 else right[:6] + _another(rng, ids, right)[6:]
+    elif values := next((values for values in VALUES.values() if argument in values), ()):
+        right, wrong = argument, _another(rng, values, argument)
+    else:
+        right, wrong = argument, _another(rng, _BUTTONS, argument)
+    return thought.replace(right, wrong), action.replace(right, wrong)
+
+
+def _another(rng: Random, things: list[str] | tuple[str, ...], right: str) -> str:
+    return pick(rng, [thing for thing in things if thing != right] or [right])
+
+
+def _title_words(category: str) -> list[str]:
+    """The words that titles in a category use, and other categories' kinds."""
+    kinds = [kind.name for other in CATEGORIES for kind in other.kinds]
+    return [*BY_NAME[category].title_attributes, *kinds]
