@@ -61,7 +61,8 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 bench: setup  ## measure speed and memory side by side with public peers
-	for script in benchmarks/{alfworld_engine,sampler}.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
+	for script in benchmarks/{alfworld_engine,sampler,deepsearch_index}.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
+	OMP_NUM_THREADS=1 python benchmarks/webshop_engine.py $${WEBSHOP_DATA:-$${EMPG_TEST_DATA:-../shared/data}/webshop}
 
 # torch is locked by its version alone, and what only it needs comes with it.
 lock:  ## resolve requirements.lock anew

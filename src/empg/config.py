@@ -91,17 +91,22 @@ Data = Annotated[AlfworldData | WebshopData | DeepsearchData, Field(discriminato
 
 # ------------------------------------------------------------------------------------------------------------- policy
 class TinyPolicy(Model):
-    """A small network made from nothing, with a tokenizer trained on the environment's text."""
+    """A small network made from nothing, with a tokenizer trained on the environment's text.
+
+    ``induction`` starts it with heads that repeat sequences: for names of several tokens.
+    """
 
     type: Literal["tiny"] = "tiny"
     family: Literal["qwen2", "llama"] = "qwen2"
     vocab_size: Positive = 1000
     width: Positive = 96
-    layers: Positive = 2
+    layers: Positive = 3
     heads: Positive = 4
     kv_heads: Positive = 2
     mlp_width: Positive = 256
     max_positions: Positive = 1024
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    induction: bool = False
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> TinyPolicy:
@@ -155,8 +160,8 @@ class Interface(Model):
 class Optimiser(Model):
     """Muon on matrices and AdamW on the rest; ``muon_lr`` 0 leaves everything to AdamW."""
 
-    lr: Annotated[float, Field(gt=0)] = 5e-4
-    muon_lr: Annotated[float, Field(ge=0)] = 3e-3
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    muon_lr: Annotated[float, Field(ge=0)] = 1.8e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
 
@@ -175,11 +180,11 @@ class WarmStart(Model):
     max_steps: Positive = 20
     mistake_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     mistake_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
-    detour_rate: Annotated[float, Field(ge=0, le=1)] = 0.12
+    detour_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.03
     decay: Annotated[float, Field(ge=0, le=1)] = 0.4
     optimiser: Optimiser = Optimiser(lr=4e-3, muon_lr=2e-2)
-    threads: Positive = 1
+    threads: Positive = 2
 
 
 class Rollouts(Model):
@@ -195,13 +200,13 @@ class Train(Model):
     ``reward`` is what an episode is trained with: its outcome (1 for success, else 0) or its dense score.
     """
 
-    iterations: Positive = 76
-    groups: Positive = 8
-    group_size: Annotated[int, Field(ge=2)] = 8
-    updates: Positive = 1
+    iterations: Positive = 78
+    groups: Positive = 16
+    group_size: Annotated[int, Field(ge=2)] = 4
+    updates: Positive = 2
     decay: Annotated[float, Field(ge=0, le=1)] = 0.6
     reward: Literal["success", "score"] = "success"
-    micro_batch_tokens: Positive = 16384
+    micro_batch_tokens: Positive = 4096
     difficulty_floor: Annotated[float, Field(gt=0, le=1)] = 0.25
     checkpoint_every: Positive = 5
     optimiser: Optimiser = Optimiser()
@@ -217,7 +222,7 @@ class Evaluate(Model):
 class EnvironmentStudy(Model):
     """Everything about one environment in a study but its data."""
 
-    max_steps: Positive = 16
+    max_steps: Positive = 12
     system: str = ""
     interface: Interface = Interface()
     zeta: Annotated[float, Field(ge=0)] = 0.05

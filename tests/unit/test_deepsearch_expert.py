@@ -160,15 +160,15 @@ QUESTION = "Question: Name the mother of the person who founded Kelmir Works."
 def test_it_says_what_it_found_what_it_needs_and_what_it_does() -> None:
     expert = Expert()
     assert expert.act(QUESTION) == (
-        "I need the founder of Kelmir Works. Search Kelmir Works.",
+        "I need the mother of the founder of Kelmir Works. Search Kelmir Works.",
         "<search>Kelmir Works</search>",
     )
     assert expert.act(shown(("Kelmir River", "Kelmir River is 340 km long."), WORKS)) == (
-        "The founder of Kelmir Works is Velmin Katlat. I need the mother of Velmin Katlat. Search Velmin Katlat.",
+        "The founder is Velmin Katlat. I need the mother of Velmin Katlat. Search Velmin Katlat.",
         "<search>Velmin Katlat</search>",
     )
     assert expert.act(shown(FOUNDER)) == (
-        "The mother of Velmin Katlat is Sordun Vorlem. Answer Sordun Vorlem.",
+        "The mother is Sordun Vorlem. Answer Sordun Vorlem.",
         "<answer>Sordun Vorlem</answer>",
     )
 
@@ -177,8 +177,7 @@ def test_it_needs_no_search_for_what_it_has_read() -> None:
     expert = Expert()
     expert.act(QUESTION)
     assert expert.act(shown(FOUNDER, WORKS)) == (
-        "The founder of Kelmir Works is Velmin Katlat. The mother of Velmin Katlat is Sordun Vorlem. "
-        "Answer Sordun Vorlem.",
+        "The founder is Velmin Katlat. The mother is Sordun Vorlem. Answer Sordun Vorlem.",
         "<answer>Sordun Vorlem</answer>",
     )
 
@@ -187,15 +186,15 @@ def test_it_opens_the_page_then_searches_more_narrowly_then_gives_up() -> None:
     expert = Expert()
     expert.act(QUESTION)
     assert expert.act("<information>No results.</information>") == (
-        "I need the founder of Kelmir Works. No page Kelmir Works here. Access Kelmir Works.",
+        "I need the mother of the founder of Kelmir Works. No page Kelmir Works here. Access Kelmir Works.",
         "<access>Kelmir Works</access>",
     )
     assert expert.act("<information>No page has this title.</information>") == (
-        "I need the founder of Kelmir Works. Search Kelmir Works founder.",
+        "I need the mother of the founder of Kelmir Works. Search Kelmir Works founder.",
         "<search>Kelmir Works founder</search>",
     )
     assert expert.act("No searches left. Answer now.") == (
-        "I need the founder of Kelmir Works. I cannot find it. Answer unknown.",
+        "I need the mother of the founder of Kelmir Works. I cannot find it. Answer unknown.",
         "<answer>unknown</answer>",
     )
 
@@ -209,7 +208,7 @@ def test_it_goes_on_after_another_action_was_played() -> None:
     expert.act(shown(WORKS))
     expert.played("<search>Zanven</search>")
     assert expert.act(shown(("Zanven", "Zanven lies in Lorsikmag."))) == (
-        "The founder of Kelmir Works is Velmin Katlat. I need the mother of Velmin Katlat. Search Velmin Katlat.",
+        "The founder is Velmin Katlat. I need the mother of Velmin Katlat. Search Velmin Katlat.",
         "<search>Velmin Katlat</search>",
     )
 
@@ -222,9 +221,9 @@ def test_it_compares_numbers(words: str, answer: str, reason: str) -> None:
     expert = Expert()
     expert.act(f"Question: Which is {words}, Kelmir River or Dorsan River?")
     second, _ = expert.act(shown(("Kelmir River", "Kelmir River is 340 km long.")))
-    assert second == "The length of Kelmir River is 340 km. I need the length of Dorsan River. Search Dorsan River."
+    assert second == "The length is 340 km. I need the length of Dorsan River. Search Dorsan River."
     assert expert.act(shown(("Dorsan River", "Dorsan River's length is 510 km."))) == (
-        f"The length of Dorsan River is 510 km. The length of Kelmir River is 340 km. {reason} Answer {answer}.",
+        f"The length is 510 km. Kelmir River has 340 km, Dorsan River has 510 km. {reason} Answer {answer}.",
         format_action("answer", answer),
     )
 

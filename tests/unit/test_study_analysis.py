@@ -97,3 +97,12 @@ def test_verdict_owns_up_to_a_loss() -> None:
 def test_verdict_with_one_seed_claims_nothing() -> None:
     sentence = _verdict((None, None), (0.02, 0.18))
     assert "no difference between new and base can be shown" in sentence
+
+
+def test_episode_metrics_by_hand() -> None:
+    key = {"environment": "e", "split": "s", "mode": "greedy", "method": "m"}
+    recall = [{"name": "recall", "value": 1.0}]
+    both = [{"name": "recall", "value": 0.5}, {"name": "searches", "value": 3.0}]
+    rows = [key | {"score": score, "metrics": own} for score, own in ((1.0, recall), (0.5, both), (0.0, []))]
+    found = analysis.episode_metrics(pl.DataFrame(rows)).select("metric", "value", "n").rows()
+    assert found == [("score", 0.5, 3), ("recall", 0.75, 2), ("searches", 3.0, 1)]

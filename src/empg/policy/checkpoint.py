@@ -14,7 +14,7 @@ from torch import Tensor
 
 from empg.errors import DataError
 from empg.files import read_json, write_json
-from empg.policy.transformer import Architecture, Transformer
+from empg.policy.transformer import Architecture, Transformer, rotary_frequencies, rotate
 
 
 def name_map(a: Architecture) -> Iterator[tuple[str, list[tuple[str, int]]]]:
@@ -106,6 +106,7 @@ def tiny_config(
     kv_heads: int,
     mlp_width: int,
     max_positions: int,
+    rope_theta: float,
 ) -> dict[str, Any]:
     """The ``config.json`` of a small network with tied embeddings, as `transformers` reads it."""
     return {
@@ -120,7 +121,7 @@ def tiny_config(
         "max_position_embeddings": max_positions,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
-        "rope_theta": 10_000.0,
+        "rope_theta": rope_theta,
         "tie_word_embeddings": True,
         "bos_token_id": None,
         "eos_token_id": end_id,
@@ -153,6 +154,53 @@ def match_content(network: Transformer, generator: torch.Generator, share: float
             out = layer.out.view(a.width, a.heads, a.head_width)
             scale = out.std() / v.std()
             out.copy_(share * scale * v.repeat_interleave(repeats, 0).permute(2, 0, 1) + own * out)
+
+
+# Of an induction head, chosen so that it works before any training (a test measures it).
+PLACE_NORM = 7.0  # length of each rotated pair that finds the previous token
+STEADY = 0.01  # turn per position, in radians, of the rotated pairs that compare distant tokens
+SHARPNESS = 4.0  # of that comparison
+WRITE = 0.02  # how strongly the previous token is written, beside embeddings of 0.02
+QUIET = 0.03  # what every block's output is scaled by, so that the embeddings are heard
+
+
+def repeat_sequences(network: Transformer, generator: torch.Generator) -> None:
+    """Begin with an induction head (Olsson et al., arXiv 2209.11895): after "A" attend to what followed "A" before.
+
+    In the first layer the last key-value group looks at the previous token, by biases that differ by a turn of one
+    position, and writes what it reads into directions that nothing else uses; in later layers that group compares them
+    with the present token. So names of several tokens can be copied from the first step on. Call it last. It needs
+    biases (Qwen2) and two layers, and does nothing without.
+    """
+    a = network.architecture
+    first, *later = network.layers
+    if first.qkv_bias is None or not later:
+        return
+    group = slice((a.kv_heads - 1) * a.head_width, a.kv_heads * a.head_width)
+    heads = slice((a.kv_heads - 1) * (a.heads // a.kv_heads), a.heads)
+    basis, _ = torch.linalg.qr(torch.randn(a.width, a.width, generator=generator))
+    before, read = basis[:, : a.head_width], basis[:, a.head_width : 2 * a.head_width].T
+    steady = (rotary_frequencies(a.rope, a.head_width) < STEADY).repeat(2)[:, None]
+    place = torch.zeros(2, a.head_width // 2)
+    place[0, : a.head_width // 6] = PLACE_NORM  # the pairs that turn fastest tell neighbours apart
+    with torch.no_grad():
+        q, _, v = torch.split(first.qkv, first.sizes)
+        q_bias, k_bias, _ = torch.split(first.qkv_bias, first.sizes)
+        k_bias[group] = place.flatten()
+        turned_back = rotate(place.flatten()[None], network.cos[1], -network.sin[1])
+        q_bias.view(a.heads, a.head_width)[heads] = turned_back
+        q.view(a.heads, a.head_width, a.width)[heads] *= 0.1  # the place decides, not the content
+        v[group] = read
+        for layer in network.layers:
+            layer.out.mul_(QUIET)
+            layer.down.mul_(QUIET)
+        for writer in (network.embedding.mT, first.out, first.down):
+            writer.sub_(before @ (before.T @ writer))
+        first.out.view(a.width, a.heads, a.head_width)[:, heads] = WRITE * before[:, None]
+        for layer in later:
+            q, k, _ = torch.split(layer.qkv, layer.sizes)
+            k[group] = SHARPNESS * steady * before.T
+            q.view(a.heads, a.head_width, a.width)[heads] = SHARPNESS * steady * read
 
 
 def share_words(embedding: Tensor, texts: Sequence[str], generator: torch.Generator) -> None:

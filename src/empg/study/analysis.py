@@ -81,6 +81,18 @@ def stop_reasons(episodes: pl.DataFrame) -> pl.DataFrame:
     return counts.with_columns((pl.col("n") / pl.col("n").sum().over(key)).alias("share"))
 
 
+def episode_metrics(episodes: pl.DataFrame) -> pl.DataFrame:
+    """Mean of the dense score and of the environment's own metrics for each panel and method, over all seeds' episodes.
+
+    An episode that has no such metric does not count; one row a metric: ``metric``, ``value`` and ``n``.
+    """
+    key = [*PANEL_KEY, "method"]
+    score = episodes.select(*key, pl.lit("score").alias("name"), pl.col("score").cast(pl.Float64).alias("value"))
+    own = episodes.select(*key, "metrics").explode("metrics").drop_nulls("metrics").unnest("metrics")
+    means = pl.concat([score, own]).group_by(*key, "name", maintain_order=True)
+    return means.agg(pl.col("value").mean(), pl.len().alias("n")).rename({"name": "metric"})
+
+
 def learning_curves(training: pl.DataFrame, credited: pl.DataFrame) -> pl.DataFrame:
     """Training success for each iteration and method, mean over seeds, with the noise of its episodes alone.
 

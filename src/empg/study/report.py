@@ -17,11 +17,31 @@ from empg.study import analysis, figures
 from empg.study.plates import Plate, plates
 from empg.study.results import WARM_START, Results, Run
 
-# Table 1 of arXiv 2509.09265, ALFWorld, success in percent.
-PAPER_ALFWORLD = (
-    ("Qwen2.5-1.5B-Instruct", 65.6, 73.7, 80.8, 88.1),
-    ("Qwen2.5-7B-Instruct", 74.8, 78.5, 90.0, 91.6),
-)
+# The tables of arXiv 2509.09265 by type of environment: title, heads, rows; percent.
+_TABLE_1 = ("model (paper)", "GRPO", "GRPO + EMPG", "DAPO", "DAPO + EMPG")
+PAPER = {
+    "alfworld": (
+        "Table 1, ALFWorld, success",
+        _TABLE_1,
+        (("Qwen2.5-1.5B-Instruct", 65.6, 73.7, 80.8, 88.1), ("Qwen2.5-7B-Instruct", 74.8, 78.5, 90.0, 91.6)),
+    ),
+    "webshop": (
+        "Table 1, WebShop, success",
+        _TABLE_1,
+        (("Qwen2.5-1.5B-Instruct", 58.2, 60.8, 73.2, 73.8), ("Qwen2.5-7B-Instruct", 65.6, 69.3, 79.6, 82.7)),
+    ),
+    "deepsearch": (
+        "Table 2, Deep Search, Qwen2.5-32B-Instruct, in distribution (WebWalker, HotpotQA, 2WikiMultiHopQA) and out of "
+        "it (MuSiQue, Bamboogle)",
+        ("variant (paper)", "ID", "OOD", "all"),
+        (
+            ("DAPO", 63.5, 59.8, 62.0),
+            ("+ gradient scaling only", 63.7, 63.7, 63.7),
+            ("+ future clarity bonus only", 66.1, 61.4, 64.2),
+            ("+ EMPG", 66.6, 63.7, 65.3),
+        ),
+    ),
+}
 GRADIENTS = ("norm", "before", "after")
 CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy", "gradient_scale")
 
@@ -66,6 +86,7 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
         "panels": panels,
         "success_by_type": analysis.success_by_type(episodes),
         "stop_reasons": analysis.stop_reasons(episodes),
+        "episode_metrics": analysis.episode_metrics(episodes),
         "learning_curves": analysis.learning_curves(training, credited),
         "training": training,
         "step_entropy": analysis.histograms(trained, "step_entropy"),
@@ -112,16 +133,18 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]
         lstrip_blocks=True,
     )
     templates.filters |= {"percent": analysis.percent, "points": analysis.points}
+    environments = [environment_view(results, tables, name) for name in results.study.environments]
+    types = dict.fromkeys(environment["type"] for environment in environments)
     return templates.get_template("report.html.j2").render(
         study=results.study,
         verdict=analysis.verdict(results.study, tables["results"]),
-        environments=[environment_view(results, tables, name) for name in results.study.environments],
+        environments=environments,
         plates=[
             {"plate": plate, "panels": [Markup(figures.to_svg(panel, themed=True)) for panel in plate.panels]}
             for plate in drawn
         ],
         cost=tables["cost"].to_dicts(),
-        paper=PAPER_ALFWORLD,
+        paper=[dict(zip(("title", "heads", "rows"), PAPER[t], strict=True)) for t in types],
         runs=[run_view(results, run) for run in results.runs()],
         tables=list(tables),
     )
@@ -136,6 +159,7 @@ def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: st
         seeds = tables["panels"].filter(**place)
         types = tables["success_by_type"].filter(**place)
         stops = tables["stop_reasons"].filter(**place)
+        own = tables["episode_metrics"].filter(**place)
         panels.append(
             {
                 "split": split,
@@ -144,6 +168,10 @@ def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: st
                 "policies": {m: part.to_dicts() for (m,), part in seeds.group_by("method", maintain_order=True)},
                 "types": {
                     t: {r["method"]: r for r in part.to_dicts()} for (t,), part in sorted(types.group_by("task_type"))
+                },
+                "metrics": {
+                    m: {r["method"]: r for r in part.to_dicts()}
+                    for (m,), part in own.group_by("metric", maintain_order=True)
                 },
                 "stops": {
                     s: {r["method"]: r for r in part.to_dicts()} for (s,), part in sorted(stops.group_by("stop_reason"))

@@ -21,7 +21,7 @@ from empg.environments.registry import open_dataset
 from empg.errors import ConfigError, DivergenceError
 from empg.files import atomic_directory
 from empg.policy.chat import Chat
-from empg.policy.checkpoint import initialise, match_content, share_words, tiny_config
+from empg.policy.checkpoint import initialise, match_content, repeat_sequences, share_words, tiny_config
 from empg.policy.policy import Policy, device, fetch
 from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Transformer
@@ -68,12 +68,14 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
 def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     """A network of these sizes with random weights."""
     model_config = tiny_config(sizes.family, len(chat.tokenizer), chat.end_of_turn, chat.tokenizer.pad_token_id,
-                               **sizes.model_dump(exclude={"type", "family", "vocab_size"}))  # fmt: skip
+                               **sizes.model_dump(exclude={"type", "family", "vocab_size", "induction"}))  # fmt: skip
     network = Transformer(Architecture.from_config(model_config, "the policy's config"))
     generator = torch.Generator().manual_seed(derive_seed(seed, "weights"))
     initialise(network, generator)
     match_content(network, generator)
     share_words(network.embedding, [str(chat.tokenizer.decode([i])) for i in range(len(chat.tokenizer))], generator)
+    if sizes.induction:
+        repeat_sequences(network, generator)
     return Policy(network.to(device()), chat, model_config)
 
 

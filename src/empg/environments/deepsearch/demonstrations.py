@@ -12,7 +12,7 @@ from empg.environments.deepsearch.names import FIRST, NEXT
 from empg.environments.deepsearch.text import format_action, split_action
 from empg.environments.draws import pick
 
-_NEED = re.compile(r"I need the (?P<noun>[a-z ]+) of ")
+_NEED = re.compile(r"the (?P<noun>(?:(?! of )[a-z ])+) of (?=[A-Z])")
 
 
 def demonstrate(

@@ -2,8 +2,8 @@
 
 It reads the question and the pages by their published forms and knows nothing of the facts behind them. It looks for
 one page at a time: it searches the name, opens the page by its title if the search did not bring it, then searches the
-name with what it needs to know, and gives up after that. A thought says first what was found, then what is needed now
-and then what to do, so that an imitator finds what it has to copy beside the need.
+name with what it needs to know, and gives up after that. A thought says first what was found, then all that is still
+needed and then what to do: the next thought follows from it and from what is read then, without the question.
 """
 
 from __future__ import annotations
@@ -31,9 +31,23 @@ class Fact(NamedTuple):
     object: str
 
     def __str__(self) -> str:
-        """A sentence, as in "The founder of Kelmir Works is Velmor Katin."."""
-        phrase = noun_phrase(self.relation, self.subject)
-        return f"T{phrase[1:]} is {self.object}."
+        """A sentence, as in "The founder is Velmor Katin.": what is asked for stands right before its answer."""
+        return f"The {WORDS[self.relation].noun} is {self.object}."
+
+
+class Need(NamedTuple):
+    """What is still needed: relations to follow from a subject, and further subjects to follow one from."""
+
+    subject: str
+    relations: tuple[str, ...]
+    others: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """All of it, as in "the mother of the founder of Kelmir Works": what is needed next follows from it."""
+        phrase = self.subject
+        for relation in self.relations:
+            phrase = noun_phrase(relation, phrase)
+        return " and ".join([phrase, *self.others])
 
 
 def read_documents(observation: str) -> list[tuple[str, dict[str, str]]]:
@@ -61,13 +75,13 @@ class Expert:
             self._query = parse_question(observation.rpartition(QUESTION_MARK)[2])
         self._tried.add(self._last)
         self._read(observation)
-        known, needed = _follow(self._query, self._pages)
+        known, need = _follow(self._query, self._pages)
         news = known[len(self._known) :] or known[-1:]
         self._known = known
-        if needed is None:
+        if need is None:
             thought, self._last = _conclude(self._query, known, news)
         else:
-            thought, self._last = self._look_for(*needed, news)
+            thought, self._last = self._look_for(need, news)
         return thought, self._last
 
     def played(self, action: str) -> None:
@@ -78,10 +92,10 @@ class Expert:
         for title, facts in read_documents(observation):
             self._pages.setdefault(title, {}).update(facts)
 
-    def _look_for(self, subject: str, relation: str, news: list[Fact]) -> tuple[str, str]:
+    def _look_for(self, needed: Need, news: list[Fact]) -> tuple[str, str]:
         """Search the page that should say it; open it by its title; search more narrowly; give up."""
-        need = f"I need {noun_phrase(relation, subject)}."
-        narrow = f"{subject} {WORDS[relation].noun}"
+        subject, need = needed.subject, f"I need {needed}."
+        narrow = f"{subject} {WORDS[needed.relations[0]].noun}"
         search, access, refined = (
             format_action(*a) for a in (("search", subject), ("access", subject), ("search", narrow))
         )
@@ -94,15 +108,15 @@ class Expert:
         return f"{need} I cannot find it. Answer {UNKNOWN}.", format_action("answer", UNKNOWN)
 
 
-def _follow(query: Query, pages: dict[str, dict[str, str]]) -> tuple[list[Fact], tuple[str, str] | None]:
-    """The facts of the answer that the pages tell, and the next one (subject, relation) that they do not."""
+def _follow(query: Query, pages: dict[str, dict[str, str]]) -> tuple[list[Fact], Need | None]:
+    """The facts of the answer that the pages tell, and what is needed beyond them."""
     known: list[Fact] = []
-    for anchor in query.anchors:
+    for number_of_anchor, anchor in enumerate(query.anchors, 1):
         subject = anchor
-        for relation in query.relations:
+        for place, relation in enumerate(query.relations):
             found = pages.get(subject, {}).get(relation)
             if found is None:
-                return known, (subject, relation)
+                return known, Need(subject, query.relations[place:], query.anchors[number_of_anchor:])
             known.append(Fact(subject, relation, found))
             subject = found
     return known, None
@@ -116,7 +130,8 @@ def _conclude(query: Query, known: list[Fact], news: list[Fact]) -> tuple[str, s
         other = known[1] if best is known[0] else known[0]
         answer = best.subject
         than = f"{number(best.object)} is {'more' if query.most else 'less'} than {number(other.object)}."
-        reason = f"{known[1]} {known[0]} {than}"
+        each = ", ".join(f"{fact.subject} has {fact.object}" for fact in known)
+        reason = f"{known[1]} {each}. {than}"
     return f"{reason} Answer {answer}.", format_action("answer", answer)
 
 
