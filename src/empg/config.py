@@ -200,11 +200,11 @@ class Train(Model):
     ``reward`` is what an episode is trained with: its outcome (1 for success, else 0) or its dense score.
     """
 
-    iterations: Positive = 78
+    iterations: Positive = 76
     groups: Positive = 16
     group_size: Annotated[int, Field(ge=2)] = 4
     updates: Positive = 2
-    decay: Annotated[float, Field(ge=0, le=1)] = 0.6
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.3
     reward: Literal["success", "score"] = "success"
     micro_batch_tokens: Positive = 4096
     difficulty_floor: Annotated[float, Field(gt=0, le=1)] = 0.25
