@@ -200,7 +200,7 @@ class Train(Model):
     ``reward`` is what an episode is trained with: its outcome (1 for success, else 0) or its dense score.
     """
 
-    iterations: Positive = 76
+    iterations: Positive = 70
     groups: Positive = 16
     group_size: Annotated[int, Field(ge=2)] = 4
     updates: Positive = 2
