@@ -13,7 +13,7 @@ import torch
 from empg.config import TinyPolicy
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
-from empg.environments.base import Arena, StepResult, Task
+from empg.environments.base import Arena, StepResult, Task, step_each
 from empg.environments.text import parse_action
 from empg.policy.transformer import Transformer
 from empg.rollouts import sampler as sampling
@@ -187,6 +187,23 @@ def test_openings_are_shared_rows_wait_and_ended_ones_leave(make_policy, monkeyp
     prefilled = sum(rows * new for rows, new in calls if new > 1)
     assert prefilled < tokens, "observations are encoded once"
     assert sum(told) == len(trajectories)
+
+
+def test_a_turns_actions_go_to_the_environments_together(make_policy):
+    policy = make_policy("qwen2")
+    sizes = []
+
+    def together(environments, actions):
+        sizes.append(len(actions))
+        return step_each(environments, actions)
+
+    sampler = Sampler(policy.network, policy.chat, Arena(environments(), step_all=together),
+                      max_response=MAX_RESPONSE, max_context=512)  # fmt: skip
+    trajectories = sampler.play(episodes())
+    assert sum(sizes) == sum(len(t.steps) for t in trajectories)
+    assert len(sizes) < sum(sizes) / 2, "one call for several episodes"
+    apart = make_sampler(policy).play(episodes())
+    assert [responses(t) for t in trajectories] == [responses(t) for t in apart]
 
 
 def test_the_answer_limit_cuts_a_step(make_policy):
