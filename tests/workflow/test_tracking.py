@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, Trace
 
-from empg.config import TrainRun, parse
+from empg.config import Train, TrainRun, parse
 from empg.errors import DataError
 from empg.files import read_json, write_json
 from empg.study import report, tracking
@@ -117,7 +117,7 @@ def test_numbers_are_those_of_the_files(tracked: Path) -> None:
     assert run.data.metrics["valid_unseen/sampled/success"] == panel["success"]
     assert run.data.metrics["valid_unseen/sampled/lift"] == panel["success"] - warm["success"]
     assert run.data.params["method.advantage"] == "grpo"
-    assert run.data.params["train.optimiser.lr"] == "0.0005"
+    assert float(run.data.params["train.optimiser.lr"]) == Train().optimiser.lr
 
 
 def test_data_set_has_the_hash_that_dvc_knows(tracked: Path) -> None:
