@@ -58,7 +58,9 @@ def play(job: tuple[Path, TrainRun, EvaluateRun]) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1.5e-3, 3e-3, 6e-3], help="Muon's learning rates")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[0.9e-3, 1.8e-3, 3.6e-3], help="Muon's learning rates"
+    )
     parser.add_argument("--iterations", type=int, help="fewer iterations than the study's, for every run alike")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each")
     arguments = parser.parse_args()

@@ -191,6 +191,7 @@ def _serve(args: argparse.Namespace) -> None:
     from empg.environments.deepsearch.index import Index
     from empg.environments.deepsearch.server import serve
 
+    print(f"{args.index}: opening the index of {args.corpus}; it is built first where it is missing", flush=True)
     print(f"{args.index}: {len(Index.build(args.corpus, args.index))} passages", flush=True)
     serve(args.index, args.host, args.port, announce=lambda url: print(f"answers at {url}/retrieve", flush=True))
 

@@ -23,6 +23,7 @@ def test_a_corpus_is_served_over_http(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
+            assert "built first" in process.stdout.readline()
             assert process.stdout.readline() == f"{tmp_path / 'index'}: 2 passages\n"
             url = process.stdout.readline().removeprefix("answers at ").strip()
             assert url.startswith("http://127.0.0.1:")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from empg.config import Interface
 from empg.environments import text
@@ -52,7 +55,7 @@ class Environment(Protocol):
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """What else is worth knowing of an episode once it has ended, by name; the same names for every episode."""
+        """What else is worth knowing of an episode once it has ended, by name; one that is unknown is left out."""
         ...
 
     @property
@@ -99,36 +102,71 @@ class Arena:
     step_all: Callable[[Sequence[Any], Sequence[str | None]], list[StepResult]] = step_each
 
 
-class Dataset(Protocol):
-    """The tasks of an environment, from one source.
+class Panels(Protocol):
+    """Where a data set's fixed panels come from."""
+
+    def tasks(self, split: str) -> list[Task]:
+        """Every task of a split, in its order."""
+        ...
+
+
+class Draws(Protocol):
+    """Where tasks are drawn by number, without end."""
+
+    def tasks(self, split: str, ids: range) -> list[Task]:
+        """The tasks with these ids."""
+        ...
+
+
+class Dataset(ABC):
+    """The tasks of an environment, from one source: ``panels``, and ``draws`` if the source is embedded.
 
     ``names`` finds what an agent must copy or compare, for a tokenizer trained on the environment's text: see
     :func:`~empg.policy.tokenizer.train_tokenizer`. None: what is numbered.
     """
 
-    names: str | None
+    names: ClassVar[str | None] = None
+
+    def __init__(self, panels: Panels, draws: Draws | None) -> None:
+        self._panels, self._draws = panels, draws
 
     @staticmethod
     def format_step(thought: str, action: str) -> str:
         """A thought and an action as an agent writes them."""
-        ...
+        return text.format_step(thought, action)
 
+    @abstractmethod
     def write(self, out: Path) -> None:
         """Write the data set's files to ``out``: what the data stage does before anything else is asked of it."""
-        ...
 
+    @abstractmethod
     def arena(self, max_steps: int, interface: Interface) -> Arena:
         """Where the tasks are played, each episode for at most ``max_steps`` steps."""
-        ...
+
+    @abstractmethod
+    def demonstrate(self, number: int, random: Random, *, max_steps: int, interface: Interface, mistake_rate: float,
+                    detour_rate: float) -> list[DemonstrationStep]:  # fmt: skip
+        """The expert's play of training task ``number``; a step is a mistake or a detour with these probabilities."""
 
     def tasks(self, split: str) -> list[Task]:
         """The fixed panel of a split, in its order."""
-        ...
+        return self._panels.tasks(split)
 
-    def demonstrate(self, number: int, random: Random, *, max_steps: int, interface: Interface, mistake_rate: float,
-                    detour_rate: float) -> list[DemonstrationStep]:  # fmt: skip
-        """The expert's play of a training task; embedded data has a new task for every number, other data repeats.
+    def training_task(self, number: int) -> Task:
+        """The training task of any number >= 0; embedded data draws a new one for each, other data repeats."""
+        if self._draws:
+            return self._draws.tasks("train", range(number, number + 1))[0]
+        return self._training[number % len(self._training)]
 
-        Each step is a mistake or a detour with these probabilities.
-        """
-        ...
+    @cached_property
+    def _training(self) -> list[Task]:
+        return self.tasks("train")
+
+
+def hash_list(files: Iterable[Path]) -> str:
+    """The files' SHA-256 and names in the form of ``sha256sum``: what stands for data that stays where it is."""
+    lines = []
+    for path in files:
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
+    return "".join(lines)

@@ -11,11 +11,12 @@ from empg.files import write_json
 
 
 def run(config: Data, out: Path) -> None:
-    """Write the data set and, last, ``out/manifest.json``: what it was made from and the hash of each split's index.
+    """Write the data set and, last, ``out/manifest.json``: what it was made from and what identifies its content.
 
-    An index has one line a task with the SHA-256 of what the task is played from.
+    That is the hash of each split's index, which has one line a task with the SHA-256 of what the task is played from,
+    and of each list of other files' hashes (``*.sha256``).
     """
     open_dataset(config, out).write(out)
-    indices = {path.relative_to(out).as_posix(): path for path in sorted(out.glob("*/tasks.jsonl"))}
-    outputs = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in indices.items()}
+    lists = sorted([*out.glob("*/tasks.jsonl"), *out.glob("*.sha256")])
+    outputs = {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in lists}
     write_json(out / "manifest.json", {"stage": "data", "config": config.model_dump(mode="json"), "outputs": outputs})

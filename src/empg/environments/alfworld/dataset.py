@@ -8,57 +8,42 @@ from pathlib import Path
 from random import Random
 
 from empg.config import AlfworldData, Interface
-from empg.environments import text
 from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import OFFICIAL_SPLITS, GameSource, GeneratedGames, OfficialGames, StoredGames
 from empg.environments.alfworld.writer import INDEX, write_dataset
-from empg.environments.base import Arena, DemonstrationStep, Task
+from empg.environments.base import Arena, Dataset, DemonstrationStep
 from empg.files import write_text
 
 
-class AlfworldDataset:
-    """The games of a data set whose files lie in ``directory``; see :class:`~empg.environments.base.Dataset`."""
-
-    names: str | None = None
-
-    @staticmethod
-    def format_step(thought: str, action: str) -> str:
-        """A thought and an action as an agent writes them."""
-        return text.format_step(thought, action)
+class AlfworldDataset(Dataset):
+    """The games of a data set whose files lie in ``directory``."""
 
     def __init__(self, data: AlfworldData, directory: Path) -> None:
         self._data = data
         self._stored = OfficialGames() if data.source == "official" else StoredGames(directory)
-        self._drawn = None if data.source == "official" else GeneratedGames(data.profile, data.seed)
+        drawn = None if data.source == "official" else GeneratedGames(data.profile, data.seed)
+        self._taught: GameSource = drawn or self._stored
+        super().__init__(self._stored, drawn)
 
     def write(self, out: Path) -> None:
         """Write the generated games of every split; official games stay where they are, only indices are written."""
-        if self._data.source == "embedded":
+        if isinstance(self._stored, OfficialGames):
+            _write_indices(self._stored, out)
+        else:
             sizes = self._data.sizes.model_dump()
             write_dataset(out, profile=self._data.profile, seed=self._data.seed, sizes=sizes,
                           panel_start=self._data.panel_start)  # fmt: skip
-        else:
-            _write_indices(OfficialGames(), out)
 
     def arena(self, max_steps: int, interface: Interface) -> Arena:
         """Where its games are played. Nothing of the interface concerns ALFWorld."""
         return Arena(lambda: AlfworldEnvironment(self._stored, max_steps))
 
-    def tasks(self, split: str) -> list[Task]:
-        """The fixed panel of a split, in its order."""
-        return self._stored.tasks(split)
-
     def demonstrate(self, number: int, random: Random, *, max_steps: int, interface: Interface, mistake_rate: float,
                     detour_rate: float) -> list[DemonstrationStep]:  # fmt: skip
-        """The expert's play of a training task; generated games are drawn anew for every number, others repeat."""
-        games: GameSource = self._drawn or self._stored
-        if self._drawn:
-            task = self._drawn.tasks("train", range(number, number + 1))[0]
-        else:
-            tasks = self.tasks("train")
-            task = tasks[number % len(tasks)]
-        environment = AlfworldEnvironment(games, max_steps)
+        """The expert's play of training game ``number``."""
+        environment = AlfworldEnvironment(self._taught, max_steps)
+        task = self.training_task(number)
         return demonstrate(environment, task, random, mistake_rate=mistake_rate, detour_rate=detour_rate)
 
 

@@ -111,6 +111,12 @@ class OfficialQuestions:
             raise DataError(f"{path}: expected a corpus, found none; {_OFFICIAL_HELP}")
         return path
 
+    @property
+    def files(self) -> list[Path]:
+        """The corpus and every split's file of questions, by name."""
+        splits = {path for end in ("jsonl", "json") for path in self.root.glob(f"*.{end}")}
+        return sorted({self.corpus(), *splits})
+
     def file(self, split: str) -> Path:
         """The file of a split's questions. Raises :class:`~empg.errors.DataError` if there is none."""
         for path in (self.root / f"{split}.jsonl", self.root / f"{split}.json"):

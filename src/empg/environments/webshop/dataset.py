@@ -6,13 +6,13 @@ from pathlib import Path
 from random import Random
 
 from empg.config import Interface, WebshopData
-from empg.environments import text
-from empg.environments.base import Arena, DemonstrationStep, Task
+from empg.environments.base import Arena, Dataset, DemonstrationStep, hash_list
 from empg.environments.webshop.demonstrations import demonstrate
 from empg.environments.webshop.environment import WebShopEnvironment
 from empg.environments.webshop.tasks import GeneratedGoals, GoalSource, OfficialGoals, StoredGoals
 from empg.environments.webshop.words import BRANDS, CATEGORIES, VALUES
 from empg.environments.webshop.writer import write_dataset
+from empg.files import write_text
 
 
 def _names() -> str:
@@ -24,24 +24,23 @@ def _names() -> str:
     return rf"B0(?={chunk})|(?<=B0){chunk}|(?<=B0[A-Z]\d[A-Z]\d){chunk}|\d+\.\d+| ?\b(?:{words})\b"
 
 
-class WebshopDataset:
-    """The goals of a data set whose files lie in ``directory``; see :class:`~empg.environments.base.Dataset`."""
+class WebshopDataset(Dataset):
+    """The goals of a data set whose files lie in ``directory``."""
+
+    names = _names()
 
     def __init__(self, data: WebshopData, directory: Path) -> None:
         self._data = data
         self._stored = OfficialGoals() if data.source == "official" else StoredGoals(directory)
-        self._drawn = None if data.source == "official" else GeneratedGoals(data.seed)
-
-    names: str | None = _names()
-
-    @staticmethod
-    def format_step(thought: str, action: str) -> str:
-        """A thought and an action as an agent writes them."""
-        return text.format_step(thought, action)
+        drawn = None if data.source == "official" else GeneratedGoals(data.seed)
+        self._taught: GoalSource = drawn or self._stored
+        super().__init__(self._stored, drawn)
 
     def write(self, out: Path) -> None:
-        """Write the generated shop and the goals of every split; upstream's files stay where they are."""
-        if self._drawn:
+        """Write the generated shop and goals; upstream's files stay where they are, only their hashes are written."""
+        if isinstance(self._stored, OfficialGoals):
+            write_text(out / "files.sha256", hash_list(self._stored.files))
+        else:
             sizes = self._data.sizes.model_dump()
             write_dataset(out, seed=self._data.seed, sizes=sizes, panel_start=self._data.panel_start)
 
@@ -49,18 +48,9 @@ class WebshopDataset:
         """Where its goals are pursued; ``interface.observation`` says how pages are shown."""
         return Arena(lambda: WebShopEnvironment(self._stored, max_steps, interface.observation))
 
-    def tasks(self, split: str) -> list[Task]:
-        """The fixed panel of a split, in its order."""
-        return self._stored.tasks(split)
-
     def demonstrate(self, number: int, random: Random, *, max_steps: int, interface: Interface, mistake_rate: float,
                     detour_rate: float) -> list[DemonstrationStep]:  # fmt: skip
-        """The expert's play of a training task; generated goals are drawn anew for every number, others repeat."""
-        goals: GoalSource = self._drawn or self._stored
-        if self._drawn:
-            task = self._drawn.tasks("train", range(number, number + 1))[0]
-        else:
-            tasks = self.tasks("train")
-            task = tasks[number % len(tasks)]
-        environment = WebShopEnvironment(goals, max_steps, interface.observation)
+        """The expert's play of training goal ``number``."""
+        environment = WebShopEnvironment(self._taught, max_steps, interface.observation)
+        task = self.training_task(number)
         return demonstrate(environment, task, random, mistake_rate=mistake_rate, detour_rate=detour_rate)
