@@ -89,7 +89,7 @@ def test_one_environments_training(planned):
         ("src/empg/study/logbook.py", {"track"}),
         ("src/empg/environments/webshop/shop.py", set()),  # both data sets are ALFWorld's
         ("src/empg/cli.py", set()),
-        ("src/empg/config.py", set()),
+        ("src/empg/config/study.py", set()),
     ],
 )
 def test_a_comment_in_one_stages_source(planned, file, stage_names):
