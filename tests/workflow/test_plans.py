@@ -65,6 +65,18 @@ def test_another_seed(planned):
     assert planned.plan() == stages(runs(seed="seed2")) | REPORT
 
 
+def test_another_method(planned):
+    another = {"advantage": "rloo", "modulation": "empg"}
+    planned.edit("config/config.yaml", lambda study: study["methods"].update(rloo_empg=another))
+    assert planned.plan() == stages({f"{name}/rloo_empg/seed1" for name in ENVIRONMENTS}) | REPORT
+
+
+def test_another_environment_on_a_data_set_that_is_there(planned):
+    llama = {"data": "rooms", "policy": {"type": "tiny", "family": "llama"}, "rollouts": {"tasks": 16}}
+    planned.edit("config/config.yaml", lambda study: study["environments"].update(llama=llama))
+    assert planned.plan() == (environment_jobs("llama") - {"data/llama"}) | REPORT
+
+
 def test_one_environments_data(planned):
     planned.edit("config/data.yaml", lambda data: data["rooms"].update(seed=7))
     assert planned.plan() == environment_jobs("rooms") | REPORT

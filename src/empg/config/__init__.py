@@ -1,8 +1,8 @@
 """The configuration: frozen models that refuse unknown keys. Class defaults are the vetted settings.
 
-``config/data.yaml`` names data sets (what DVC owns); ``config/config.yaml`` and ``config/study/*.yaml`` describe
-studies. Every stage gets the slice that it needs as a JSON file, so that changing one setting reruns only what depends
-on it.
+``config/data.yaml`` names data sets (what DVC owns), ``config/environments.yaml`` the settings that studies share;
+``config/config.yaml`` and ``config/study/*.yaml`` describe studies. Every stage gets the slice that it needs as a JSON
+file, so that changing one setting reruns only what depends on it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from empg.config.base import Model, Name, Positive
 from empg.config.data import AlfworldData, Data, DeepsearchData, QuestionSizes, ShopSizes, Sizes, WebshopData
 from empg.config.methods import Dapo, Gigpo, Grpo, Method, Rloo
 from empg.config.policy import Interface, Policy, PretrainedPolicy, Sampling, TinyPolicy
-from empg.config.reading import DATA, load_data, load_study, parse, read_yaml
+from empg.config.reading import DATA, load_data, load_environments, load_study, parse, read_yaml
 from empg.config.slices import (
     EvaluateRun,
     RolloutsRun,
@@ -60,6 +60,7 @@ __all__ = [
     "WebshopData",
     "evaluate_run",
     "load_data",
+    "load_environments",
     "load_study",
     "parse",
     "read_yaml",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import ItemsView
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from empg.config.data import Data
-from empg.config.study import Study
+from empg.config.study import EnvironmentStudy, Study
 from empg.errors import ConfigError
 
 T = TypeVar("T")
@@ -41,18 +42,62 @@ def read_yaml(path: Path) -> Any:
 
 def load_data(path: Path) -> dict[str, Data]:
     """The data sets of ``config/data.yaml`` by name."""
+    return {name: parse(DATA, entry, f"{path}: {name}") for name, entry in _entries(path, "data set names")}
+
+
+def load_environments(path: Path) -> dict[str, EnvironmentStudy]:
+    """The settings of ``config/environments.yaml`` by name; an entry without ``data`` has the data set of that name."""
+    environments = {}
+    for name, entry in _entries(path, "environments"):
+        settings = parse(EnvironmentStudy, entry, f"{path}: {name}")
+        if settings.base is not None:
+            raise ConfigError(
+                f"{path}: {name}.base: expected none, since this is where bases are, found {settings.base!r}"
+            )
+        environments[name] = settings.model_copy(update={"data": settings.data or name})
+    return environments
+
+
+def load_study(path: Path, data: dict[str, Data], environments: dict[str, EnvironmentStudy]) -> Study:
+    """A study. Its environments that have a ``base`` are laid over that entry of ``environments``.
+
+    Raises :class:`ConfigError` for a base or a data set that does not exist, and for what :func:`parse` refuses.
+    """
+    value = read_yaml(path)
+    if isinstance(value, dict) and isinstance(entries := value.get("environments"), dict):
+        over = {
+            name: _over_base(entry, environments, f"{path}: environments.{name}") for name, entry in entries.items()
+        }
+        value = value | {"environments": over}
+    study = parse(Study, value, str(path))
+    for name, settings in study.environments.items():
+        if (data_set := study.data_set(name)) not in data:
+            key = f"environments.{name}" if settings.data is None else f"environments.{name}.data"
+            raise ConfigError(f"{path}: {key}: expected one of the data sets {', '.join(data)}, found {data_set!r}")
+    return study
+
+
+def _entries(path: Path, what: str) -> ItemsView[str, Any]:
     value = read_yaml(path)
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected a mapping of data set names, found {type(value).__name__}")
-    return {name: parse(DATA, entry, f"{path}: {name}") for name, entry in value.items()}
+        raise ConfigError(f"{path}: expected a mapping of {what}, found {type(value).__name__}")
+    return value.items()
 
 
-def load_study(path: Path, data: dict[str, Data]) -> Study:
-    """A study; each of its environments must be a data set."""
-    study = parse(Study, read_yaml(path), str(path))
-    for name in study.environments:
-        if name not in data:
-            raise ConfigError(
-                f"{path}: environments.{name}: expected one of the data sets {', '.join(data)}, found {name!r}"
-            )
-    return study
+def _over_base(entry: Any, environments: dict[str, EnvironmentStudy], where: str) -> Any:
+    base = entry.get("base") if isinstance(entry, dict) else None
+    if base is None:
+        return entry
+    if not isinstance(base, str) or base not in environments:
+        known = ", ".join(environments)
+        raise ConfigError(f"{where}.base: expected one of environments.yaml's entries {known}, found {base!r}")
+    return _laid_over(environments[base].model_dump(mode="json"), entry)
+
+
+def _laid_over(base: Any, change: Any) -> Any:
+    """``change`` over ``base``, key by key at every depth; of a section of another ``type`` nothing is kept."""
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    if change.get("type", base.get("type")) != base.get("type"):
+        return change
+    return base | {key: _laid_over(base.get(key), value) for key, value in change.items()}

@@ -68,7 +68,12 @@ class EvaluateRun(Model):
 
 def _common(study: Study, data: dict[str, Data], environment: str) -> dict[str, Any]:
     e = study.environments[environment]
-    return {"environment": environment, "data": data[environment], "system": e.system, "interface": e.interface}
+    return {
+        "environment": environment,
+        "data": data[study.data_set(environment)],
+        "system": e.system,
+        "interface": e.interface,
+    }
 
 
 def warmstart_run(study: Study, data: dict[str, Data], environment: str) -> WarmStartRun:

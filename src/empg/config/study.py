@@ -13,8 +13,14 @@ from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
 
 
 class EnvironmentStudy(Model):
-    """Everything about one environment in a study but its data."""
+    """Everything about one environment in a study.
 
+    ``data`` names its data set; left out, that is called as the environment. ``base`` names the entry of
+    ``config/environments.yaml`` that the other keys were laid over (:func:`empg.config.load_study`).
+    """
+
+    base: Name | None = None
+    data: Name | None = None
     max_steps: Positive = 12
     system: str = ""
     interface: Interface = Interface()
@@ -36,6 +42,10 @@ class Study(Model):
     methods: dict[Name, Method]
     baseline: Name = "grpo"
     seeds: tuple[Annotated[int, Field(ge=0)], ...]
+
+    def data_set(self, environment: str) -> str:
+        """The name of the environment's data set."""
+        return self.environments[environment].data or environment
 
     @model_validator(mode="after")
     def _complete(self) -> Study:
