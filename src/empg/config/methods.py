@@ -10,12 +10,19 @@ from empg.config.base import Model
 
 
 class _Method(Model):
-    """Outcome advantage × modulation. ``zeta`` empty takes the environment's."""
+    """Outcome advantage × modulation. ``zeta`` empty takes the environment's.
+
+    ``entropy`` is the kind of H that modulates, ``level`` what has an H of its own. ``entropy_coef`` times the mean
+    token entropy is what the loss rewards (an entropy bonus) or, below 0, punishes (entropy minimisation).
+    """
 
     modulation: Literal["none", "empg", "empg_scale", "empg_bonus"] = "none"
     k: Annotated[float, Field(ge=0)] = 1.0
     k_future: Annotated[float, Field(ge=0)] = 1.0
     zeta: Annotated[float, Field(ge=0)] | None = None
+    entropy: Literal["shannon", "renyi2"] = "shannon"
+    level: Literal["step", "token"] = "step"
+    entropy_coef: float = 0.0
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     kl_coef: Annotated[float, Field(ge=0)] = 0.01
