@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import combinations, product
 from pathlib import Path
 
 import jsonschema
@@ -40,6 +42,40 @@ def test_studies_are_valid(path):
     study = load_study(path, DATA, ENVIRONMENTS)
     assert path.parent.name != "study" or study.study == path.stem
     jsonschema.validate(yaml.safe_load(path.read_text()), schemas()["config.schema.json"])
+
+
+GRIDS = {name: load_study(ROOT / f"config/study/{name}.yaml", DATA, ENVIRONMENTS) for name in (
+    "paper", "ablation", "sensitivity", "entropy", "architecture", "baselines")}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_study_states_how_many_runs_it_costs(name):
+    study = GRIDS[name]
+    stated = re.search(r"^# Cost: (\d+) runs", (ROOT / f"config/study/{name}.yaml").read_text(), re.MULTILINE)
+    assert stated is not None
+    assert int(stated[1]) == len(study.environments) * len(study.methods) * len(study.seeds)
+
+
+def test_no_two_methods_of_a_study_are_the_same():
+    for study in GRIDS.values():
+        assert len({method.model_dump_json() for method in study.methods.values()}) == len(study.methods), study.study
+
+
+def test_the_sensitivity_study_has_every_pair_of_values():
+    methods = [m for m in GRIDS["sensitivity"].methods.values() if m.modulation == "empg"]
+    paper = {"k": 1.0, "k_future": 1.0, "zeta": 0.05}
+    for first, second in combinations(paper, 2):
+        (third,) = paper.keys() - {first, second}
+        pairs = [(getattr(m, first), getattr(m, second)) for m in methods if getattr(m, third) == paper[third]]
+        assert sorted(pairs) == sorted(product(sorted({a for a, _ in pairs}), sorted({b for _, b in pairs})))
+        assert len(pairs) == 9
+
+
+def test_the_architectures_differ_in_nothing_but_the_family():
+    study = GRIDS["architecture"]
+    qwen2, llama = (study.environments[name] for name in ("alfworld", "alfworld_llama"))
+    assert llama.policy == qwen2.policy.model_copy(update={"family": "llama"})
+    assert llama.model_copy(update={"policy": qwen2.policy}) == qwen2
 
 
 @pytest.mark.parametrize("name", ["data", "environments"])
