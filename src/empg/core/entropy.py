@@ -61,7 +61,7 @@ def token_renyi2(hidden: Tensor, weight: Tensor, *, temperature: float = 1.0, ch
         )
     require_number("temperature", temperature, above=0)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
-    chunks = hidden.split(chunk_size or _default_chunk(weight))
+    chunks = torch.split(hidden, chunk_size or _default_chunk(weight))
     # Rounding may leave a certain token's entropy just below 0.
     return torch.cat([renyi2_entropy(_logits(chunk, weight, temperature, dtype)) for chunk in chunks]).clamp_(min=0)
 
