@@ -13,7 +13,8 @@ from markupsafe import Markup
 from empg.config import Study, parse, read_yaml
 from empg.files import atomic_path, read_json, write_json, write_text
 from empg.provenance import stage
-from empg.study import analysis, figures
+from empg.study import analysis, course, entropy_change, figures
+from empg.study.aggregates import aggregate_table
 from empg.study.plates import Plate, plates
 from empg.study.results import WARM_START, Results, Run
 
@@ -77,11 +78,14 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
     panels, episodes, training = results.panels(), results.episodes(), results.training()
     credited = pl.concat(results.credited(run, CREDITED_COLUMNS) for run in results.trained())
     measured = [measure(results, run) for run in results.trained()]
-    score_norms, gradient_norms = (pl.concat(pair[i] for pair in measured) for i in (0, 1))
+    score_norms, gradient_norms, gradient_moments = (pl.concat(parts[i] for parts in measured) for i in (0, 1, 2))
+    rescored = pl.concat(entropy_change.rescored_steps(results, run) for run in results.trained())
+    progress = course.training_progress(results, training, credited)
+    efficiency = course.sample_efficiency(study, progress)
     scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
     per = ["environment", "method"]
     trained = credited.filter(pl.col("trained"))
-    return {
+    tables = {
         "results": analysis.result_table(study, panels, episodes),
         "panels": panels,
         "success_by_type": analysis.success_by_type(episodes),
@@ -101,7 +105,17 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
             gradient_norms, "step_entropy", list(GRADIENTS), bins=equal_counts("step_entropy", 6), per=per
         ),
         "cost": analysis.cost(results),
+        "aggregates": aggregate_table(study, episodes),
+        "progress": progress,
+        "sample_efficiency": efficiency,
+        "efficiency": course.efficiency_over_seeds(efficiency),
+        "stability": course.stability(study, progress, training, entropy_change.forward_kl(rescored)),
+        "rescored_steps": rescored,
+        "entropy_change": entropy_change.entropy_change(rescored, study.baseline),
+        "gradient_moments": gradient_moments,
+        "gradient_variance": course.gradient_variance(gradient_moments),
     }
+    return {name: analysis.with_seeds(study, table) for name, table in tables.items()}
 
 
 def save_table(table: pl.DataFrame, folder: Path, name: str) -> None:
