@@ -1,7 +1,7 @@
 """How reinforcement learning changed the entropy of steps, by what it was before: Figure 3 of arXiv 2509.09265.
 
-The same steps, those of the warm start's collection, are scored again with each trained policy. So a change is one of
-the policy alone, not of the situations that it gets into.
+Steps of the warm start's collection are scored again with each trained policy. So a change is one of the policy alone,
+not of the situations that it gets into.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from empg.study.results import Results, Run
 from empg.training.packing import packs
 from empg.training.update import conversation
 
-EPISODES = 64  # of the collection, spread over its tasks
+EPISODES = 32  # of the collection for each seed, spread over its tasks
 BINS = 20  # of 5 % of the steps each, as in the paper
 PACK_TOKENS = 4096
 
 
 def rescored_steps(results: Results, run: Run) -> pl.DataFrame:
-    """Step entropies of the warm start's own steps before and after one training run; the steps are the same for all.
+    """Step entropies of the warm start's own steps before and after one training run.
 
-    One row a step of :data:`EPISODES` episodes of the collection: environment, method, seed, trajectory, step,
+    Methods are given the same steps, seeds others, so that an interval over seeds is about other steps too. One row a
+    step of :data:`EPISODES` episodes of the collection: environment, method, seed, trajectory, step,
     ``before`` (as recorded when sampled) and ``after`` (nats), and ``log_ratio``, the mean over the step's tokens of
     log π_warm − log π_trained (nats).
     """
     collection = read_table(results.root / run.environment / "rollouts" / "rollouts.parquet", STEPS)
-    # Groups lie one after the other: every n-th episode takes its share of each.
     numbers = collection["trajectory"].unique().sort()
-    drawn = numbers.gather_every(max(1, len(numbers) // EPISODES)).head(EPISODES)
+    apart = max(1, len(numbers) // EPISODES)  # a group's episodes are neighbours, so this takes a share of each task
+    drawn = numbers.gather_every(apart, results.study.seeds.index(run.seed) % apart).head(EPISODES)
     steps = collection.filter(pl.col("trajectory").is_in(drawn.implode()))
     network = load_transformer(run.train / "model", device="cuda" if torch.cuda.is_available() else "cpu")
     temperature = results.study.environments[run.environment].sampling.temperature
@@ -62,7 +63,7 @@ def entropy_change(rescored: pl.DataFrame, baseline: str) -> pl.DataFrame:
     """Mean change of step entropy (nats) in each of :data:`BINS` percentile ranges of the entropy before.
 
     As :func:`~empg.study.course.means_over_seeds` makes it, ``percentile`` naming the range by its upper end, with the
-    range's mean entropy ``before`` and its number of ``steps``.
+    range's mean entropy ``before`` and number of ``steps`` of all seeds.
     """
     run = ["environment", "method", "seed"]
     rank = (pl.col("before").rank("ordinal") - 1) * BINS // pl.len()
@@ -73,9 +74,9 @@ def entropy_change(rescored: pl.DataFrame, baseline: str) -> pl.DataFrame:
         pl.len().cast(pl.Int64).alias("steps"),
     )
     by_seed = by_seed.sort("environment", "percentile", "method", "seed")
-    ranges = by_seed.unique(["environment", "percentile"]).select("environment", "percentile", "before", "steps")
-    means = means_over_seeds(by_seed, "percentile", baseline)
-    return means.join(ranges, on=["environment", "percentile"], how="left", maintain_order="left")
+    key = ["environment", "percentile", "method"]
+    ranges = by_seed.group_by(key).agg(pl.col("before").mean(), pl.col("steps").sum())
+    return means_over_seeds(by_seed, "percentile", baseline).join(ranges, on=key, how="left", maintain_order="left")
 
 
 def forward_kl(rescored: pl.DataFrame) -> pl.DataFrame:

@@ -22,8 +22,8 @@ from empg.seeding import derive_seed
 from empg.study.results import Results, Run
 
 # Of all seeds of a method together, each seed an equal part: more seeds do not make the report slower.
-TOKENS = 8_000
-STEPS = 200
+TOKENS = 4_000
+STEPS = 120
 DRAWS = 16
 SMALLEST_BIN = 10
 MOMENTS = {"weight": pl.String, "steps": pl.Int64} | dict.fromkeys(("size", "variance", "signal"), pl.Float64)
