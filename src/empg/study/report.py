@@ -44,6 +44,7 @@ PAPER = {
     ),
 }
 GRADIENTS = ("norm", "before", "after")
+STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradient_variance")
 CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy", "gradient_scale")
 
 
@@ -66,7 +67,7 @@ def run(config: Path, results: Path, out: Path) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # altair's remarks on the panels' differing legends
                 write_text(out / "figures" / f"{plate.name}.svg", figures.to_svg(plate.whole(), themed=False))
-        write_json(out / "metrics.json", metrics(tables["results"]))
+        write_json(out / "metrics.json", metrics(tables["results"], tables["aggregates"]))
         write_text(out / "report.html", render(read, tables, drawn))
 
 
@@ -126,14 +127,19 @@ def save_table(table: pl.DataFrame, folder: Path, name: str) -> None:
         table.write_csv(path)
 
 
-def metrics(result_table: pl.DataFrame) -> dict[str, Any]:
-    """Environment → split → mode → method → numbers: what ``dvc metrics show`` reads."""
+def metrics(result_table: pl.DataFrame, aggregates: pl.DataFrame) -> dict[str, Any]:
+    """Environment → split → mode → method → numbers that are there: what ``dvc metrics show`` reads."""
     nested: dict[str, Any] = {}
-    for row in result_table.iter_rows(named=True):
-        place = nested
-        for name in (*analysis.PANEL_KEY, "method"):
-            place = place.setdefault(row[name], {})
-        place |= {name: row[name] for name in ("success", "low", "high", "lift")}
+    chosen = {
+        "success": result_table, "low": result_table, "high": result_table, "lift": result_table,
+        "difference": result_table, "interquartile_mean": aggregates, "improvement": aggregates,
+    }  # fmt: skip
+    for name, table in chosen.items():
+        for row in table.drop_nulls(name).iter_rows(named=True):
+            place = nested
+            for level in (*analysis.PANEL_KEY, "method"):
+                place = place.setdefault(row[level], {})
+            place[name] = row[name]
     return nested
 
 
@@ -146,7 +152,7 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"percent": analysis.percent, "points": analysis.points}
+    templates.filters |= {"percent": analysis.percent, "points": analysis.points, "numeral": numeral}
     environments = [environment_view(results, tables, name) for name in results.study.environments]
     types = dict.fromkeys(environment["type"] for environment in environments)
     return templates.get_template("report.html.j2").render(
@@ -161,7 +167,20 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]
         paper=[dict(zip(("title", "heads", "rows"), PAPER[t], strict=True)) for t in types],
         runs=[run_view(results, run) for run in results.runs()],
         tables=list(tables),
+        statistics={name: tables[name].to_dicts() for name in STATISTICS}
+        | {"window": course.WINDOW, "percentiles": 100 // entropy_change.BINS},
     )
+
+
+def numeral(value: float, style: str) -> str:
+    """A number as ``percent``, ``points``, ``whole`` or ``plain`` (three significant digits)."""
+    styles = {
+        "percent": analysis.percent,
+        "points": analysis.points,
+        "whole": "{:,.0f}".format,
+        "plain": "{:.3g}".format,
+    }
+    return styles[style](value).replace("-", "−")
 
 
 def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: str) -> dict[str, Any]:
