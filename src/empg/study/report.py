@@ -56,7 +56,11 @@ def run(config: Path, results: Path, out: Path) -> None:
     study = parse(Study, read_yaml(config), str(config))
     read = Results(study, results)
     inputs = {
-        folder.relative_to(results).as_posix(): folder for run in read.runs() for folder in (run.train, run.evaluate)
+        folder.relative_to(results).as_posix(): folder
+        for folder in [
+            *(folder for run in read.runs() for folder in (run.train, run.evaluate)),
+            *(results / environment / "rollouts" for environment in study.environments),
+        ]
     }
     with stage("report", study, out, inputs=inputs):
         tables = make_tables(read)
