@@ -6,7 +6,8 @@ not independent of each other, and tasks within their type. A draw is the same f
 same seeds and tasks. So an interval is about other seeds *and* other tasks at once, where
 :mod:`empg.study.statistics` tells the two apart.
 
-With few seeds percentiles of resampled runs are too narrow: see :data:`FEWEST_SEEDS` and docs/auditing.md.
+With few seeds, where they differ more than tasks do, percentiles of resampled runs are too narrow:
+benchmarks/interval_coverage.py measures it, docs/auditing.md has the numbers.
 """
 
 from __future__ import annotations
