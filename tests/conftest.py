@@ -40,6 +40,7 @@ def study_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy.save(_folder(root / "alfworld" / "warmstart" / "model"))
     _warm_start(study, root)
     _evaluation(study, root / "alfworld" / "warmstart_evaluate", "warmstart", 0)
+    _collection(root / "alfworld" / "rollouts" / "rollouts.parquet", policy)
     for method in study.methods:
         for seed in study.seeds:
             folder = root / "alfworld" / method / f"seed{seed}"
@@ -83,6 +84,15 @@ def _warm_start(study, root: Path) -> None:
     folder = root / "alfworld" / "warmstart"
     pl.DataFrame({"step": [0, 1], "tokens": [10.0, 20.0], "loss": [3.0, 2.0]}).write_parquet(folder / "metrics.parquet")
     _manifest(folder, "warmstart", warmstart_run(study, {"alfworld": AlfworldData()}, "alfworld"), {"loss": 2.0})
+
+
+def _collection(path: Path, policy) -> None:
+    from empg.rollouts.table import to_table
+    from empg.schema import STEPS, write_table
+
+    write_table(
+        to_table(_trajectories(np.random.default_rng(0), 0, policy), iteration=0, policy_version=0), STEPS, path
+    )
 
 
 def _evaluation(study, folder: Path, method: str, seed: int) -> None:
@@ -136,7 +146,8 @@ def _training(study, folder: Path, method: str, seed: int, policy) -> None:
         write_table(table, CREDITED_STEPS, folder / "rollouts" / f"iteration_{iteration:04d}.parquet")
         success = float(np.mean([t.reward for t in trajectories]))
         rows.append({"iteration": iteration, "success": success, "loss": -0.1 * iteration, "kl": None,
-                     "equal_reward_mass": credit.equal_reward_mass})  # fmt: skip
+                     "equal_reward_mass": credit.equal_reward_mass, "grad_norm": 1.0 + iteration * seed,
+                     "step_entropy_mean": float(credit.step_entropy.mean())})  # fmt: skip
     pl.DataFrame(rows, schema_overrides={"kl": pl.Float64}).write_parquet(folder / "metrics.parquet")
     _manifest(folder, "train", config, {"success": rows[-1]["success"]})
 

@@ -52,6 +52,10 @@ def test_learning_curve_counts_the_episodes(results: Results) -> None:
     assert curve["episodes"].unique().to_list() == [32]  # 16 a seed
     assert (curve["low"] <= curve["success"]).all()
     assert (curve["success"] <= curve["high"]).all()
+    row = curve.filter(method="grpo", iteration=3).row(0, named=True)
+    one, two = results.training().filter(method="grpo", iteration=3)["success"]
+    assert (row["seeds"], row["seeds_mean"]) == (2, pytest.approx((one + two) / 2))
+    assert row["seeds_high"] == pytest.approx(min(1.0, (one + two) / 2 + 12.706205 * abs(one - two) / 2), abs=1e-6)
 
 
 def test_histogram_by_hand() -> None:
@@ -64,6 +68,13 @@ def test_histogram_by_hand() -> None:
     assert first["share"].sum() == pytest.approx(1)
     assert (first["share"][0], first["share"][-1]) == pytest.approx((2 / 3, 1 / 3))
     assert found.filter(phase="last quarter")["share"][-1] == 1.0
+
+
+def test_every_table_of_methods_says_how_many_seeds(results: Results) -> None:
+    types = analysis.with_seeds(results.study, analysis.success_by_type(results.episodes()))
+    assert dict(types.select("method", "seeds").iter_rows()) == {"warmstart": 1, "grpo": 2, "grpo_empg": 2}
+    panels = results.panels()
+    assert analysis.with_seeds(results.study, panels).columns == panels.columns  # a row there is one seed
 
 
 BASE = {"environment": "e", "split": "valid_unseen", "mode": "sampled", "seeds": 3, "tasks": 9, "warm_start": 0.2}

@@ -4,7 +4,11 @@ rule report:
         sources="results/sources/report.json",
         identities=expand("results/data/{data_set}.json", data_set=DATA_SETS),
         warmstarts=expand(
-            [f"{WARMSTART}/manifest.json", f"{STUDY}/{{environment}}/warmstart_evaluate/manifest.json"],
+            [
+                f"{WARMSTART}/manifest.json",
+                f"{STUDY}/{{environment}}/warmstart_evaluate/manifest.json",
+                f"{ROLLOUTS}/manifest.json",
+            ],
             environment=study.environments,
         ),
         runs=expand(

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from empg.config import Study, parse, read_yaml
 from empg.files import atomic_path, read_json, write_json, write_text
 from empg.provenance import stage
-from empg.study import analysis, figures
+from empg.study import analysis, course, entropy_change, figures
+from empg.study.aggregates import aggregate_table
 from empg.study.plates import Plate, plates
 from empg.study.results import WARM_START, Results, Run
 
@@ -43,6 +44,7 @@ PAPER = {
     ),
 }
 GRADIENTS = ("norm", "before", "after")
+STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradient_variance")
 CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy", "gradient_scale")
 
 
@@ -54,7 +56,11 @@ def run(config: Path, results: Path, out: Path) -> None:
     study = parse(Study, read_yaml(config), str(config))
     read = Results(study, results)
     inputs = {
-        folder.relative_to(results).as_posix(): folder for run in read.runs() for folder in (run.train, run.evaluate)
+        folder.relative_to(results).as_posix(): folder
+        for folder in [
+            *(folder for run in read.runs() for folder in (run.train, run.evaluate)),
+            *(results / environment / "rollouts" for environment in study.environments),
+        ]
     }
     with stage("report", study, out, inputs=inputs):
         tables = make_tables(read)
@@ -65,7 +71,7 @@ def run(config: Path, results: Path, out: Path) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # altair's remarks on the panels' differing legends
                 write_text(out / "figures" / f"{plate.name}.svg", figures.to_svg(plate.whole(), themed=False))
-        write_json(out / "metrics.json", metrics(tables["results"]))
+        write_json(out / "metrics.json", metrics(tables["results"], tables["aggregates"]))
         write_text(out / "report.html", render(read, tables, drawn))
 
 
@@ -77,11 +83,14 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
     panels, episodes, training = results.panels(), results.episodes(), results.training()
     credited = pl.concat(results.credited(run, CREDITED_COLUMNS) for run in results.trained())
     measured = [measure(results, run) for run in results.trained()]
-    score_norms, gradient_norms = (pl.concat(pair[i] for pair in measured) for i in (0, 1))
+    score_norms, gradient_norms, gradient_moments = (pl.concat(parts[i] for parts in measured) for i in (0, 1, 2))
+    rescored = pl.concat(entropy_change.rescored_steps(results, run) for run in results.trained())
+    progress = course.training_progress(results, training, credited)
+    efficiency = course.sample_efficiency(study, progress)
     scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
     per = ["environment", "method"]
     trained = credited.filter(pl.col("trained"))
-    return {
+    tables = {
         "results": analysis.result_table(study, panels, episodes),
         "panels": panels,
         "success_by_type": analysis.success_by_type(episodes),
@@ -101,7 +110,17 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
             gradient_norms, "step_entropy", list(GRADIENTS), bins=equal_counts("step_entropy", 6), per=per
         ),
         "cost": analysis.cost(results),
+        "aggregates": aggregate_table(study, episodes),
+        "progress": progress,
+        "sample_efficiency": efficiency,
+        "efficiency": course.efficiency_over_seeds(efficiency),
+        "stability": course.stability(study, progress, training, entropy_change.forward_kl(rescored)),
+        "rescored_steps": rescored,
+        "entropy_change": entropy_change.entropy_change(rescored, study.baseline),
+        "gradient_moments": gradient_moments,
+        "gradient_variance": course.gradient_variance(gradient_moments),
     }
+    return {name: analysis.with_seeds(study, table) for name, table in tables.items()}
 
 
 def save_table(table: pl.DataFrame, folder: Path, name: str) -> None:
@@ -112,14 +131,19 @@ def save_table(table: pl.DataFrame, folder: Path, name: str) -> None:
         table.write_csv(path)
 
 
-def metrics(result_table: pl.DataFrame) -> dict[str, Any]:
-    """Environment → split → mode → method → numbers: what ``dvc metrics show`` reads."""
+def metrics(result_table: pl.DataFrame, aggregates: pl.DataFrame) -> dict[str, Any]:
+    """Environment → split → mode → method → numbers that are there: what ``dvc metrics show`` reads."""
     nested: dict[str, Any] = {}
-    for row in result_table.iter_rows(named=True):
-        place = nested
-        for name in (*analysis.PANEL_KEY, "method"):
-            place = place.setdefault(row[name], {})
-        place |= {name: row[name] for name in ("success", "low", "high", "lift")}
+    chosen = {
+        "success": result_table, "low": result_table, "high": result_table, "lift": result_table,
+        "difference": result_table, "interquartile_mean": aggregates, "improvement": aggregates,
+    }  # fmt: skip
+    for name, table in chosen.items():
+        for row in table.drop_nulls(name).iter_rows(named=True):
+            place = nested
+            for level in (*analysis.PANEL_KEY, "method"):
+                place = place.setdefault(row[level], {})
+            place[name] = row[name]
     return nested
 
 
@@ -132,7 +156,7 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"percent": analysis.percent, "points": analysis.points}
+    templates.filters |= {"percent": analysis.percent, "points": analysis.points, "numeral": numeral}
     environments = [environment_view(results, tables, name) for name in results.study.environments]
     types = dict.fromkeys(environment["type"] for environment in environments)
     return templates.get_template("report.html.j2").render(
@@ -147,7 +171,20 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]
         paper=[dict(zip(("title", "heads", "rows"), PAPER[t], strict=True)) for t in types],
         runs=[run_view(results, run) for run in results.runs()],
         tables=list(tables),
+        statistics={name: tables[name].to_dicts() for name in STATISTICS}
+        | {"window": course.WINDOW, "percentiles": 100 // entropy_change.BINS},
     )
+
+
+def numeral(value: float, style: str) -> str:
+    """A number as ``percent``, ``points``, ``whole`` or ``plain`` (three significant digits)."""
+    styles = {
+        "percent": analysis.percent,
+        "points": analysis.points,
+        "whole": "{:,.0f}".format,
+        "plain": "{:.3g}".format,
+    }
+    return styles[style](value).replace("-", "−")
 
 
 def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: str) -> dict[str, Any]:
