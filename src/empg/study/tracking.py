@@ -23,6 +23,7 @@ from filelock import FileLock
 from empg.config import Model
 from empg.files import read_json
 from empg.provenance import json_digest
+from empg.study.commands import command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,6 +57,12 @@ class Identity:
     def tags(self) -> dict[str, str]:
         seed = "" if self.seed is None else str(self.seed)
         return {"stage": self.stage, "env": self.environment, "method": self.method, "seed": seed}
+
+    @property
+    def folder(self) -> str:
+        """Of its stage's results, within the study's."""
+        place = f"{self.method}/seed{self.seed}/train" if self.stage == "train" else self.stage
+        return f"{self.environment}/{place}" if self.environment else place
 
     @property
     def name(self) -> str:
@@ -118,7 +125,7 @@ class Tracker:
         """A new run with its parameters, description and data set; ``start`` in milliseconds, now if omitted."""
         from mlflow.entities import Param
 
-        note = f"{DESCRIPTIONS[identity.stage]} Made by `{command(self.study, identity)}`."
+        note = f"{DESCRIPTIONS[identity.stage]} Made by `{command(self.study, identity.folder)}`."
         tags = {**identity.tags, "study": self.study.name, "config": json_digest(config), "mlflow.note.content": note}
         start = int(time.time() * 1000) if start is None else start
         run = self.client.create_run(self.experiment, start_time=start, tags=tags, run_name=identity.name)
@@ -167,18 +174,6 @@ DESCRIPTIONS = {
     "train": "A policy trained with reinforcement learning from the warm start, and its evaluation.",
     "report": "The study's report, its tables and its figures.",
 }
-
-
-def command(study: Path, identity: Identity) -> str:
-    """What makes this run's results."""
-    if identity.stage == "report":
-        return f"empg report --config {study}/config/study.json --results {study} --out {study}/report"
-    place = f"{identity.method}/seed{identity.seed}/train" if identity.stage == "train" else identity.stage
-    environment, folder = identity.environment, f"{study}/{identity.environment}"
-    model = "" if identity.stage == "warmstart" else f" --model {folder}/warmstart/model"
-    rollouts = f" --rollouts {folder}/rollouts" if identity.stage == "train" else ""
-    config = f"{study}/config/{environment}/{place}.json"
-    return f"empg {identity.stage} --config {config} --data data/{environment}{model}{rollouts} --out {folder}/{place}"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
