@@ -16,7 +16,7 @@ from empg.files import read_json
 from empg.provenance import STAGES, file_digest, json_digest, source_hashes
 from empg.study.history import History
 from empg.study.system import PREFIX, load, system_history
-from empg.study.traces import log_rewards, log_sample
+from empg.study.traces import delete_strays, log_rewards, log_sample
 from empg.study.tracking import MILLISECONDS_A_STEP, Identity, Tracker, uri
 from empg.study.views import SUCCESS
 
@@ -94,7 +94,7 @@ class Logbook:
         if identity.stage in ("warmstart", "train"):
             self._log_model(run, folders[0] / "model")
         rewards = log_sample(self.tracker, run, folders[0]) if identity.stage == "train" else {}
-        return Written(run.info.run_id, end, stamp, rewards)
+        return Written(run.info.run_id, max(end, run.info.start_time), stamp, rewards)
 
     def _points(self, identity: Identity, folders: list[Path]) -> Points:
         """Every metric of the run's files: the stage's curves, its summary and its policy's evaluation."""
@@ -185,10 +185,13 @@ class Logbook:
 
     def _drop_others(self, identities: set[Identity]) -> None:
         """Delete finished runs whose results are gone: a method or seed that the study has no more."""
-        names = {identity.name for identity in identities}
+        names, kept = {identity.name for identity in identities}, set()
         for run in self.client.search_runs([self.tracker.experiment], max_results=10_000):
             if run.info.status == "FINISHED" and run.info.run_name not in names:
                 self.tracker.delete(run)
+            else:
+                kept.add(run.info.run_id)
+        delete_strays(self.tracker, kept)
 
 
 def evaluation_points(folder: Path, warm_start: Path) -> Points:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ def log_sample(tracker: Tracker, run: Run, train: Path) -> dict[str, float]:
     delete_traces(tracker, run)  # of an earlier attempt, which was killed among them
     mlflow.set_tracking_uri(uri(tracker.root))
     rollouts = read_table(files[-1], CREDITED_STEPS)
-    start = int(files[-1].stat().st_mtime) * 1000 * MILLISECOND  # the interface hides traces that seem old
+    start = time.time_ns()  # the interface shows the last seven days', however old the results are
     random = np.random.default_rng(derive_seed("traces", run.info.run_name))
     rewards: dict[str, float] = {}
     for solved in (True, False):
@@ -66,6 +67,21 @@ def delete_traces(tracker: Tracker, run: Run) -> None:
     """Take a run's traces out of the table."""
     if traces := trace_ids(tracker, run):
         tracker.client.delete_traces(tracker.experiment, trace_ids=traces)
+
+
+def delete_strays(tracker: Tracker, runs: set[str]) -> None:
+    """Take traces out of the table that are of none of these runs: killed while it is written, one has no run yet."""
+    strays, token = [], None
+    while True:
+        page = tracker.client.search_traces(
+            locations=[tracker.experiment], max_results=500, include_spans=False, page_token=token
+        )
+        strays += [t.info.trace_id for t in page if t.info.trace_metadata.get("mlflow.sourceRun") not in runs]
+        token = page.token
+        if not token:
+            break
+    for first in range(0, len(strays), 100):  # MLflow takes no more at once
+        tracker.client.delete_traces(tracker.experiment, trace_ids=strays[first : first + 100])
 
 
 def _log(tracker: Tracker, run: Run, steps: pl.DataFrame, start: int) -> str:
