@@ -289,10 +289,10 @@ def test_tracker_killed_at_any_moment_is_made_whole(study: Path, study_results: 
 
 
 def test_system_metrics_are_live_and_come_back(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "SECONDS", 0.05)
+    monkeypatch.setattr(system, "SECONDS", 0.2)
     with tracking.live(study, "train", train_config(study)) as log:
         log(0, {"success": pl.read_parquet(study / "alfworld/grpo/seed1/train/metrics.parquet")["success"][0]})
-        time.sleep(0.3)
+        time.sleep(0.5)
     run = runs(study)["alfworld grpo seed 1"]
     key = "system/cpu_utilization_percentage"
     sampled = history(study, run, key)
