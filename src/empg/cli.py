@@ -101,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
         index="folder of its index; built at first, reused while the corpus is the same",
     )  # fmt: skip
     command("schema", _schema, "write the JSON schemas of the configuration", out="folder to write")
+    audit = command("audit", _audit, "compute a run's numbers again from their rows and check its files' hashes")
     command("times", _times, "print where the time of a study's stages went", results=RESULTS)
 
     for sub in (data, dvc):
@@ -115,6 +116,8 @@ def parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)"
     )
     serve.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: %(default)s)")
+    about = "folder of a run (results/STUDY/ENVIRONMENT/METHOD/seedN), or of a whole study"
+    audit.add_argument("path", type=Path, metavar="RUN", help=about)
     track.add_argument("--init", action="store_true", help="only create the database, empty; --results is its folder")
     return top
 
@@ -194,6 +197,12 @@ def _serve(args: argparse.Namespace) -> None:
     print(f"{args.index}: opening the index of {args.corpus}; it is built first where it is missing", flush=True)
     print(f"{args.index}: {len(Index.build(args.corpus, args.index))} passages", flush=True)
     serve(args.index, args.host, args.port, announce=lambda url: print(f"answers at {url}/retrieve", flush=True))
+
+
+def _audit(args: argparse.Namespace) -> None:
+    from empg.study import audit
+
+    audit.run(args.path, print)
 
 
 def _times(args: argparse.Namespace) -> None:

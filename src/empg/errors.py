@@ -29,3 +29,7 @@ class EnvironmentStateError(EmpgError):
 
 class DivergenceError(EmpgError):
     """Training met a loss, gradient or weight that is not finite; the last good checkpoint is kept."""
+
+
+class AuditError(EmpgError):
+    """Results are not what was recorded of them."""

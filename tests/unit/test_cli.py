@@ -13,7 +13,8 @@ from empg import cli
 from empg.errors import ConfigError, DivergenceError
 
 COMMANDS = (
-    "data", "dvc", "warmstart", "rollouts", "train", "evaluate", "report", "track", "serve-retriever", "schema", "times"
+    "data", "dvc", "warmstart", "rollouts", "train", "evaluate", "report", "track", "serve-retriever", "schema",
+    "audit", "times",
 )  # fmt: skip
 
 

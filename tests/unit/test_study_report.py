@@ -57,6 +57,14 @@ def test_numbers_of_the_page_are_those_of_the_tables(study: Path, page: str) -> 
         assert f">{100 * value:.1f}\N{NO-BREAK SPACE}%</a>" in page
 
 
+def test_every_run_has_its_commands(page: str) -> None:
+    for method, seed in (("grpo", 1), ("grpo_empg", 2)):
+        run = f"results/made_up/alfworld/{method}/seed{seed}"
+        assert f"--out {run}/train\n" in page
+        assert f"--out {run}/evaluate\nempg audit {run}<" in page
+    assert "\nempg audit results/made_up/alfworld/warmstart<" in page
+
+
 def test_figures_are_there_under_their_names(study: Path, page: str) -> None:
     for name in FIGURES:
         figure = (study / "report" / "figures" / f"{name}.svg").read_text()

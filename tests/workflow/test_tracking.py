@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,7 +23,7 @@ from mlflow.entities import Run, Trace
 from empg.config import Train, TrainRun, parse
 from empg.errors import DataError
 from empg.files import read_json, write_json
-from empg.study import report, tracking
+from empg.study import report, system, tracking
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 NAMES = {
@@ -35,6 +42,15 @@ def copy(study_results: Path, place: Path) -> Path:
     identity = {"name": "alfworld", "path": "data/alfworld", "md5": MD5, "size": 7, "nfiles": 2}
     write_json(study.parent / "data" / "alfworld.json", identity)
     return study
+
+
+def without_database(study: Path, place: Path) -> Path:
+    """The same results, moved to where MLflow has seen nothing: it keeps a deleted database open."""
+    again = place / "results" / study.name
+    again.parent.mkdir(parents=True)
+    study.rename(again)
+    (study.parent / "data").rename(again.parent / "data")
+    return again
 
 
 def without_models(study: Path) -> Path:
@@ -65,6 +81,32 @@ def all_traces(study: Path) -> list[Trace]:
     experiment = client.get_experiment_by_name("made_up")
     assert experiment is not None
     return list(client.search_traces(locations=[experiment.experiment_id], max_results=500))
+
+
+def content(study: Path) -> dict[str, Any]:
+    """Everything that an auditor sees of each run, but for numbers that MLflow draws and the study's place."""
+    client, traces = MlflowClient(tracking.uri(study.parent)), all_traces(study)
+    found: dict[str, Any] = {}
+    for name, run in runs(study).items():
+        own = [trace for trace in traces if trace.info.trace_metadata["mlflow.sourceRun"] == run.info.run_id]
+        text = json.dumps(
+            {
+                "status": run.info.status,
+                "tags": run.data.tags,
+                "params": run.data.params,
+                "metrics": {key: history(study, run, key) for key in sorted(run.data.metrics)},
+                "data": [(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs],
+                "files": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
+                "models": len(tracking.Tracker(study).models(run)),
+                "traces": sorted(
+                    json.dumps([[s.name, s.inputs, s.outputs] for s in t.data.spans] + [t.info.assessments[0].value])
+                    for t in own
+                ),
+            },
+            sort_keys=True,
+        )
+        found[name] = json.loads(text.replace(str(study), "STUDY"))
+    return found
 
 
 def train_config(study: Path, method: str = "grpo", seed: int = 1) -> TrainRun:
@@ -104,6 +146,29 @@ def test_every_result_is_a_run_in_one_flat_table(tracked: Path) -> None:
     wanted = {"study": "made_up", "stage": "train", "env": "alfworld", "method": "grpo_empg", "seed": "2"}
     assert tags | wanted == tags
     assert "empg train --config" in tags["mlflow.note.content"]
+    assert f"empg audit {tracked}/alfworld/grpo_empg/seed2`" in tags["mlflow.note.content"]
+    assert all("success" in found[name].data.metrics for name in NAMES)
+
+
+def test_one_number_says_how_well_a_policy_does(tracked: Path) -> None:
+    """Of 40 tasks a split, two splits."""
+    panels = read_json(tracked / "alfworld" / "grpo" / "seed1" / "evaluate" / "summary.json")["panels"]
+    solved = panels["valid_seen"]["sampled"]["successes"] + panels["valid_unseen"]["sampled"]["successes"]
+    assert runs(tracked)["alfworld grpo seed 1"].data.metrics["success"] == solved / 80
+
+
+def test_experiment_says_what_it_is_and_shows_the_table(tracked: Path) -> None:
+    experiment = MlflowClient(tracking.uri(tracked.parent)).get_experiment_by_name("made_up")
+    assert experiment is not None
+    note = experiment.tags["mlflow.note.content"]
+    assert "A small results folder that no training made." in note
+    assert f"`empg track --results {tracked}`" in note
+    (key,) = re.findall(r"viewStateShareKey=(\w+)", note)
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+    columns = json.loads(view["state"])["selectedColumns"]
+    report, policy = (runs(tracked)[name].data for name in ("report", "alfworld grpo seed 1"))
+    kinds = {"metrics": policy.metrics, "tags": report.tags}
+    assert all(column.split(".")[1].strip("`") in kinds[column.split(".")[0]] for column in columns)
 
 
 def test_numbers_are_those_of_the_files(tracked: Path) -> None:
@@ -132,6 +197,7 @@ def test_report_is_an_artifact(tracked: Path) -> None:
 
 
 def test_model_loads_and_generates(tracked: Path) -> None:
+    import mlflow.pyfunc
     import mlflow.transformers
 
     mlflow.set_tracking_uri(tracking.uri(tracked.parent))
@@ -140,8 +206,11 @@ def test_model_loads_and_generates(tracked: Path) -> None:
         warnings.simplefilter("ignore")  # of MLflow and transformers, about their own code
         pipeline = mlflow.transformers.load_model(f"models:/{output.model_id}")
         (answer,) = pipeline("go to", max_new_tokens=3, do_sample=False)
+        (text,) = mlflow.pyfunc.load_model(f"models:/{output.model_id}").predict(["go to"])
     assert answer["generated_text"].startswith("go to")
     assert len(answer["generated_text"]) > len("go to")
+    assert isinstance(text, str)
+    assert text
 
 
 def test_sample_of_episodes_is_traced_step_by_step(tracked: Path) -> None:
@@ -158,6 +227,16 @@ def test_sample_of_episodes_is_traced_step_by_step(tracked: Path) -> None:
         assert [span.outputs["text"] for span in spans] == steps["text"].to_list()
 
 
+def test_traces_of_old_results_are_among_the_last_days(study: Path) -> None:
+    """MLflow's table of traces shows seven days unless it is told otherwise."""
+    for path in study.rglob("iteration_*.parquet"):
+        os.utime(path, (0, 0))
+    begin = time.time()
+    tracking.rebuild(study)
+    assert all(trace.info.timestamp_ms >= int(begin * 1000) for trace in all_traces(study))
+    assert len(all_traces(study)) == 4 * 6
+
+
 def test_rebuilding_again_changes_nothing(tracked: Path) -> None:
     before = {name: (run.info.run_id, run.data.metrics) for name, run in runs(tracked).items()}
     traces = {trace.info.trace_id for trace in all_traces(tracked)}
@@ -166,13 +245,85 @@ def test_rebuilding_again_changes_nothing(tracked: Path) -> None:
     assert {trace.info.trace_id for trace in all_traces(tracked)} == traces
 
 
-def test_lost_database_comes_back_the_same(study: Path) -> None:
+def test_lost_database_comes_back_the_same(study: Path, tmp_path: Path) -> None:
     tracking.rebuild(study)
-    before = {name: (run.data.metrics, run.data.params) for name, run in runs(study).items()}
-    (study.parent / "mlflow.db").rename(study.parent / "lost.db")
-    tracking.rebuild(study)
-    assert {name: (run.data.metrics, run.data.params) for name, run in runs(study).items()} == before
+    before = content(study)
+    again = without_database(study, tmp_path / "again")
+    tracking.rebuild(again)
+    assert content(again) == before
     assert set(before) == NAMES
+
+
+REBUILD = """
+import sys
+from pathlib import Path
+from empg.study import logbook, tracking
+import mlflow, mlflow.tracing.fluent
+print("begun", flush=True)
+tracking.rebuild(Path(sys.argv[1]))
+"""
+
+
+def test_tracker_killed_at_any_moment_is_made_whole(study: Path, study_results: Path, tmp_path: Path) -> None:
+    clean = without_models(copy(study_results, tmp_path / "clean"))
+    shutil.copy(study.parent / "mlflow.db", clean.parent)
+    begin = time.monotonic()
+    tracking.rebuild(clean)
+    needed, expected = time.monotonic() - begin, content(clean)
+    assert len(expected) == len(NAMES)
+    draw, killed = random.Random(0), 0
+    for _ in range(2):
+        command = [sys.executable, "-c", REBUILD, str(study)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            time.sleep(draw.random() * needed)
+            process.kill()
+            killed += process.wait() == -signal.SIGKILL
+    assert killed
+    tracking.rebuild(study)
+    assert content(study) == expected
+    again = without_database(study, tmp_path / "again")
+    tracking.rebuild(again)
+    assert content(again) == expected
+
+
+def test_system_metrics_are_live_and_come_back(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "SECONDS", 0.2)
+    with tracking.live(study, "train", train_config(study)) as log:
+        log(0, {"success": pl.read_parquet(study / "alfworld/grpo/seed1/train/metrics.parquet")["success"][0]})
+        time.sleep(0.5)
+    run = runs(study)["alfworld grpo seed 1"]
+    key = "system/cpu_utilization_percentage"
+    sampled = history(study, run, key)
+    assert [step for step, _ in sampled] == list(range(len(sampled)))
+    assert sampled
+    tracking.rebuild(study)
+    assert runs(study)["alfworld grpo seed 1"].info.run_id == run.info.run_id
+    again = without_database(study, tmp_path / "again")
+    tracking.rebuild(again)
+    assert history(again, runs(again)["alfworld grpo seed 1"], key) == sampled
+
+
+def test_unfinished_model_is_dropped(study: Path) -> None:
+    tracker = tracking.Tracker(study)
+    identity = tracking.Identity.of("train", train_config(study).model_dump(mode="json"))
+    run = tracker.begin(identity, train_config(study).model_dump(mode="json"))
+    tracker.client.create_logged_model(tracker.experiment, name="policy", source_run_id=run.info.run_id)
+    tracking.rebuild(study)
+    assert runs(study)["alfworld grpo seed 1"].info.run_id == run.info.run_id
+    assert tracker.models(run) == []
+
+
+def test_pages_of_a_run_are_its_artifacts(study: Path) -> None:
+    page = study / "alfworld" / "grpo" / "seed1" / "trajectories.html"
+    page.write_text("<!doctype html><title>first</title>")
+    tracking.rebuild(study)
+    page.write_text("<!doctype html><title>second</title>")  # and no manifest knows of it
+    tracking.rebuild(study)
+    client = MlflowClient(tracking.uri(study.parent))
+    run = runs(study)["alfworld grpo seed 1"]
+    assert "second" in Path(client.download_artifacts(run.info.run_id, "trajectories.html")).read_text()
 
 
 def test_killed_and_resumed_stage_is_one_run(study: Path) -> None:

@@ -13,9 +13,12 @@ import polars as pl
 
 from empg.errors import DataError
 from empg.files import read_json
-from empg.provenance import json_digest
-from empg.study.traces import log_rewards, log_sample
+from empg.provenance import STAGES, file_digest, json_digest, source_hashes
+from empg.study.history import History
+from empg.study.system import PREFIX, load, system_history
+from empg.study.traces import delete_strays, log_rewards, log_sample
 from empg.study.tracking import MILLISECONDS_A_STEP, Identity, Tracker, uri
+from empg.study.views import SUCCESS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -38,6 +41,8 @@ class Logbook:
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker, self.client, self.study = tracker, tracker.client, tracker.study
+        self.history = History()
+        self.sources = json_digest(source_hashes(STAGES["track"]))  # what is logged, and how, may change
 
     def write(self) -> None:
         """Raises :class:`DataError` when there is no result at all."""
@@ -64,7 +69,9 @@ class Logbook:
     def _write_run(self, identity: Identity, folders: list[Path]) -> Written | None:
         """Log everything that is missing; None when nothing is."""
         manifest = read_json(folders[0] / "manifest.json")
-        stamp = json_digest([read_json(folder / "manifest.json") for folder in folders])
+        pages = self._pages(folders[0])
+        manifests = [read_json(folder / "manifest.json") for folder in folders]
+        stamp = json_digest([self.sources, manifests, {page.name: file_digest(page) for page in pages}])
         points = self._points(identity, folders)
         run = self.tracker.find(identity)
         if run is not None and run.data.tags.get("manifest") == stamp:
@@ -78,12 +85,16 @@ class Logbook:
         if run is None:
             wall = read_json(folders[0] / "timing.json")["wall_seconds"]
             run = self.tracker.begin(identity, manifest["config"], start=end - int(wall * 1000))
+        self.tracker.describe(run, identity, manifest["config"], self.history.commit(manifest, self.study))
         self._log_missing(run, points)
+        self._log_system(run, identity)
         self._log_files(run, identity, folders)
+        for page in pages:
+            self.client.log_artifact(run.info.run_id, str(page))
         if identity.stage in ("warmstart", "train"):
             self._log_model(run, folders[0] / "model")
         rewards = log_sample(self.tracker, run, folders[0]) if identity.stage == "train" else {}
-        return Written(run.info.run_id, end, stamp, rewards)
+        return Written(run.info.run_id, max(end, run.info.start_time), stamp, rewards)
 
     def _points(self, identity: Identity, folders: list[Path]) -> Points:
         """Every metric of the run's files: the stage's curves, its summary and its policy's evaluation."""
@@ -107,7 +118,7 @@ class Logbook:
         return all(points.get(key) == value for key, value in self._stored(run).items())
 
     def _stored(self, run: Run) -> Points:
-        keys = [key for key in run.data.metrics if not key.startswith("system/")]
+        keys = [key for key in run.data.metrics if not key.startswith(PREFIX)]
         history = (metric for key in keys for metric in self.client.get_metric_history(run.info.run_id, key))
         return {(metric.key, metric.step): metric.value for metric in history}
 
@@ -123,9 +134,20 @@ class Logbook:
         for first in range(0, len(missing), 1000):
             self.client.log_batch(run.info.run_id, metrics=missing[first : first + 1000])
 
+    def _log_system(self, run: Run, identity: Identity) -> None:
+        """What was sampled while the stage ran, where MLflow has lost it."""
+        metrics = load(self.tracker.system_file(identity))
+        if metrics and not system_history(self.client, run.info.run_id):
+            for first in range(0, len(metrics), 1000):
+                self.client.log_batch(run.info.run_id, metrics=metrics[first : first + 1000])
+
+    def _pages(self, folder: Path) -> list[Path]:
+        """HTML pages of a stage and, of a trained policy, of its run: MLflow shows them inline."""
+        return [*sorted(folder.rglob("*.html")), *(sorted(folder.parent.glob("*.html")) * (folder.name == "train"))]
+
     def _log_files(self, run: Run, identity: Identity, folders: list[Path]) -> None:
         """Small files that say what the run is; for the report, all of it."""
-        names = ("manifest.json", "timing.json", "summary.json", "metrics.parquet", "report.html", "metrics.json")
+        names = ("manifest.json", "timing.json", "summary.json", "metrics.parquet", "metrics.json")
         for folder, place in zip(folders, (None, "evaluation"), strict=False):
             for path in (folder / name for name in names):
                 if path.exists():
@@ -136,9 +158,13 @@ class Logbook:
 
     def _log_model(self, run: Run, folder: Path) -> None:
         """The policy as a model that `mlflow.transformers` and `mlflow.pyfunc` load."""
+        whole = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
+        for model in self.tracker.models(run):
+            if model.model_id not in whole or str(model.status) != "READY":
+                self.client.delete_logged_model(model.model_id)  # an earlier attempt was killed in it
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self.client.set_tag(run.info.run_id, "model", str(folder))
-        if size > LARGEST_MODEL or (run.outputs and run.outputs.model_outputs):
+        if size > LARGEST_MODEL or self.tracker.models(run):
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks of MLflow and transformers on their own code
@@ -159,18 +185,27 @@ class Logbook:
 
     def _drop_others(self, identities: set[Identity]) -> None:
         """Delete finished runs whose results are gone: a method or seed that the study has no more."""
-        names = {identity.name for identity in identities}
+        names, kept = {identity.name for identity in identities}, set()
         for run in self.client.search_runs([self.tracker.experiment], max_results=10_000):
             if run.info.status == "FINISHED" and run.info.run_name not in names:
                 self.tracker.delete(run)
+            else:
+                kept.add(run.info.run_id)
+        delete_strays(self.tracker, kept)
 
 
 def evaluation_points(folder: Path, warm_start: Path) -> Points:
-    """``SPLIT/MODE/NUMBER`` of an evaluation; ``lift`` is its success above the warm start's."""
+    """``SPLIT/MODE/NUMBER`` of an evaluation; ``lift`` is its success above the warm start's.
+
+    ``success`` alone is the share of all splits' tasks that are solved in the sampled mode: one column for every run.
+    """
     numbers = ("success", "success_low", "success_high", "steps_mean", "invalid_rate", "token_entropy_mean")
     base: Any = read_json(warm_start / "summary.json")["panels"] if (warm_start / "summary.json").exists() else {}
     points: Points = {}
-    for split, modes in read_json(folder / "summary.json")["panels"].items():
+    panels = read_json(folder / "summary.json")["panels"]
+    sampled = [modes["sampled"] for modes in panels.values()]
+    points[SUCCESS, 0] = sum(panel["successes"] for panel in sampled) / sum(panel["n"] for panel in sampled)
+    for split, modes in panels.items():
         for mode, panel in modes.items():
             values = {name: panel[name] for name in numbers}
             if folder != warm_start and split in base:

@@ -15,6 +15,7 @@ from empg.files import atomic_path, read_json, write_json, write_text
 from empg.provenance import stage
 from empg.study import analysis, course, entropy_change, figures
 from empg.study.aggregates import aggregate_table
+from empg.study.commands import command
 from empg.study.plates import Plate, plates
 from empg.study.results import WARM_START, Results, Run
 
@@ -220,5 +221,13 @@ def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: st
 
 
 def run_view(results: Results, run: Run) -> dict[str, str]:
-    """Links to a run's files."""
-    return {"name": run.name, "train": results.relative(run.train), "evaluate": results.relative(run.evaluate)}
+    """Links to a run's files, and the commands that made and check them, in the project's root."""
+    study, data = Path("results", results.study.study), results.study.data_set(run.environment)
+    made = [command(study, folder.relative_to(results.root).as_posix(), data) for folder in (run.train, run.evaluate)]
+    place = (run.train if run.seed is None else run.train.parent).relative_to(results.root)
+    return {
+        "name": run.name,
+        "train": results.relative(run.train),
+        "evaluate": results.relative(run.evaluate),
+        "commands": "\n".join([*made, f"empg audit {study / place}"]),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +21,19 @@ MILLISECOND = 1_000_000  # a step's length in the timeline, in nanoseconds; step
 
 
 def log_sample(tracker: Tracker, run: Run, train: Path) -> dict[str, float]:
-    """Log :data:`EACH` solved and as many unsolved episodes of the last iteration, drawn by the run's name; once.
+    """Log :data:`EACH` solved and as many unsolved episodes of the last iteration, drawn by the run's name.
 
     MLflow writes them in the background. Returns the reward of each trace, for :func:`log_rewards`.
     """
     import mlflow
 
     files = sorted((train / "rollouts").glob("iteration_*.parquet"))
-    if not files or trace_ids(tracker, run):
+    if not files:
         return {}
+    delete_traces(tracker, run)  # of an earlier attempt, which was killed among them
     mlflow.set_tracking_uri(uri(tracker.root))
     rollouts = read_table(files[-1], CREDITED_STEPS)
-    start = int(files[-1].stat().st_mtime) * 1000 * MILLISECOND  # the interface hides traces that seem old
+    start = time.time_ns()  # the interface shows the last seven days', however old the results are
     random = np.random.default_rng(derive_seed("traces", run.info.run_name))
     rewards: dict[str, float] = {}
     for solved in (True, False):
@@ -61,6 +63,27 @@ def trace_ids(tracker: Tracker, run: Run) -> list[str]:
     return [trace.info.trace_id for trace in found]
 
 
+def delete_traces(tracker: Tracker, run: Run) -> None:
+    """Take a run's traces out of the table."""
+    if traces := trace_ids(tracker, run):
+        tracker.client.delete_traces(tracker.experiment, trace_ids=traces)
+
+
+def delete_strays(tracker: Tracker, runs: set[str]) -> None:
+    """Take traces out of the table that are of none of these runs: killed while it is written, one has no run yet."""
+    strays, token = [], None
+    while True:
+        page = tracker.client.search_traces(
+            locations=[tracker.experiment], max_results=500, include_spans=False, page_token=token
+        )
+        strays += [t.info.trace_id for t in page if t.info.trace_metadata.get("mlflow.sourceRun") not in runs]
+        token = page.token
+        if not token:
+            break
+    for first in range(0, len(strays), 100):  # MLflow takes no more at once
+        tracker.client.delete_traces(tracker.experiment, trace_ids=strays[first : first + 100])
+
+
 def _log(tracker: Tracker, run: Run, steps: pl.DataFrame, start: int) -> str:
     """Log one episode; the trace's id."""
     from mlflow.entities import SpanType
@@ -71,7 +94,7 @@ def _log(tracker: Tracker, run: Run, steps: pl.DataFrame, start: int) -> str:
     root = start_span_no_context(
         f"{first['task_type']} {'solved' if first['reward'] == 1.0 else first['stop_reason']}",
         span_type=SpanType.AGENT,
-        inputs={"observation": first["observation"]},
+        inputs={"task": f"{first['task_type']}, {first['split']} {first['task']}", "observation": first["observation"]},
         attributes=about,
         tags={key: run.data.tags[key] for key in ("env", "method", "seed")},
         metadata={"mlflow.sourceRun": run.info.run_id},

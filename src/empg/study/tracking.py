@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from empg.config import Model, Study, parse
+from empg.config import Model
 from empg.files import read_json
 from empg.provenance import json_digest
+from empg.study.commands import command, data_set
+from empg.study.system import save, start_monitor, system_history
+from empg.study.views import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 LOCK_SECONDS = 60  # that a writer waits for the others
@@ -56,6 +59,12 @@ class Identity:
     def tags(self) -> dict[str, str]:
         seed = "" if self.seed is None else str(self.seed)
         return {"stage": self.stage, "env": self.environment, "method": self.method, "seed": seed}
+
+    @property
+    def folder(self) -> str:
+        """Of its stage's results, within the study's."""
+        place = f"{self.method}/seed{self.seed}/train" if self.stage == "train" else self.stage
+        return f"{self.environment}/{place}" if self.environment else place
 
     @property
     def name(self) -> str:
@@ -95,18 +104,19 @@ class Tracker:
         self.client = _client(self.root)
         with FileLock(self.root / f".{DATABASE}.lock"):
             self.experiment = self._experiment()
+        self.describe_study()
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.study.name)
         if found is not None:
             return str(found.experiment_id)
         location = (self.root / ARTIFACTS / self.study.name).resolve().as_uri()
-        about = (
-            f"Study “{self.study.name}”: one row for each warm start, collection of rollouts and trained policy, and "
-            f"one for the report. Made by `snakemake --cores all --config study={self.study.name}`; made anew from the "
-            f"results by `empg track --results {self.study}`."
-        )
-        return str(self.client.create_experiment(self.study.name, location, {"mlflow.note.content": about}))
+        return str(self.client.create_experiment(self.study.name, location))
+
+    def describe_study(self) -> None:
+        """Give the experiment its description and its saved view."""
+        for key, value in experiment_tags(self.study, self.experiment).items():
+            self.client.set_experiment_tag(self.experiment, key, value)
 
     def find(self, identity: Identity) -> Run | None:
         """The run of this identity."""
@@ -116,17 +126,31 @@ class Tracker:
 
     def begin(self, identity: Identity, config: Mapping[str, Any], *, start: int | None = None) -> Run:
         """A new run with its parameters, description and data set; ``start`` in milliseconds, now if omitted."""
-        from mlflow.entities import Param
-
-        note = f"{DESCRIPTIONS[identity.stage]} Made by `{command(self.study, identity)}`."
-        tags = {**identity.tags, "study": self.study.name, "config": json_digest(config), "mlflow.note.content": note}
+        tags = {**identity.tags, "study": self.study.name, "config": json_digest(config)}
         start = int(time.time() * 1000) if start is None else start
         run = self.client.create_run(self.experiment, start_time=start, tags=tags, run_name=identity.name)
-        params = [Param(key, value[:6000]) for key, value in flatten(config).items()]
-        self.client.log_batch(run.info.run_id, params=params)
-        if identity.environment:
-            self._log_dataset(run, data_set(self.study, identity.environment))
+        self.describe(run, identity, config)
         return run
+
+    def describe(self, run: Run, identity: Identity, config: Mapping[str, Any], commit: str | None = None) -> None:
+        """Everything of a run that is known before it begins; again, it changes nothing."""
+        from mlflow.entities import Param, RunTag
+
+        folder, run_id = f"{self.study}/{identity.folder}", run.info.run_id
+        place = folder.removesuffix("/train")
+        data = data_set(self.study, identity.environment) if identity.environment else ""
+        note = (
+            f"{DESCRIPTIONS[identity.stage]}\n\nMade by `{command(self.study, identity.folder, data)}`\n\n"
+            f"Checked by `empg audit {place}`"
+        )
+        tags = {"mlflow.note.content": note, "mlflow.source.name": f"empg {identity.stage}",
+                "mlflow.source.type": "LOCAL", "folder": folder}  # fmt: skip
+        if commit:
+            tags["mlflow.source.git.commit"] = commit
+        params = [Param(key, value[:6000]) for key, value in flatten(config).items()]
+        self.client.log_batch(run_id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+        if data:
+            self._log_dataset(run, data)
 
     def resume(self, identity: Identity, config: Mapping[str, Any]) -> Run:
         """The run to go on with; one that is finished or had other settings is replaced (MLflow keeps it, deleted)."""
@@ -139,13 +163,23 @@ class Tracker:
         self.client.update_run(run.info.run_id, status="RUNNING")
         return run
 
-    def delete(self, run: Run) -> None:
-        """Take a run and its traces out of the tables."""
-        from empg.study.traces import trace_ids
+    def system_file(self, identity: Identity) -> Path:
+        """Where a stage's system metrics are kept: beside its log, as no result depends on them."""
+        return self.study / "logs" / f"{identity.folder}.system.parquet"
 
-        if traces := trace_ids(self, run):
-            self.client.delete_traces(self.experiment, trace_ids=traces)
+    def delete(self, run: Run) -> None:
+        """Take a run with its traces and models out of the tables."""
+        from empg.study.traces import delete_traces
+
+        delete_traces(self, run)
+        for model in self.models(run):
+            self.client.delete_logged_model(model.model_id)
         self.client.delete_run(run.info.run_id)
+
+    def models(self, run: Run) -> list[LoggedModel]:
+        """The models that a run logged, also those that it began and did not finish."""
+        found = self.client.search_logged_models([self.experiment], f"source_run_id = '{run.info.run_id}'")
+        return list(found)
 
     def _log_dataset(self, run: Run, name: str) -> None:
         """The task data under the hash that DVC knows it by."""
@@ -170,25 +204,6 @@ DESCRIPTIONS = {
 }
 
 
-def data_set(study: Path, environment: str) -> str:
-    """The name of the environment's data set; several environments of a study may share one."""
-    path = study / "config" / "study.json"
-    return parse(Study, read_json(path), str(path)).data_set(environment)
-
-
-def command(study: Path, identity: Identity) -> str:
-    """What makes this run's results."""
-    if identity.stage == "report":
-        return f"empg report --config {study}/config/study.json --results {study} --out {study}/report"
-    place = f"{identity.method}/seed{identity.seed}/train" if identity.stage == "train" else identity.stage
-    environment, folder = identity.environment, f"{study}/{identity.environment}"
-    data = f"data/{data_set(study, environment)}"
-    model = "" if identity.stage == "warmstart" else f" --model {folder}/warmstart/model"
-    rollouts = f" --rollouts {folder}/rollouts" if identity.stage == "train" else ""
-    config = f"{study}/config/{environment}/{place}.json"
-    return f"empg {identity.stage} --config {config} --data {data}{model}{rollouts} --out {folder}/{place}"
-
-
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Dotted names and texts of every setting."""
     flat: dict[str, str] = {}
@@ -206,7 +221,10 @@ class _Curves:
 
     def __init__(self, study: Path, stage: str, config: Mapping[str, Any]) -> None:
         self.tracker = Tracker(study)
-        self.stage, self.run = stage, self.tracker.resume(Identity.of(stage, config), config)
+        identity = Identity.of(stage, config)
+        self.stage, self.run = stage, self.tracker.resume(identity, config)
+        self.system = self.tracker.system_file(identity)
+        self.end_monitor = start_monitor(self.run, uri(self.tracker.root))
         self.waiting: list[Any] = []
         self.flushed = time.monotonic()
 
@@ -226,7 +244,9 @@ class _Curves:
             del self.waiting[:1000]
 
     def close(self, status: str) -> None:
+        self.end_monitor()
         self.flush()
+        save(system_history(self.tracker.client, self.run.info.run_id), self.system)
         self.tracker.client.set_terminated(self.run.info.run_id, status)
 
 

@@ -1,0 +1,211 @@
+"""An audit agrees with untouched results and names every kind of change; commits are found by content."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from empg import cli
+from empg.errors import AuditError, DataError
+from empg.files import read_json, write_json
+from empg.provenance import PACKAGE, STAGES, json_digest, source_hashes, tree
+from empg.study import audit, report
+from empg.study.commands import command
+from empg.study.history import History
+
+RUN = Path("alfworld/grpo_empg/seed1")
+
+
+@pytest.fixture
+def study(study_results: Path, tmp_path: Path) -> Path:
+    place = tmp_path / "results" / "made_up"
+    shutil.copytree(study_results, place)
+    for folder in place.glob("alfworld/*/seed*"):  # as the pipeline records it
+        manifest = read_json(folder / "evaluate" / "manifest.json")
+        write_json(
+            folder / "evaluate" / "manifest.json", manifest | {"inputs": {"model": model(folder / "train" / "model")}}
+        )
+    return place
+
+
+def model(folder: Path) -> str:
+    return json_digest(tree(folder))
+
+
+def lines(path: Path) -> list[str]:
+    found: list[str] = []
+    audit.run(path, found.append)
+    return found
+
+
+def differences(path: Path) -> str:
+    found: list[str] = []
+    with pytest.raises(AuditError):
+        audit.run(path, found.append)
+    return "\n".join(line for line in found if "agrees" not in line)
+
+
+def record_anew(folder: Path) -> None:
+    """A manifest that names the hashes of changed files: only their content can give the change away."""
+    write_json(folder / "manifest.json", read_json(folder / "manifest.json") | {"outputs": tree(folder)})
+
+
+def test_untouched_results_agree(study: Path) -> None:
+    text = "\n".join(lines(study / RUN))
+    success = read_json(study / RUN / "evaluate" / "summary.json")["panels"]["valid_unseen"]["sampled"]["success"]
+    assert f"valid_unseen/sampled: success {success}" in text
+    assert "from 40 rows of episodes.parquet where split = valid_unseen, mode = sampled" in text
+    assert "advantage of every step, to the last bit" in text
+    assert f"command   empg train --config {study}/config/{RUN}/train.json" in text
+    config = read_json(study / RUN / "train" / "manifest.json")["config"]
+    assert f"config    {json_digest(config)}" in text
+    assert "DIFFERS" not in text
+
+
+def test_a_whole_study_has_a_line_for_each_folder(study: Path) -> None:
+    report.run(study / "config" / "study.json", study, study / "report")
+    found = lines(study)
+    assert len(found) == len([*study.rglob("manifest.json")]) == 11
+    assert all(": " in line and "checks agree" in line for line in found)
+    metrics = read_json(study / "report" / "metrics.json")
+    metrics["alfworld"]["valid_seen"]["greedy"]["grpo"]["success"] += 0.01
+    write_json(study / "report" / "metrics.json", metrics)
+    record_anew(study / "report")
+    assert "alfworld.valid_seen.greedy.grpo.success" in differences(study)
+
+
+def test_a_changed_byte_is_found(study: Path) -> None:
+    with (study / RUN / "train" / "model" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)
+        file.seek(-1, 2)
+        file.write(bytes([last[0] ^ 1]))
+    text = differences(study / RUN)
+    assert "model/model.safetensors: expected SHA-256" in text
+    assert f"{study / RUN}/train/model: expected" in text  # the evaluation was of another model
+
+
+def test_a_missing_file_is_found(study: Path) -> None:
+    (study / RUN / "train" / "rollouts" / "iteration_0001.parquet").unlink()
+    assert "iteration_0001.parquet: expected SHA-256" in differences(study / RUN)
+
+
+def test_a_retouched_success_is_found(study: Path) -> None:
+    path = study / RUN / "evaluate" / "summary.json"
+    summary = read_json(path)
+    summary["panels"]["valid_seen"]["greedy"]["success"] += 0.025
+    write_json(path, summary)
+    record_anew(path.parent)
+    text = differences(study / RUN)
+    assert text.count("the rows say") == 1
+    assert f"success: {path} says" in text
+
+
+def test_a_retouched_advantage_is_found(study: Path) -> None:
+    path = study / RUN / "train" / "rollouts" / "iteration_0003.parquet"
+    steps = pl.read_parquet(path)
+    step = steps.row(7, named=True)["advantage"]
+    bits = pl.Series([step], dtype=pl.Float32).to_numpy().view("int32") + 1  # the next float32
+    changed = pl.Series("advantage", bits.view("float32"))
+    column = pl.concat([steps["advantage"][:7], changed, steps["advantage"][8:]])
+    steps.with_columns(column).write_parquet(path)
+    record_anew(study / RUN / "train")
+    text = differences(study / RUN)
+    assert text.count("the rows say") == 1
+    assert f"row 7: {path} says" in text
+
+
+def test_other_settings_than_the_configuration_are_found(study: Path) -> None:
+    manifest = read_json(study / RUN / "train" / "manifest.json")
+    config = manifest["config"] | {"seed": 7}
+    write_json(study / "config" / RUN / "train.json", config)
+    assert "train.json has other settings now" in differences(study / RUN)
+
+
+def test_exit_codes(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["audit", str(study / RUN)]) == 0
+    assert cli.main(["audit", str(study / "alfworld" / "grpo" / "seed9")]) == 2
+    error = capsys.readouterr().err
+    assert "expected a run's folder, found no results; there are" in error
+    assert error.splitlines()[1:] == [f"  {study}/alfworld/grpo/seed1", f"  {study}/alfworld/grpo/seed2"]
+    (study / RUN / "train" / "metrics.parquet").write_bytes(b"no table")
+    assert cli.main(["audit", str(study / RUN)]) == 1
+    assert "metrics.parquet" in capsys.readouterr().out
+
+
+def test_no_results_at_all(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there are\n  none"):
+        audit.run(tmp_path / "nothing", print)
+
+
+def test_a_run_is_audited_in_seconds(study: Path) -> None:
+    lines(study / RUN)  # imports torch
+    begin = time.process_time()
+    lines(study / RUN)
+    assert time.process_time() - begin < 5
+
+
+def test_commands_are_those_of_the_pipeline() -> None:
+    """As the rules write them: workflow/rules/*.smk."""
+    study = Path("results/quick")
+    assert command(study, "alfworld/grpo/seed1/evaluate", "alfworld") == (
+        "empg evaluate --config results/quick/config/alfworld/grpo/seed1/evaluate.json --data data/alfworld"
+        " --model results/quick/alfworld/grpo/seed1/train/model --out results/quick/alfworld/grpo/seed1/evaluate"
+    )
+    assert command(study, "alfworld/warmstart_evaluate", "alfworld") == (
+        "empg evaluate --config results/quick/config/alfworld/warmstart_evaluate.json --data data/alfworld"
+        " --model results/quick/alfworld/warmstart/model --out results/quick/alfworld/warmstart_evaluate"
+    )
+    for folder in ("alfworld/warmstart", "alfworld/rollouts", "alfworld/grpo/seed1/train", "report"):
+        cli.parser().parse_args(command(study, folder, "alfworld").split()[1:])
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git repository whose only commit holds a copy of this package."""
+    place = tmp_path / "repository"
+    shutil.copytree(PACKAGE, place / "src" / "empg", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr("empg.study.history.PACKAGE", place / "src" / "empg")
+    git(place, "init", "--quiet")
+    commit(place, "first")
+    return place
+
+
+def git(place: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
+    result = subprocess.run(["git", *identity, *arguments], cwd=place, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def commit(place: Path, message: str) -> str:
+    git(place, "add", ".")
+    git(place, "commit", "--quiet", "-m", message)
+    return git(place, "rev-parse", "HEAD")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_commit_is_found_by_content(repository: Path, tmp_path: Path) -> None:
+    hashes = source_hashes(STAGES["train"], "alfworld")
+    manifest = {"stage": "train", "config": {"data": {"type": "alfworld"}}, "sources": json_digest(hashes)}
+    first = git(repository, "rev-parse", "HEAD")
+    assert History().commit(manifest, tmp_path) == first
+    (repository / "src" / "empg" / "study" / "times.py").write_text("# no source of training\n")
+    assert History().commit(manifest, tmp_path) == first  # not committed
+    second = commit(repository, "second")
+    assert History().commit(manifest, tmp_path) == second
+    (repository / "src" / "empg" / "training" / "rl.py").write_text("# another loop\n")
+    commit(repository, "third")
+    assert History().commit(manifest, tmp_path) == second
+    assert History().commit(manifest | {"sources": "0" * 64}, tmp_path) is None
+
+
+def test_without_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("empg.study.history.PACKAGE", tmp_path / "empg")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    manifest = {"stage": "report", "config": {}, "sources": "0" * 64}
+    assert History().commit(manifest, tmp_path) is None
