@@ -15,7 +15,10 @@ def data_set(study: Path, environment: str) -> str:
 
 
 def command(study: Path, folder: str, data: str) -> str:
-    """What makes ``study/folder`` of the data set ``data``: ``report``, ``ENVIRONMENT/warmstart``, ``ENVIRONMENT/METHOD/seedN/train``, …"""
+    """What makes ``study/folder`` of the data set ``data``.
+
+    A folder is ``report``, ``ENVIRONMENT/warmstart``, ``ENVIRONMENT/METHOD/seedN/train``, …
+    """
     if folder == "report":
         return f"empg report --config {study}/config/study.json --results {study} --out {study}/report"
     environment, *_, last = folder.split("/")
