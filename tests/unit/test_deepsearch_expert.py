@@ -215,15 +215,15 @@ def test_it_goes_on_after_another_action_was_played() -> None:
 
 @pytest.mark.parametrize(
     ("words", "answer", "reason"),
-    [("longer", "Dorsan River", "510 is more than 340."), ("shorter", "Kelmir River", "340 is less than 510.")],
+    [("longer", "Dorsan River", "510 km is more."), ("shorter", "Kelmir River", "340 km is less.")],
 )
 def test_it_compares_numbers(words: str, answer: str, reason: str) -> None:
     expert = Expert()
     expert.act(f"Question: Which is {words}, Kelmir River or Dorsan River?")
     second, _ = expert.act(shown(("Kelmir River", "Kelmir River is 340 km long.")))
-    assert second == "The length is 340 km. I need the length of Dorsan River. Search Dorsan River."
+    assert second == "Kelmir River has 340 km. I need the length of Dorsan River. Search Dorsan River."
     assert expert.act(shown(("Dorsan River", "Dorsan River's length is 510 km."))) == (
-        f"The length is 510 km. Kelmir River has 340 km, Dorsan River has 510 km. {reason} Answer {answer}.",
+        f"Dorsan River has 510 km. Kelmir River has 340 km. {reason} Answer {answer}.",
         format_action("answer", answer),
     )
 

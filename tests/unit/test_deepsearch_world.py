@@ -9,7 +9,7 @@ import pytest
 
 from empg.environments.deepsearch.environment import NO_PAGE, NO_RESULTS, NO_SEARCHES, REMINDER
 from empg.environments.deepsearch.generator import draw_world
-from empg.environments.deepsearch.names import FIRST, NEXT, SYLLABLE, TITLES
+from empg.environments.deepsearch.names import FIRST, NEXT, PART, TITLES
 from empg.environments.deepsearch.phrases import CAPITAL_SENTENCE, COMPARISONS, COMPOSITES, WORDS
 from empg.environments.deepsearch.world import ENTITY_TYPES, RELATIONS, UNITS, Entity, Fact, Query, World, number
 
@@ -51,9 +51,9 @@ def test_no_syllable_is_part_of_another_word_that_is_used() -> None:
     assert [syllable for syllable in FIRST + NEXT if syllable in " ".join(fixed)] == []
 
 
-def test_syllables_are_found_in_text() -> None:
+def test_the_parts_of_names_are_found_in_text() -> None:
     text = "The founder of Mount Kelmir is Belmir Dorsanvik. He came from Kel, mir and Lake Yarzar's shore."
-    assert re.findall(SYLLABLE, text) == ["Kel", "mir", "Dor", "san", "vik", "Yar", "zar"]
+    assert re.findall(PART, text) == [" Mount", " Kel", "mir", " Dor", "san", "vik", " Lake", " Yar", "zar"]
 
 
 def test_names_have_one_or_two_words_of_two_or_three_syllables(world: World) -> None:

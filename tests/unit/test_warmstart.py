@@ -10,14 +10,15 @@ import torch
 
 from empg.config import AlfworldData, Interface, TinyPolicy, WarmStart, WarmStartRun
 from empg.environments.base import DemonstrationStep
+from empg.environments.registry import open_dataset
 from empg.environments.text import format_step
 from empg.errors import ConfigError, DivergenceError
 from empg.policy.chat import Chat
 from empg.policy.tokenizer import train_tokenizer
 from empg.training import warmstart
 from empg.training.optimiser import learning_rate_factor
-from empg.training.packing import Conversation
-from empg.training.warmstart import batches, conversation, fine_tune, make_policy, texts
+from empg.training.packing import Conversation, packs
+from empg.training.warmstart import Example, batches, fine_tune, make_example, make_policy, texts
 
 DEMONSTRATION = [
     DemonstrationStep("You see a mug 1.", "take it", "take mug 1", is_mistake=False),
@@ -33,8 +34,10 @@ def chat():
 
 
 def test_the_loss_is_about_the_demonstrators_own_tokens_but_for_mistakes(chat):
-    found = conversation(DEMONSTRATION, chat, format_step, 1000)
+    example = make_example(DEMONSTRATION, chat, format_step, 1000)
+    found = example.conversation
     assert found.ids.shape == found.mask.shape
+    assert example.own.all() and len(example.own) == found.mask.sum()
     answers = ["<think>take it</think><action>take mug 1</action>", "<think>leave</think><action>go to desk 1</action>"]
     assert chat.tokenizer.decode(found.ids[found.mask]) == "<|im_end|>".join([*answers, ""])
     whole = chat.tokenizer.decode(found.ids)
@@ -42,14 +45,28 @@ def test_the_loss_is_about_the_demonstrators_own_tokens_but_for_mistakes(chat):
     assert "<action>take mug 2</action><|im_end|><|im_start|>user\nNothing happens.<|im_end|>" in whole
 
 
+def test_with_observations_everything_but_mistakes_is_learnt_and_told_apart(chat):
+    plain = make_example(DEMONSTRATION, chat, format_step, 1000)
+    example = make_example(DEMONSTRATION, chat, format_step, 1000, observations=True)
+    ids, mask = example.conversation.ids, example.conversation.mask
+    np.testing.assert_array_equal(ids, plain.conversation.ids)
+    mistake = "<think>take it</think><action>take mug 2</action><|im_end|>"
+    assert chat.tokenizer.decode(ids[~mask]) == f"<|im_start|>{mistake}", "the first token has nothing before it"
+    targets = ids[mask]
+    np.testing.assert_array_equal(targets[example.own], ids[plain.conversation.mask])
+    assert "Nothing happens." in chat.tokenizer.decode(targets[~example.own])
+
+
 def test_a_demonstration_ends_before_the_step_that_does_not_fit(chat):
-    whole = conversation(DEMONSTRATION, chat, format_step, 1000)
-    first = len(conversation(DEMONSTRATION[:1], chat, format_step, 1000).ids)
-    cut = conversation(DEMONSTRATION, chat, format_step, len(whole.ids) - 1)
-    assert first < len(cut.ids) < len(whole.ids)
-    np.testing.assert_array_equal(cut.ids, conversation(DEMONSTRATION[:2], chat, format_step, 1000).ids)
+    def ids(demonstration, longest):
+        return make_example(demonstration, chat, format_step, longest).conversation.ids
+
+    whole, first = ids(DEMONSTRATION, 1000), len(ids(DEMONSTRATION[:1], 1000))
+    cut = ids(DEMONSTRATION, len(whole) - 1)
+    assert first < len(cut) < len(whole)
+    np.testing.assert_array_equal(cut, ids(DEMONSTRATION[:2], 1000))
     with pytest.raises(ConfigError, match=rf"first step, {first} tokens, found {first - 1} positions"):
-        conversation(DEMONSTRATION, chat, format_step, first - 1)
+        ids(DEMONSTRATION, first - 1)
 
 
 def test_the_tokenizer_reads_everything_that_is_said():
@@ -71,11 +88,11 @@ def test_a_learning_rate_without_slopes():
 
 
 def test_batches_are_filled_with_whole_conversations_that_teach_something():
-    def made(length: int, teaches: bool = True) -> Conversation:
-        return Conversation(np.zeros(length, np.int32), np.full(length, teaches))
+    def made(length: int, teaches: bool = True) -> Example:
+        return Example(Conversation(np.zeros(length, np.int32), np.full(length, teaches)), np.full(length, teaches))
 
     stream = [made(3), made(9, teaches=False), made(4), made(2), made(12), made(1)]
-    assert [[len(c.ids) for c in batch] for batch in batches(iter(stream), 7)] == [[3, 4], [2, 12]]
+    assert [[len(e.own) for e in batch] for batch in batches(iter(stream), 7)] == [[3, 4], [2, 12]]
 
 
 def run(**settings: object) -> WarmStartRun:
@@ -111,6 +128,21 @@ def test_the_micro_batch_size_is_a_memory_knob():
         config = run(micro_batch_tokens=micro_batch_tokens)
         losses.append([m["loss"] for m in fine_tune(make_policy(config, NO_FILES), config, NO_FILES)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_the_environments_tokens_are_learnt_too_if_they_have_weight():
+    def others_loss(config: WarmStartRun) -> float:
+        policy = make_policy(config, NO_FILES)
+        list(fine_tune(policy, config, NO_FILES))
+        dataset = open_dataset(config.data, NO_FILES)
+        demonstrations = [next(warmstart.demonstrate(dataset, config))]
+        examples = [make_example(d, policy.chat, dataset.format_step, 500, observations=True) for d in demonstrations]
+        (pack,) = packs([e.conversation for e in examples], 10**6, torch.device("cpu"))
+        with torch.no_grad():
+            logprobs, _ = pack.statistics(policy.network)
+        return -float(logprobs[~torch.from_numpy(examples[0].own)].mean())
+
+    assert others_loss(run(observation_weight=0.5)) < others_loss(run()) - 0.1
 
 
 def test_a_loss_that_is_not_finite_stops_it():

@@ -22,6 +22,7 @@ class WarmStart(Model):
     """Supervised fine-tuning on expert demonstrations; the budget is in tokens of packed conversations.
 
     ``max_steps`` bounds a demonstration, which mistakes and detours make longer than an agent's episode.
+    ``observation_weight`` adds the mean loss of the environment's tokens to that of the demonstrator's.
     """
 
     seed: int = 1
@@ -29,6 +30,7 @@ class WarmStart(Model):
     batch_tokens: Positive = 4096
     micro_batch_tokens: Positive = 16384
     max_steps: Positive = 20
+    observation_weight: Annotated[float, Field(ge=0)] = 0.0
     mistake_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     mistake_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
     detour_rate: Annotated[float, Field(ge=0, le=1)] = 0.15

@@ -7,6 +7,7 @@ budget is in tokens of packed conversations, never in seconds, so that the resul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ from random import Random
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from empg.config import PretrainedPolicy, TinyPolicy, WarmStartRun
 from empg.environments.base import Dataset, DemonstrationStep
@@ -97,15 +99,25 @@ def demonstrate(dataset: Dataset, config: WarmStartRun) -> Iterator[list[Demonst
                                   mistake_rate=mistakes, detour_rate=settings.detour_rate)  # fmt: skip
 
 
-def conversation(demonstration: list[DemonstrationStep], chat: Chat, format_step: FormatStep,
-                 max_tokens: int) -> Conversation:  # fmt: skip
-    """The demonstration as token ids; the loss is about the demonstrator's own tokens, but for mistakes.
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A demonstration as token ids. The loss is about the demonstrator's own tokens, but for mistakes, and with
+    ``observations`` about those of the environment's too: ``own`` ``[targets]`` says which is which."""
+
+    conversation: Conversation
+    own: NDArray[np.bool_]
+
+
+def make_example(demonstration: list[DemonstrationStep], chat: Chat, format_step: FormatStep, max_tokens: int, *,
+                 observations: bool = False) -> Example:  # fmt: skip
+    """The example that a demonstration gives.
 
     It ends before the step that would make it longer than ``max_tokens``, as an agent's episode does. Raises
     :class:`ConfigError` when there is no room for its first step.
     """
     ids: list[int] = []
-    mask: list[bool] = []
+    own: list[bool] = []
+    other: list[bool] = []
     for step in demonstration:
         prompt = chat.reply(step.observation) if ids else chat.opening(step.observation)
         response = chat.agent(format_step(step.thought, step.action))
@@ -115,23 +127,26 @@ def conversation(demonstration: list[DemonstrationStep], chat: Chat, format_step
                                   f"tokens, found {max_tokens} positions")  # fmt: skip
             break
         ids += prompt + response
-        mask += [False] * len(prompt) + [not step.is_mistake] * len(response)
-    return Conversation(np.array(ids, dtype=np.int32), np.array(mask))
+        own += [False] * len(prompt) + [not step.is_mistake] * len(response)
+        other += [observations] * len(prompt) + [False] * len(response)
+    other[0] = False  # nothing comes before it
+    mask = np.array(own) | np.array(other)
+    return Example(Conversation(np.array(ids, dtype=np.int32), mask), np.array(own)[mask])
 
 
-def batches(conversations: Iterator[Conversation], batch_tokens: int) -> Iterator[list[Conversation]]:
-    """Consecutive conversations, at least ``batch_tokens`` tokens a batch."""
-    batch: list[Conversation] = []
-    for item in conversations:
-        if item.mask.any():
+def batches(examples: Iterator[Example], batch_tokens: int) -> Iterator[list[Example]]:
+    """Consecutive examples, at least ``batch_tokens`` tokens a batch."""
+    batch: list[Example] = []
+    for item in examples:
+        if item.own.any():
             batch.append(item)
-        if sum(len(c.ids) for c in batch) >= batch_tokens:
+        if sum(len(e.conversation.ids) for e in batch) >= batch_tokens:
             yield batch
             batch = []
 
 
 def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict[str, float]]:
-    """Train in place; metrics of each update. Raises :class:`DivergenceError` when a loss or gradient is not finite."""
+    """Train in place; metrics of each update, ``loss`` that of the demonstrator's own tokens. Raises :class:`DivergenceError` when a loss or gradient is not finite."""
     settings, network = config.warmstart, policy.network
     if settings.tokens == 0:
         return
@@ -139,22 +154,27 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
     tokens = 0
     dataset = open_dataset(config.data, data)
     longest = network.architecture.max_positions
-    stream = (conversation(d, policy.chat, dataset.format_step, longest) for d in demonstrate(dataset, config))
+    weight = settings.observation_weight
+    stream = (make_example(d, policy.chat, dataset.format_step, longest, observations=weight > 0)
+              for d in demonstrate(dataset, config))  # fmt: skip
     for batch in batches(stream, settings.batch_tokens):
         if tokens >= settings.tokens:
             return
         factor = learning_rate_factor(tokens / settings.tokens, settings.warmup, settings.decay)
-        targets = sum(int(c.mask.sum()) for c in batch)
+        own = torch.from_numpy(np.concatenate([e.own for e in batch])).to(network.embedding.device)
+        conversations = [e.conversation for e in batch]
         optimiser.zero_grad()
         loss = 0.0
-        for pack in packs(batch, settings.micro_batch_tokens, network.embedding.device):
+        for pack in packs(conversations, settings.micro_batch_tokens, network.embedding.device):
             logprobs, _ = pack.statistics(network)
-            part = -logprobs.sum() / targets
-            part.backward()  # type: ignore[no-untyped-call]
+            is_own = own[pack.rows]
+            part = -logprobs[is_own].sum() / own.sum()
+            total = part - weight * logprobs[~is_own].sum() / (~own).sum() if weight else part
+            total.backward()
             loss += float(part.detach())
         norm = optimiser.step(factor)
         if not np.isfinite(loss + norm):
             raise DivergenceError(f"warm start after {tokens} tokens: expected a finite loss and gradient norm, "
                                   f"found {loss} and {norm}")  # fmt: skip
-        tokens += sum(len(c.ids) for c in batch)
+        tokens += sum(len(c.ids) for c in conversations)
         yield {"tokens": float(tokens), "loss": loss, "grad_norm": norm, "lr_factor": factor}

@@ -35,8 +35,7 @@ def demonstrate(
             thought, action = _confuse(rng, thought, action, names + _NAME.findall(observation))
         elif draw < mistake_rate + detour_rate:
             place = pick(rng, [name for name in names if name != here])
-            need, _, _ = thought.rpartition(". ")
-            thought, action = f"{need}. Check {place}.".removeprefix(". "), f"go to {place}"
+            thought, action = f"Look at {place}.", f"go to {place}"
         expert.played(action)
         steps.append(DemonstrationStep(observation, thought, action, is_mistake))
         result = environment.step(action)

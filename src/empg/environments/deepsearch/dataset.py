@@ -10,7 +10,7 @@ from empg.environments.base import Arena, Dataset, DemonstrationStep, hash_list
 from empg.environments.deepsearch import text
 from empg.environments.deepsearch.demonstrations import demonstrate
 from empg.environments.deepsearch.environment import DeepSearchEnvironment, step_all
-from empg.environments.deepsearch.names import SYLLABLE
+from empg.environments.deepsearch.names import PART
 from empg.environments.deepsearch.questions import QuestionSource
 from empg.environments.deepsearch.retrieval import HttpRetriever, LocalRetriever, Retriever
 from empg.environments.deepsearch.tasks import GeneratedQuestions, OfficialQuestions, StoredQuestions, open_index
@@ -21,7 +21,7 @@ from empg.files import write_text
 class DeepsearchDataset(Dataset):
     """The questions of a data set whose files lie in ``directory``."""
 
-    names = rf"{SYLLABLE}|\d\d?"
+    names = rf"{PART}|\d\d?"
 
     @staticmethod
     def format_step(thought: str, action: str) -> str:

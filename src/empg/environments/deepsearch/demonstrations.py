@@ -23,8 +23,8 @@ def demonstrate(
     With probability ``mistake_rate`` a step that looks for a page is a mistake instead, of the kind that a weak agent
     makes: a name read lately, or the right name with a wrong syllable, takes the place of the right one in thought and
     action. An answer is never changed, since it ends the episode. With probability ``detour_rate`` a step is a detour,
-    to be imitated: a search also says what is needed of the page ("Kelmir Works founder"), or the page of an answer is
-    looked up before the answer is given. The expert reads on and recovers.
+    to be imitated, which does no harm but takes time: another name that was read is looked up, a first search also says
+    what is needed of the page ("Kelmir Works founder"), or an answer is looked up before it is given.
     """
     expert = Expert()
     steps: list[DemonstrationStep] = []
@@ -38,7 +38,7 @@ def demonstrate(
             wrong = _another(rng, content, observation)
             thought, action = thought.replace(content, wrong), format_action(name, wrong)
         elif mistake_rate <= draw < mistake_rate + detour_rate:
-            thought, action = _detour(thought, name, content, {step.action for step in steps})
+            thought, action = _detour(rng, thought, action, observation, {step.action for step in steps})
         expert.played(action)
         steps.append(DemonstrationStep(observation, thought, action, is_mistake))
         result = environment.step(action)
@@ -48,8 +48,7 @@ def demonstrate(
 
 def _another(rng: Random, name: str, observation: str) -> str:
     """A name that the observation shows in place of the right one, or the right one with a syllable confused."""
-    shown = [other for title, facts in read_documents(observation) for other in (title, *facts.values())]
-    names = [other for other in dict.fromkeys(shown) if other not in name and not other[0].isdigit()]
+    names = _shown(observation, name)
     if names and rng.random() < 0.7:
         return pick(rng, names)
     words = name.split()
@@ -59,13 +58,24 @@ def _another(rng: Random, name: str, observation: str) -> str:
     return " ".join(words)
 
 
-def _detour(thought: str, name: str, content: str, played: set[str]) -> tuple[str, str]:
-    """The expert's step, with a narrower query or a look at the answer's page first, unless that was done before."""
+def _shown(observation: str, but: str) -> list[str]:
+    """The names that an observation shows, other than one."""
+    shown = [name for title, facts in read_documents(observation) for name in (title, *facts.values())]
+    return [name for name in dict.fromkeys(shown) if name not in but and not name[0].isdigit()]
+
+
+def _detour(rng: Random, thought: str, action: str, observation: str, played: set[str]) -> tuple[str, str]:
+    """What takes the place of the expert's step; its own where nothing else is new."""
+    name, content = split_action(action) or ("", "")
+    look = format_action("search", content)
+    if name == "answer" and not content[0].isdigit() and look not in played:
+        return thought.replace(f"Answer {content}.", f"Check it. Search {content}."), look
+    others = [other for other in _shown(observation, content) if format_action("search", other) not in played]
+    if name != "answer" and others:
+        other = pick(rng, others)
+        return f"Look at {other}.", format_action("search", other)
     need = _NEED.search(thought)
     if name == "search" and need and not content.endswith(need["noun"]):
         query = f"{content} {need['noun']}"
         return thought.replace(f"Search {content}.", f"Search {query}."), format_action(name, query)
-    look = format_action("search", content)
-    if name == "answer" and not content[0].isdigit() and look not in played:
-        return thought.replace(f"Answer {content}.", f"Check it. Search {content}."), look
-    return thought, format_action(name, content)
+    return thought, action

@@ -30,9 +30,10 @@ class Fact(NamedTuple):
     relation: str
     object: str
 
-    def __str__(self) -> str:
-        """A sentence, as in "The founder is Velmor Katin.": what is asked for stands right before its answer."""
-        return f"The {WORDS[self.relation].noun} is {self.object}."
+    def say(self, compared: bool) -> str:
+        """A sentence: "The founder is Velmor Katin.", what is asked for before its answer, or "Lake Yarfik has 302 m.",
+        if it is to be compared."""
+        return f"{self.subject} has {self.object}." if compared else f"The {WORDS[self.relation].noun} is {self.object}."
 
 
 class Need(NamedTuple):
@@ -76,7 +77,8 @@ class Expert:
         self._tried.add(self._last)
         self._read(observation)
         known, need = _follow(self._query, self._pages)
-        news = known[len(self._known) :] or known[-1:]
+        compared = self._query.most is not None
+        news = [fact.say(compared) for fact in known[len(self._known) :] or known[-1:]]
         self._known = known
         if need is None:
             thought, self._last = _conclude(self._query, known, news)
@@ -92,7 +94,7 @@ class Expert:
         for title, facts in read_documents(observation):
             self._pages.setdefault(title, {}).update(facts)
 
-    def _look_for(self, needed: Need, news: list[Fact]) -> tuple[str, str]:
+    def _look_for(self, needed: Need, news: list[str]) -> tuple[str, str]:
         """Search the page that should say it; open it by its title; search more narrowly; give up."""
         subject, need = needed.subject, f"I need {needed}."
         narrow = f"{subject} {WORDS[needed.relations[0]].noun}"
@@ -100,7 +102,7 @@ class Expert:
             format_action(*a) for a in (("search", subject), ("access", subject), ("search", narrow))
         )
         if search not in self._tried:
-            return " ".join([*map(str, news), need, f"Search {subject}."]), search
+            return " ".join([*news, need, f"Search {subject}."]), search
         if access not in self._tried:
             return f"{need} No page {subject} here. Access {subject}.", access
         if refined not in self._tried:
@@ -122,16 +124,13 @@ def _follow(query: Query, pages: dict[str, dict[str, str]]) -> tuple[list[Fact],
     return known, None
 
 
-def _conclude(query: Query, known: list[Fact], news: list[Fact]) -> tuple[str, str]:
+def _conclude(query: Query, known: list[Fact], news: list[str]) -> tuple[str, str]:
     if query.most is None:
-        answer, reason = known[-1].object, " ".join(map(str, news))
+        answer, reason = known[-1].object, " ".join(news)
     else:
         best = (max if query.most else min)(known, key=lambda fact: number(fact.object))
-        other = known[1] if best is known[0] else known[0]
         answer = best.subject
-        than = f"{number(best.object)} is {'more' if query.most else 'less'} than {number(other.object)}."
-        each = ", ".join(f"{fact.subject} has {fact.object}" for fact in known)
-        reason = f"{known[1]} {each}. {than}"
+        reason = f"{known[1].say(True)} {known[0].say(True)} {best.object} is {'more' if query.most else 'less'}."
     return f"{reason} Answer {answer}.", format_action("answer", answer)
 
 

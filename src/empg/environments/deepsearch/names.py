@@ -22,8 +22,6 @@ NEXT = _syllables(
     "bec bin dak dun dur fas fik gan gim gul hud hur kas kin kun lat lem lok mag min mir nak nel nim pek pin rak rik "
     "ros san sik tuk tek tin vak vas ven vik zim zar"
 )
-#: Finds the syllables of names, one by one, and nothing else: what a tokenizer should keep apart.
-SYLLABLE = rf"(?:{'|'.join(FIRST)})(?=(?:{'|'.join(NEXT)}))|(?<={'|'.join(FIRST + NEXT)})(?:{'|'.join(NEXT)})"
 TITLES: dict[str, tuple[str, ...]] = {
     "city": ("{}",),
     "country": ("{}",),
@@ -37,6 +35,12 @@ TITLES: dict[str, tuple[str, ...]] = {
     "book": ("Garden of {}", "House of {}", "Song of {}", "Winter of {}"),
     "film": ("Broken {}", "Golden {}", "Hidden {}", "Silent {}"),
 }
+_TITLE_WORDS = sorted({word for titles in TITLES.values() for title in titles for word in title.split()} - {"{}", "of"})
+#: Finds the parts of names, one by one, and nothing else: what a tokenizer should keep apart.
+PART = (
+    rf" ?\b(?:{'|'.join(FIRST)})(?=(?:{'|'.join(NEXT)}))|(?<={'|'.join(FIRST + NEXT)})(?:{'|'.join(NEXT)})"
+    rf"| ?\b(?:{'|'.join(_TITLE_WORDS)})\b"
+)
 GIVEN_NAMES, SURNAMES = 60, 175  # given names of men and of women, each
 SHARED = {"city": 0.2, "country": 0.0}  # how many are named after a word that other names have already
 MOSTLY_SHARED = 0.9  # the same for everything else

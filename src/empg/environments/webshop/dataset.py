@@ -20,8 +20,8 @@ def _names() -> str:
     attributes = [c.title_attributes + c.feature_attributes + tuple(k.name for k in c.kinds) for c in CATEGORIES]
     phrases = [*BRANDS, *(p for group in (*attributes, *VALUES.values()) for p in group)]
     words = "|".join(sorted({word for phrase in phrases for word in phrase.split()}, key=lambda w: (-len(w), w)))
-    chunk = r"(?:[A-Z]\d){2}"
-    return rf"B0(?={chunk})|(?<=B0){chunk}|(?<=B0[A-Z]\d[A-Z]\d){chunk}|\d+\.\d+| ?\b(?:{words})\b"
+    ids = r"B0(?=[A-Z]{6}\d\d)|(?<=B0)[A-Z]{3}|(?<=B0[A-Z]{3})[A-Z]{3}|(?<=B0[A-Z]{6})\d\d"
+    return rf"{ids}|\d+\.\d+| ?\b(?:{words})\b"
 
 
 class WebshopDataset(Dataset):

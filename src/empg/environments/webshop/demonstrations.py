@@ -9,7 +9,7 @@ from empg.environments.base import DemonstrationStep, Task
 from empg.environments.draws import pick
 from empg.environments.webshop.buttons import BACK_TO_SEARCH, DESCRIPTION, FEATURES, NEXT_PAGE, PREVIOUS, REVIEWS
 from empg.environments.webshop.environment import WebShopEnvironment
-from empg.environments.webshop.expert import Choice, Expert, page_of
+from empg.environments.webshop.expert import NOT_OPENED, Choice, Expert, page_of
 from empg.environments.webshop.words import BY_NAME, CATEGORIES, VALUES
 
 _ID = re.compile(r"\bB0\w{8}\b")
@@ -25,7 +25,7 @@ def demonstrate(
     With probability ``mistake_rate`` a step is a mistake instead, of the kind that a weak agent makes: the expert's own
     thought and action with one thing confused, be it a product, a value, a word of the search or a button. Some are
     refused, some lead astray; the expert reads on and recovers. No mistake buys. With probability ``detour_rate`` it is
-    a detour, another choice that is as good as the expert's own and to be imitated, where there is one.
+    a detour, which is to be imitated: another search, a look at another product or at another part of a product's page.
     """
     expert = Expert()
     steps: list[DemonstrationStep] = []
@@ -41,13 +41,24 @@ def demonstrate(
         is_mistake = draw < mistake_rate
         if is_mistake:
             thought, action = _confuse(rng, (thought, action), ids, task.type)
-        elif draw < mistake_rate + detour_rate and len(choices) > 1:
-            thought, action = pick(rng, choices[1:])
+        elif draw < mistake_rate + detour_rate:
+            thought, action = _detour(rng, observation, choices)
         expert.played(action)
         steps.append(DemonstrationStep(observation, thought, action, is_mistake))
         result = environment.step(action)
         observation, done = result.observation, result.done
     return steps
+
+
+def _detour(rng: Random, observation: str, choices: list[Choice]) -> Choice:
+    """Something that does no harm but takes time: what has been opened is judged when the expert sees it."""
+    page, closed = page_of(observation), NOT_OPENED.findall(observation)
+    if page == "item":
+        part = pick(rng, (DESCRIPTION, FEATURES, REVIEWS))
+        return f"Look at the {part.lower()}.", f"click[{part}]"
+    if page == "results" and closed:
+        return "Look at another one.", f"click[{pick(rng, closed)[0]}]"
+    return pick(rng, choices[1:] or choices)
 
 
 def _confuse(rng: Random, choice: Choice, ids: list[str], category: str) -> Choice:
@@ -59,8 +70,8 @@ def _confuse(rng: Random, choice: Choice, ids: list[str], category: str) -> Choi
         wrong = _another(rng, _title_words(category), right)
     elif _ID.fullmatch(argument):
         right = argument
-        # Half an id goes with the half of another one when an agent loses its place.
-        wrong = _another(rng, ids, right) if rng.random() < 0.7 else right[:6] + _another(rng, ids, right)[6:]
+        # One id's letters go with the number of another one when an agent loses its place.
+        wrong = _another(rng, ids, right) if rng.random() < 0.7 else right[:8] + _another(rng, ids, right)[8:]
     elif values := next((values for values in VALUES.values() if argument in values), ()):
         right, wrong = argument, _another(rng, values, argument)
     else:

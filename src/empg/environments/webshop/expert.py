@@ -20,7 +20,8 @@ Choice = tuple[str, str]
 
 _INSTRUCTION = re.compile(r"^Instruction: ?\n(.*)", re.MULTILINE)
 _LIMIT = re.compile(r"price lower than ([\d.]+) dollars")
-_PRODUCT = re.compile(r"button\] (B0\w{8}) \[(?:clicked )?button_\]\n(.*)\n\$([\d.]+)")
+#: Id and title of each listed product that has not been opened.
+NOT_OPENED = re.compile(r"\[button\] (B0\w{8}) \[button_\]\n(.*)\n\$")
 _TITLE = re.compile(r"^(.*)\nPrice: \$([\d.]+)", re.MULTILINE)
 _OPTION = re.compile(r"^  \[(clicked )?button\] (.*) \[(?:clicked )?button_\]", re.MULTILINE)
 _KINDS = sorted(
@@ -42,6 +43,12 @@ class Need(NamedTuple):
     def what(self) -> str:
         """As titles name it."""
         return " ".join((*self.title_attributes, self.kind))
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Everything, in the order in which it is looked at."""
+        limit = (f"below {self.limit}",) if self.limit else ()
+        return (self.what, *limit, *self.options, *self.features)
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -93,7 +100,7 @@ class _Memory:
     query: str = ""
     searched: int = 0
     missing: dict[str, str] = field(default_factory=dict)
-    rejected: set[str] = field(default_factory=set)
+    looked: set[str] = field(default_factory=set)
 
     def observe(self, action: str, observation: str) -> None:
         """Take in the page that followed an action, whoever chose it."""
@@ -111,8 +118,6 @@ class _Memory:
             text = observation.rpartition("[button_]")[2].lower()
             lacking = next((feature for feature in self.need.features if not _names(text, feature)), "")
             self.missing[self.product] = lacking
-            if lacking:
-                self.rejected.add(self.product)
 
 
 def page_of(observation: str) -> str:
@@ -155,56 +160,64 @@ class Expert:
 def _on_search(memory: _Memory, observation: str) -> list[Choice]:
     queries = memory.need.queries
     best, last = queries[memory.searched : -1], queries[-1:]
-    return [(f"I need {memory.need.what}. Search for it.", f"search[{query}]") for query in best or last]
+    return [(f"I need {', '.join(memory.need.all)}. Search.", f"search[{query}]") for query in best or last]
 
 
 def _on_results(memory: _Memory, observation: str) -> list[Choice]:
+    """Open the first that has not been opened and whose title fits: near-duplicates stand together."""
     need = memory.need
-    wanted = f"I need {need.what}" + (f" below {need.limit} dollars." if need.limit else ".")
-    listed = [(id_, title, price) for id_, title, price in _PRODUCT.findall(observation) if id_ not in memory.rejected]
-    fitting = [(id_, price) for id_, title, price in listed if need.in_title(title) and need.affords(price)]
-    if fitting:
-        return [(f"{wanted} {id_} is ${price}. Open it.", f"click[{id_}]") for id_, price in fitting]
+    fitting = next((id_ for id_, title in NOT_OPENED.findall(observation) if need.in_title(title)), None)
+    if fitting is not None:
+        which = "next" if "[clicked button] B0" in observation else "first"
+        return [(f"Open the {which} one.", f"click[{fitting}]")]
     page = int(observation.partition("\nPage ")[2].partition(" ")[0])
     strayed = memory.query not in need.queries
     if strayed or page >= _MOST_PAGES or "[button] Next > [button_]" not in observation:
-        return [(f"{wanted} None is here. Search again.", "click[Back to Search]")]
-    return [(f"{wanted} None is here. Next page.", "click[Next >]")]
+        return [(f"I need {need.what}. None is here. Search again.", "click[Back to Search]")]
+    return [(f"I need {need.what}. None is here. Next page.", "click[Next >]")]
 
 
 def _on_item(memory: _Memory, observation: str) -> list[Choice]:
     need, id_ = memory.need, memory.product
-    fault = memory.missing.get(id_, "") or _fault(need, observation)
-    if fault:
-        memory.rejected.add(id_)
-        return [(f"I need {fault}. It is not. Go back.", "click[< Prev]")]
-    if need.features and id_ not in memory.missing:
-        return [(f"I need {' and '.join(need.features)}. Read the features.", "click[Features]")]
+    lacking = memory.missing.get(id_)
+    if lacking:
+        return [("Go back.", "click[< Prev]")]
+    seen, fits = _look(need, observation)
+    if id_ in memory.looked:
+        seen = ""
+    memory.looked.add(id_)
+    if not fits:
+        return [(f"{seen} Go back.".strip(), "click[< Prev]")]
+    if need.features and lacking is None:
+        return [(f"{seen} {', '.join(need.features)}: read.".strip(), "click[Features]")]
     chosen = [value for clicked, value in _OPTION.findall(observation) if clicked]
-    open_options = [value for value in need.options if value not in chosen]
-    if open_options:
-        return [(f"I need {value}. Choose it.", f"click[{value}]") for value in open_options]
-    return [(f"I have {' and '.join((need.what, *need.options))}. Buy it.", "click[Buy Now]")]
+    left = [value for value in need.options if value not in chosen]
+    if left:
+        return [(f"{seen} Choose {', '.join(left)}.".strip(), f"click[{left[0]}]")]
+    return [(f"{seen} All is chosen. Buy it.".strip(), "click[Buy Now]")]
 
 
-def _fault(need: Need, observation: str) -> str:
-    """What is needed and an item's page shows to be otherwise, "" if nothing."""
+def _look(need: Need, observation: str) -> tuple[str, bool]:
+    """What an item's page shows of what is needed, up to the first fault, and whether there is none."""
     title, price = _TITLE.findall(observation)[0]
-    if not need.in_title(title):
-        return need.what
-    if not need.affords(price):
-        return f"it below {need.limit} dollars"
     offered = [value for _, value in _OPTION.findall(observation)]
-    return next((value for value in need.options if value not in offered), "")
+    checks = [(need.what, need.in_title(title))]
+    if need.limit:
+        checks.append((f"below {need.limit}: {price}", need.affords(price)))
+    checks += [(value, value in offered) for value in need.options]
+    seen = []
+    for what, fits in checks:
+        seen.append(f"{what}: {'yes' if fits else 'no'}.")
+        if not fits:
+            return " ".join(seen), False
+    return " ".join(seen), True
 
 
 def _on_sub_page(memory: _Memory, observation: str) -> list[Choice]:
     if memory.sub_page != "features" or not memory.need.features:
         return [("I have read this. Go back.", "click[< Prev]")]
     missing = memory.missing[memory.product]
-    if missing:
-        return [(f"I need {missing}. It is not. Go back.", "click[< Prev]")]
-    return [(f"I need {' and '.join(memory.need.features)}. It is. Go back.", "click[< Prev]")]
+    return [(f"{missing or ', '.join(memory.need.features)}: {'no' if missing else 'yes'}. Go back.", "click[< Prev]")]
 
 
 _PAGES = {"search": _on_search, "results": _on_results, "item": _on_item, "sub-page": _on_sub_page}

@@ -7,6 +7,8 @@ customer asks for decides which of them will do, and search alone does not tell.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product as combinations
@@ -18,6 +20,7 @@ from empg.environments.webshop.goals import Goal, draw_price_limit
 from empg.environments.webshop.words import (
     BRANDS,
     CATEGORIES,
+    CODES,
     DESCRIPTIONS,
     FIRST_FEATURES,
     OPTION_PHRASES,
@@ -42,7 +45,6 @@ _VARIANTS = (("feature", "option"), ("feature", "price"), ("option", "price"), (
 _PRICES = (12, 15, 18, 24, 28, 32, 35, 38, 45, 48)
 #: More than any price limit that a customer sets lies above the price (at most 40 dollars, as upstream).
 _DEARER = 50
-_CHUNKS = 64
 #: How the shop adds the price limit to an instruction, as upstream does.
 LIMIT = ", and price lower than {:.2f} dollars"
 
@@ -64,6 +66,11 @@ class Item:
     price: int
 
     @property
+    def code(self) -> str:
+        """What its id says of it: the kind's and the title attribute's three letters."""
+        return CODES[self.kind.name] + CODES[self.attributes[0]]
+
+    @property
     def path(self) -> str:
         """Its place among the shop's departments, in upstream's form."""
         return f"{self.category.label} › {self.kind.group} › {self.kind.name.capitalize()}"
@@ -72,7 +79,6 @@ class Item:
 @cache
 def draw_catalogue(seed: int) -> tuple[Item, ...]:
     """Every product of the shop, shuffled: 50 kinds with eight families each, of three or four products."""
-    chunks = _draw_chunks(seed)
     kinds = [(category, kind) for category in CATEGORIES for kind in category.kinds]
     products: list[Item] = []
     for number, (category, kind) in enumerate(kinds):
@@ -85,10 +91,8 @@ def draw_catalogue(seed: int) -> tuple[Item, ...]:
             for i in range(families)
             for product in _draw_family(rng, category, kind, attributes[i], (number * families + i, splits[i]))
         ]
-        # Products of a kind meet on a results page: their ids differ in the first part already.
-        firsts, seconds = shuffled(rng, chunks), shuffled(rng, chunks)
-        products += [replace(p, asin=f"B0{firsts[i]}{seconds[i]}") for i, p in enumerate(drawn)]
-    return _with_unique_ids(shuffled(Random(derive_seed(seed, "webshop", "order")), products), chunks)
+        products += drawn
+    return tuple(_number(shuffled(Random(derive_seed(seed, "webshop", "order")), products)))
 
 
 def draw_goal(split: str, task_id: int, seed: int) -> Goal:
@@ -122,25 +126,12 @@ def draw_goal(split: str, task_id: int, seed: int) -> Goal:
     )
 
 
-def _draw_chunks(seed: int) -> list[str]:
-    """The parts of product ids: four capitals or digits each, no two alike in their first two or last two."""
-    rng = Random(derive_seed(seed, "webshop", "ids"))
-    pairs = shuffled(rng, [a + b for a, b in combinations("ABCDEFGHJKLMNPQRSTUVWXYZ", "0123456789")])
-    return [a + b for a, b in zip(pairs[:_CHUNKS], shuffled(rng, pairs[:_CHUNKS]), strict=True)]
-
-
-def _with_unique_ids(products: list[Item], chunks: list[str]) -> tuple[Item, ...]:
-    """Change the second part of an id that came up before."""
-    seen: set[str] = set()
-    result = []
+def _number(products: Iterable[Item]) -> Iterator[Item]:
+    """Give ids: the code and, as a merchant numbers articles, a number that counts the products of that code."""
+    counts: Counter[str] = Counter()
     for product in products:
-        asin, first = product.asin, product.asin[:6]
-        candidates = iter(chunks)
-        while asin in seen:
-            asin = first + next(candidates)
-        seen.add(asin)
-        result.append(replace(product, asin=asin))
-    return tuple(result)
+        counts[product.code] += 1
+        yield replace(product, asin=f"B0{product.code}{counts[product.code]:02}")
 
 
 def _draw_family(rng: Random, category: Category, kind: Kind, attribute: str, place: tuple[int, str]) -> list[Item]:

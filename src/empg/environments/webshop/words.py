@@ -6,6 +6,8 @@ an option matches another one of the same option, and no attribute matches anoth
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import combinations
 from typing import NamedTuple
 
 
@@ -98,6 +100,20 @@ CATEGORIES = (
     ),
 )
 BY_NAME = {category.name: category for category in CATEGORIES}
+
+
+def _codes(names: Iterable[str]) -> dict[str, str]:
+    """Three capitals for each name, from its letters in their order; no two alike."""
+    codes: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        letters = name.replace(" ", "").upper()
+        threes = ("".join(three) for three in combinations(letters, 3))
+        codes[name] = next(code for code in threes if code not in codes.values())
+    return codes
+
+
+#: How product ids write kinds and title attributes, so that a small tokenizer and network can copy an id.
+CODES = _codes([k.name for c in CATEGORIES for k in c.kinds] + [a for c in CATEGORIES for a in c.title_attributes])
 
 VALUES = {
     "color": _words("black white red blue green yellow purple pink brown gray orange gold"),
