@@ -170,7 +170,7 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
             is_own = own[pack.rows]
             part = -logprobs[is_own].sum() / own.sum()
             total = part - weight * logprobs[~is_own].sum() / (~own).sum() if weight else part
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
             loss += float(part.detach())
         norm = optimiser.step(factor)
         if not np.isfinite(loss + norm):

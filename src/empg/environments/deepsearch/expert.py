@@ -33,7 +33,9 @@ class Fact(NamedTuple):
     def say(self, compared: bool) -> str:
         """A sentence: "The founder is Velmor Katin.", what is asked for before its answer, or "Lake Yarfik has 302 m.",
         if it is to be compared."""
-        return f"{self.subject} has {self.object}." if compared else f"The {WORDS[self.relation].noun} is {self.object}."
+        return (
+            f"{self.subject} has {self.object}." if compared else f"The {WORDS[self.relation].noun} is {self.object}."
+        )
 
 
 class Need(NamedTuple):
