@@ -37,7 +37,8 @@ def test_the_loss_is_about_the_demonstrators_own_tokens_but_for_mistakes(chat):
     example = make_example(DEMONSTRATION, chat, format_step, 1000)
     found = example.conversation
     assert found.ids.shape == found.mask.shape
-    assert example.own.all() and len(example.own) == found.mask.sum()
+    assert example.own.all()
+    assert len(example.own) == found.mask.sum()
     answers = ["<think>take it</think><action>take mug 1</action>", "<think>leave</think><action>go to desk 1</action>"]
     assert chat.tokenizer.decode(found.ids[found.mask]) == "<|im_end|>".join([*answers, ""])
     whole = chat.tokenizer.decode(found.ids)

@@ -146,7 +146,10 @@ def batches(examples: Iterator[Example], batch_tokens: int) -> Iterator[list[Exa
 
 
 def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict[str, float]]:
-    """Train in place; metrics of each update, ``loss`` that of the demonstrator's own tokens. Raises :class:`DivergenceError` when a loss or gradient is not finite."""
+    """Train in place; metrics of each update, ``loss`` that of the demonstrator's own tokens.
+
+    Raises :class:`DivergenceError` when a loss or gradient is not finite.
+    """
     settings, network = config.warmstart, policy.network
     if settings.tokens == 0:
         return

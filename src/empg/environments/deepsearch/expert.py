@@ -31,11 +31,13 @@ class Fact(NamedTuple):
     object: str
 
     def say(self, compared: bool) -> str:
-        """A sentence: "The founder is Velmor Katin.", what is asked for before its answer, or "Lake Yarfik has 302 m.",
-        if it is to be compared."""
-        return (
-            f"{self.subject} has {self.object}." if compared else f"The {WORDS[self.relation].noun} is {self.object}."
-        )
+        """A sentence: "The founder is Velmor Katin.", or "Lake Yarfik has 302 m." where numbers are compared.
+
+        What the next words follow from, the relation or the subject, stands right before the object.
+        """
+        if compared:
+            return f"{self.subject} has {self.object}."
+        return f"The {WORDS[self.relation].noun} is {self.object}."
 
 
 class Need(NamedTuple):
