@@ -37,7 +37,7 @@ class WarmStart(Model):
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.03
     decay: Annotated[float, Field(ge=0, le=1)] = 0.4
     optimiser: Optimiser = Optimiser(lr=4e-3, muon_lr=2e-2)
-    threads: Positive = 2
+    threads: Positive = 1
 
 
 class Rollouts(Model):
