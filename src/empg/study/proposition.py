@@ -19,9 +19,10 @@ from empg.policy.transformer import Transformer
 from empg.seeding import derive_seed
 from empg.study.results import Results, Run
 
+# Contexts and steps of a method, shared among its seeds, so that more seeds cost the report little.
 TOKENS = 4_000
 DRAWS = 16
-STEPS = 100
+STEPS = 200
 SMALLEST_BIN = 10
 
 
@@ -52,13 +53,16 @@ def measure(results: Results, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     temperature = results.study.environments[run.environment].sampling.temperature
     seed = derive_seed("proposition", run.environment, run.method, run.seed or 0)
     key = [pl.lit(value).alias(name) for name, value in run.key.items()]
-    tables = [f(network, rollouts, temperature=temperature, seed=seed) for f in (score_norms, gradient_norms)]
-    return tables[0].select(*key, pl.all()), tables[1].select(*key, pl.all())
+    seeds = len(results.study.seeds)
+    scores = score_norms(network, rollouts, temperature=temperature, seed=seed, tokens=TOKENS // seeds)
+    gradients = gradient_norms(network, rollouts, temperature=temperature, seed=seed, steps=STEPS // seeds)
+    return scores.select(*key, pl.all()), gradients.select(*key, pl.all())
 
 
 @torch.no_grad()
-def score_norms(network: Transformer, rollouts: pl.DataFrame, *, temperature: float, seed: int) -> pl.DataFrame:
-    """‖∇_z log π(a)‖² at :data:`TOKENS` contexts of the rollouts, drawn without replacement, beside its expectation.
+def score_norms(network: Transformer, rollouts: pl.DataFrame, *, temperature: float, seed: int,
+                tokens: int = TOKENS) -> pl.DataFrame:  # fmt: skip
+    """‖∇_z log π(a)‖² at ``tokens`` contexts of the rollouts, drawn without replacement, beside its expectation.
 
     It is the mean over :data:`DRAWS` tokens a, drawn afresh from the network's own distribution since the proposition
     is about a ~ π; the rollouts' own tokens come from the policy before the last update. Columns: renyi2 (nats),
@@ -69,10 +73,10 @@ def score_norms(network: Transformer, rollouts: pl.DataFrame, *, temperature: fl
     hidden = torch.cat(
         [
             network(c.ids, [len(c.ids)])[torch.cat([torch.arange(s - 1, e - 1, device=device) for s, e in c.responses])]
-            for c in _drawn_conversations(rollouts, random, device)
+            for c in _drawn_conversations(rollouts, random, device, tokens)
         ]
     )
-    chosen = random.choice(len(hidden), size=min(TOKENS, len(hidden)), replace=False)
+    chosen = random.choice(len(hidden), size=min(tokens, len(hidden)), replace=False)
     logits = (hidden[torch.from_numpy(chosen).to(device)] @ network.output_weight.T).double() / temperature
     generator = torch.Generator(device).manual_seed(seed)
     drawn = torch.multinomial(logits.softmax(-1), DRAWS, replacement=True, generator=generator)
@@ -85,53 +89,62 @@ def score_norms(network: Transformer, rollouts: pl.DataFrame, *, temperature: fl
 
 
 def _drawn_conversations(
-    rollouts: pl.DataFrame, random: np.random.Generator, device: torch.device
+    rollouts: pl.DataFrame, random: np.random.Generator, device: torch.device, tokens: int
 ) -> list[Conversation]:
-    """Random episodes that hold at least twice :data:`TOKENS` sampled tokens together, or all."""
+    """Random episodes that hold at least twice ``tokens`` sampled tokens together, or all."""
     ids = rollouts["trajectory"].unique(maintain_order=True).to_numpy()
     counts = dict(
         rollouts.group_by("trajectory").agg(pl.col("response_ids").list.len().sum()).iter_rows()  # sampled tokens
     )
     total, drawn = 0, []
     for trajectory in random.permutation(ids):
-        if total >= 2 * TOKENS:
+        if total >= 2 * tokens:
             break
         drawn.append(trajectory)
         total += counts[trajectory]
     return list(conversations(rollouts.filter(pl.col("trajectory").is_in(drawn)), device))
 
 
-def gradient_norms(network: Transformer, rollouts: pl.DataFrame, *, temperature: float, seed: int) -> pl.DataFrame:
-    """Norm of the gradient of a step's mean log-probability, over all parameters, for :data:`STEPS` trained steps.
+def gradient_norms(network: Transformer, rollouts: pl.DataFrame, *, temperature: float, seed: int,
+                   steps: int = STEPS) -> pl.DataFrame:  # fmt: skip
+    """Gradient of a step's mean log-probability over all parameters, for ``steps`` trained steps in random order.
 
     The advantage is a factor of the gradient: |A_i|·norm is what the step weighs before modulation and
-    |A_final|·norm after. Columns: step_entropy (nats), outcome_advantage, gradient_scale, advantage, norm, before,
-    after.
+    |A_final|·norm after. ``next_product`` is the gradient's scalar product with the next row's: since rows are in random
+    order, its mean is the squared norm of the mean gradient, without bias. Columns: trajectory, step, step_entropy
+    (nats), outcome_advantage, gradient_scale, advantage, norm, before, after, next_product.
     """
-    trained = rollouts.filter(pl.col("trained")).with_row_index("row")
-    random = np.random.default_rng(seed)
-    rows = np.sort(random.choice(len(trained), size=min(STEPS, len(trained)), replace=False))
-    drawn = trained.filter(pl.col("row").is_in(rows))
+    trained = rollouts.filter(pl.col("trained"))
+    order = np.random.default_rng(seed).permutation(len(trained))[:steps]
+    drawn = trained[order]
     episodes = rollouts.filter(pl.col("trajectory").is_in(drawn["trajectory"].unique().to_list()))
     numbers = episodes["trajectory"].unique(maintain_order=True)
     by_trajectory = dict(zip(numbers, conversations(episodes, network.embedding.device), strict=True))
-    norms = [
-        _gradient_norm(network, by_trajectory[trajectory], step, temperature)
-        for trajectory, step in drawn.select("trajectory", "step").iter_rows()
-    ]
-    kept = drawn.select("step_entropy", "outcome_advantage", "gradient_scale", "advantage").cast(pl.Float64)
-    return kept.with_columns(pl.Series("norm", norms, dtype=pl.Float64)).with_columns(
-        before=pl.col("outcome_advantage").abs() * pl.col("norm"), after=pl.col("advantage").abs() * pl.col("norm")
+    norms: list[float] = []
+    products: list[float | None] = []
+    last = None
+    for trajectory, step in drawn.select("trajectory", "step").iter_rows():
+        gradient = _gradient(network, by_trajectory[trajectory], step, temperature)
+        norms.append(float(torch.linalg.vector_norm(gradient, dtype=torch.float64)))
+        if last is not None:
+            products.append(float(last @ gradient))
+        last = gradient
+    numbers_of = ("step_entropy", "outcome_advantage", "gradient_scale", "advantage")
+    return drawn.select("trajectory", "step", pl.col(numbers_of).cast(pl.Float64)).with_columns(
+        pl.Series("norm", norms, dtype=pl.Float64),
+        pl.Series("next_product", [*products, None][: len(norms)], dtype=pl.Float64),
+        before=pl.col("outcome_advantage").abs() * pl.Series(norms, dtype=pl.Float64),
+        after=pl.col("advantage").abs() * pl.Series(norms, dtype=pl.Float64),
     )
 
 
-def _gradient_norm(network: Transformer, conversation: Conversation, step: int, temperature: float) -> float:
+def _gradient(network: Transformer, conversation: Conversation, step: int, temperature: float) -> Tensor:
+    """``[parameters]`` of the whole network, end to end."""
     start, end = conversation.responses[step]
-    parameters = list(network.parameters())
     hidden = network(conversation.ids[:end], [end])[start - 1 : end - 1]
     logprob, _ = token_statistics(hidden, network.output_weight, conversation.ids[start:end], temperature=temperature)
-    gradients = torch.autograd.grad(logprob.mean(), parameters)
-    return float(torch.linalg.vector_norm(torch.stack([g.double().norm() for g in gradients])))
+    gradients = torch.autograd.grad(logprob.mean(), list(network.parameters()))
+    return torch.cat([g.flatten() for g in gradients])
 
 
 def equal_counts(by: str, bins: int) -> pl.Expr:

@@ -1,4 +1,7 @@
-"""The report: one HTML page that needs no network and no script, its tables as CSV and Parquet, its figures as SVG."""
+"""The report: one HTML page that needs no network and no script, its tables as CSV and Parquet, its figures as SVG.
+
+Beside it lies a page for each trained run with a sample of its trajectories.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from empg.config import Study, parse, read_yaml
-from empg.files import atomic_path, read_json, write_json, write_text
+from empg.files import atomic_directory, atomic_path, read_json, write_json, write_text
 from empg.provenance import stage
-from empg.study import analysis, figures
+from empg.study import analysis, dynamics, figures, trajectories
 from empg.study.plates import Plate, plates
 from empg.study.results import WARM_START, Results, Run
+from empg.study.sensitivity import sensitivity
 
 # The tables of arXiv 2509.09265 by type of environment: title, heads, rows; percent.
 _TABLE_1 = ("model (paper)", "GRPO", "GRPO + EMPG", "DAPO", "DAPO + EMPG")
@@ -47,7 +51,7 @@ CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy"
 
 
 def run(config: Path, results: Path, out: Path) -> None:
-    """Make ``out/report.html``, ``out/metrics.json``, ``out/tables`` and ``out/figures``.
+    """Make ``out/report.html``, ``out/metrics.json``, ``out/tables``, ``out/figures`` and ``out/trajectories``.
 
     ``config`` is the study's file, ``results`` the folder (results/STUDY) that holds what its stages wrote.
     """
@@ -66,7 +70,11 @@ def run(config: Path, results: Path, out: Path) -> None:
                 warnings.simplefilter("ignore", UserWarning)  # altair's remarks on the panels' differing legends
                 write_text(out / "figures" / f"{plate.name}.svg", figures.to_svg(plate.whole(), themed=False))
         write_json(out / "metrics.json", metrics(tables["results"]))
-        write_text(out / "report.html", render(read, tables, drawn))
+        templates = environment()
+        with atomic_directory(out / "trajectories") as folder:
+            for run in read.trained():
+                write_text(folder / trajectories.page_name(run), trajectories.render(read, run, templates))
+        write_text(out / "report.html", render(read, tables, drawn, templates))
 
 
 def make_tables(results: Results) -> dict[str, pl.DataFrame]:
@@ -81,8 +89,10 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
     scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
     per = ["environment", "method"]
     trained = credited.filter(pl.col("trained"))
+    changes = pl.concat(dynamics.entropy_changes(results, run) for run in results.trained())
+    result_table = analysis.result_table(study, panels, episodes)
     return {
-        "results": analysis.result_table(study, panels, episodes),
+        "results": result_table,
         "panels": panels,
         "success_by_type": analysis.success_by_type(episodes),
         "stop_reasons": analysis.stop_reasons(episodes),
@@ -100,7 +110,13 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
         "gradient_norm": bin_means(
             gradient_norms, "step_entropy", list(GRADIENTS), bins=equal_counts("step_entropy", 6), per=per
         ),
+        "gradient_variance": dynamics.gradient_variance(gradient_norms),
+        "stability": dynamics.stability(training),
+        "entropy_changes": changes,
+        "entropy_change": dynamics.by_percentile(changes),
+        "sensitivity": sensitivity(study, result_table),
         "cost": analysis.cost(results),
+        "cost_by_part": dynamics.cost_by_part(results),
     }
 
 
@@ -123,8 +139,8 @@ def metrics(result_table: pl.DataFrame) -> dict[str, Any]:
     return nested
 
 
-def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]) -> str:
-    """The page."""
+def environment() -> Environment:
+    """The templates. Whatever they print is escaped."""
     templates = Environment(
         loader=PackageLoader("empg.study"),
         autoescape=True,
@@ -132,21 +148,29 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"percent": analysis.percent, "points": analysis.points}
-    environments = [environment_view(results, tables, name) for name in results.study.environments]
-    types = dict.fromkeys(environment["type"] for environment in environments)
+    templates.filters |= {
+        "percent": analysis.percent,
+        "points": analysis.points,
+        "anchor": lambda title: title.lower().replace(" ", "-"),
+    }
+    return templates
+
+
+def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate], templates: Environment) -> str:
+    """The page."""
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for plate in drawn:
+        panels = [Markup(figures.to_svg(panel, themed=True)) for panel in plate.panels]
+        sections.setdefault(plate.caption.section, []).append({"plate": plate, "panels": panels})
     return templates.get_template("report.html.j2").render(
         study=results.study,
         verdict=analysis.verdict(results.study, tables["results"]),
-        environments=environments,
-        plates=[
-            {"plate": plate, "panels": [Markup(figures.to_svg(panel, themed=True)) for panel in plate.panels]}
-            for plate in drawn
-        ],
+        environments=[environment_view(results, tables, name) for name in results.study.environments],
+        episodes=int(tables["panels"]["n"].sum()),
+        sections=sections,
         cost=tables["cost"].to_dicts(),
-        paper=[dict(zip(("title", "heads", "rows"), PAPER[t], strict=True)) for t in types],
+        paper={name: dict(zip(("title", "heads", "rows"), table, strict=True)) for name, table in PAPER.items()},
         runs=[run_view(results, run) for run in results.runs()],
-        tables=list(tables),
     )
 
 
@@ -184,4 +208,9 @@ def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: st
 
 def run_view(results: Results, run: Run) -> dict[str, str]:
     """Links to a run's files."""
-    return {"name": run.name, "train": results.relative(run.train), "evaluate": results.relative(run.evaluate)}
+    return {
+        "name": run.name,
+        "train": results.relative(run.train),
+        "evaluate": results.relative(run.evaluate),
+        "trajectories": "" if run.method == WARM_START else f"trajectories/{trajectories.page_name(run)}",
+    }
