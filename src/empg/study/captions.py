@@ -21,8 +21,8 @@ CAPTIONS = {
         "Results",
         "Difference to the baseline",
         "Success minus the baseline's on the same tasks, with the same seeds and random numbers; a point is the mean "
-        "over seeds. Thin line: Student's t 95 % interval over the seeds' differences, what other seeds would give; cut "
-        "off at ± 50 points. Thick line: bootstrap over tasks for these very policies, what other tasks would give. "
+        "over seeds. Thin line: Student's t 95 % interval over the seeds' differences, what other seeds would give; "
+        "cut off at ± 50 points. Thick line: bootstrap over tasks for these very policies, what other tasks would give. "
         "Only when both keep clear of 0 does the page claim a difference.",
     ),
     "success": Caption(
@@ -44,8 +44,8 @@ CAPTIONS = {
         "Stability: KL, gradient norm, entropy",
         "By iteration, mean over seeds; the band reaches from the lowest to the highest seed. KL is the k3 estimate to "
         "the warm start on the sampled tokens, computed only for methods with a KL penalty. The gradient norm is that "
-        "before clipping, mean over an iteration's updates. Step entropy is the mean over the batch's steps: a collapse "
-        "to confident policies would show as a fall to 0 while success stands still.",
+        "before clipping, mean over an iteration's updates. Step entropy is the mean over the batch's steps: a "
+        "collapse to confident policies would show as a fall to 0 while success stands still.",
     ),
     "step_entropy": Caption(
         "Entropy and credit",
@@ -59,9 +59,8 @@ CAPTIONS = {
         "Change of step entropy, by percentile",
         "After the paper's Figure 3. Steps of the warm start's own rollouts, the same for every run, are read again by "
         "each trained policy, token for token: the change is its step entropy less the warm start's. Bins hold 5 % of "
-        "the steps each, by their entropy before training; mean and 95 % interval, all seeds together, as if steps were "
-        "independent. Steps of high entropy fall in part because they were drawn from the warm start, not from the "
-        "policy that reads them.",
+        "the steps each, by their entropy before; mean and 95 % interval, all seeds together, as if steps were independent. "
+        "Since bins go by the entropy before, the highest fall in part by regression to the mean.",
     ),
     "gradient_scale": Caption(
         "Entropy and credit",
@@ -113,8 +112,8 @@ CAPTIONS = {
         "How episodes end",
         "Share of the sampled episodes of each panel by how they ended, all seeds together. success and failure: the "
         "environment ended the episode, with the full reward or without it; step limit: no more actions; refused: too "
-        "many invalid actions in a row; context limit: the next turn might not fit; search limit: searched on after the "
-        "last search.",
+        "many invalid actions in a row; context limit: the next turn might not fit; search limit: searched on after "
+        "the last search.",
     ),
     "cost": Caption(
         "Failures and cost",

@@ -40,7 +40,11 @@ def entropy_changes(results: Results, run: Run) -> pl.DataFrame:
     key = [pl.lit(value).alias(name) for name, value in run.key.items()]
     before = pl.col("entropies").list.eval(pl.element().cast(pl.Float64)).list.mean()
     return steps.select(
-        *key, "trajectory", "step", before.alias("before"), pl.Series("after", step_entropies(network, steps, temperature))
+        *key,
+        "trajectory",
+        "step",
+        before.alias("before"),
+        pl.Series("after", step_entropies(network, steps, temperature)),
     ).with_columns(change=pl.col("after") - pl.col("before"))
 
 

@@ -28,7 +28,7 @@ CONFIG: dict[str, Any] = {
     "view": {"stroke": None},
     "axis": {
         "labelColor": MUTED, "titleColor": MUTED, "gridColor": GRID, "domainColor": MUTED, "tickColor": MUTED,
-        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal",
+        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 9, "labelFlush": False,
     },
     "legend": {
         "labelColor": INK, "orient": "bottom", "title": None, "labelFontSize": 11, "symbolStrokeWidth": 2, "columns": 2,
@@ -54,15 +54,9 @@ def to_svg(chart: Panel, *, themed: bool) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
 
 
-def side_by_side(charts: Sequence[Panel]) -> Panel:
+def side_by_side(charts: Sequence[Panel], columns: int) -> Panel:
     """All panels of a figure as one chart, for its file."""
-    return alt.concat(*charts, columns=2).resolve_scale(color="independent")
-
-
-def nothing(message: str) -> Panel:
-    """A panel that says why it is empty."""
-    text = alt.Chart(pl.DataFrame({"text": [message]})).mark_text(color=MUTED, lineBreak="\n").encode(text="text:N")
-    return alt.layer(text).properties(width=WIDTH, height=60)
+    return alt.concat(*charts, columns=columns).resolve_scale(color="independent")
 
 
 def _method(methods: Sequence[str]) -> alt.Color:
@@ -77,6 +71,16 @@ def _base(frame: pl.DataFrame, title: str) -> Panel:
 
 def _layer(title: str, *charts: Panel) -> Panel:
     return alt.layer(*charts).properties(width=WIDTH, height=HEIGHT, title=title)
+
+
+def share(name: str, title: str) -> alt.X:
+    """A horizontal axis from 0 to 100 %."""
+    return alt.X(f"{name}:Q", title=title, axis=alt.Axis(format="%", tickCount=5), scale=alt.Scale(domain=[0, 1]))
+
+
+def amount(name: str, title: str) -> alt.X:
+    """A horizontal axis from 0."""
+    return alt.X(f"{name}:Q", title=title, axis=alt.Axis(tickCount=5))
 
 
 def _success(name: str = "success") -> alt.Y:
@@ -110,8 +114,7 @@ def success(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
         alt.FieldOneOfPredicate("method", list(methods)), _method(methods).legend(None), alt.value(MUTED)
     )
     base = alt.Chart(frame).encode(y=alt.Y("run:N", sort=order, title=None), color=colour)
-    x = alt.X("success_low:Q", title="success", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
-    interval = base.mark_rule(strokeWidth=2).encode(x=x, x2="success_high:Q")
+    interval = base.mark_rule(strokeWidth=2).encode(x=share("success_low", "success"), x2="success_high:Q")
     point = base.mark_point(filled=True, size=50, opacity=1).encode(x="success:Q")
     return _layer(title, interval, point).properties(height=alt.Step(20))
 
@@ -133,12 +136,18 @@ def differences(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Pane
     )
     axis = alt.Axis(format="+.0%", tickCount=5)
     x = alt.X("difference:Q", title="difference of success", axis=axis, scale=scale)
-    seeds = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("difference_seeds_low:Q", scale=scale), x2="difference_seeds_high:Q")
+    seeds = base.mark_rule(strokeWidth=1.5).encode(
+        x=alt.X("difference_seeds_low:Q", scale=scale), x2="difference_seeds_high:Q"
+    )
     tasks = base.mark_rule(strokeWidth=5, opacity=0.55).encode(
         x=alt.X("difference_tasks_low:Q", scale=scale), x2="difference_tasks_high:Q"
     )
     point = base.mark_point(filled=True, size=60, opacity=1).encode(x=x)
-    zero = alt.Chart(pl.DataFrame({"x": [0.0]})).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=alt.X("x:Q", scale=scale))
+    zero = (
+        alt.Chart(pl.DataFrame({"x": [0.0]}))
+        .mark_rule(color=MUTED, strokeDash=[3, 3])
+        .encode(x=alt.X("x:Q", scale=scale))
+    )
     step = alt.Step(16 if several else 26, **{"for": "offset" if several else "position"})
     return _layer(title, zero, seeds, tasks, point).properties(height=step)
 
@@ -180,7 +189,9 @@ def percentiles(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Pane
     y_title = "change of step entropy (nats)"
     zero = alt.Chart(pl.DataFrame({"y": [0.0]})).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(y="y:Q")
     interval = base.mark_area(opacity=0.18, strokeWidth=0).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q")
-    return _layer(title, zero, interval, base.mark_line(point=True, strokeWidth=1.5).encode(y=alt.Y("mean:Q", title=y_title)))
+    return _layer(
+        title, zero, interval, base.mark_line(point=True, strokeWidth=1.5).encode(y=alt.Y("mean:Q", title=y_title))
+    )
 
 
 def proposition(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
@@ -217,7 +228,7 @@ def ratios(frame: pl.DataFrame, title: str) -> Panel:
     one = alt.Chart(pl.DataFrame({"x": [1.0]})).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x="x:Q")
     points = alt.Chart(frame).mark_point(filled=True, size=50, opacity=0.85)
     points = points.encode(
-        x=alt.X("relative:Q", title="variance, relative to the outcome advantage's", scale=alt.Scale(zero=True)),
+        x=alt.X("relative:Q", title="variance, relative to the outcome advantage's", axis=alt.Axis(tickCount=5)),
         y=alt.Y("method:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
         yOffset=alt.YOffset("weight:N", sort=weights),
         color=colour.legend(columns=1),
@@ -231,7 +242,8 @@ def heat_map(frame: pl.DataFrame, x: str, y: str, names: dict[str, str], title: 
     Cells are light and their numbers dark whatever the page's theme.
     """
     base = alt.Chart(frame).encode(
-        x=alt.X(f"{x}:O", title=names[x], axis=alt.Axis(labelAngle=0)), y=alt.Y(f"{y}:O", title=names[y], sort="descending")
+        x=alt.X(f"{x}:O", title=names[x], axis=alt.Axis(labelAngle=0)),
+        y=alt.Y(f"{y}:O", title=names[y], sort="descending"),
     )
     scale = alt.Scale(range=["#eef4fb", "#7fb2e6"])
     cells = base.mark_rect().encode(color=alt.Color("success:Q", scale=scale, legend=None))
@@ -239,16 +251,15 @@ def heat_map(frame: pl.DataFrame, x: str, y: str, names: dict[str, str], title: 
     return _layer(title, cells, numbers).properties(height=HEIGHT * 0.8)
 
 
-def stacked(frame: pl.DataFrame, by: str, value: str, title: str, x_title: str, *, share: bool = False) -> Panel:
-    """Columns method, ``by``, ``value``: a bar for each method, split in the order of ``by``'s first appearance."""
-    parts = frame[by].unique(maintain_order=True).to_list()
-    colours = [COLOURS[i % len(COLOURS)] for i in range(len(parts))]
-    ordered = frame.with_columns(order=pl.col(by).replace_strict(parts, range(len(parts))))
-    axis, scale = (alt.Axis(format="%"), alt.Scale(domain=[0, 1])) if share else (alt.Axis(), alt.Scale(zero=True))
-    bars = alt.Chart(ordered).mark_bar().encode(
-        x=alt.X(f"{value}:Q", title=x_title, axis=axis, scale=scale, stack="zero"),
+def stacked(frame: pl.DataFrame, by: str, colours: dict[str, str], x: alt.X, title: str) -> Panel:
+    """Columns method, ``by`` and that of ``x``: a bar for each method, split in the order of ``colours`` (by part)."""
+    order = pl.col(by).replace_strict(list(colours), range(len(colours)))
+    shown = [part for part in colours if part in set(frame[by])]
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    bars = alt.Chart(frame.with_columns(order=order)).mark_bar().encode(
+        x=x.stack("zero"),
         y=alt.Y("method:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
-        color=alt.Color(f"{by}:N", scale=alt.Scale(domain=parts, range=colours)).legend(columns=3),
+        color=alt.Color(f"{by}:N", scale=scale).legend(values=shown, columns=3),
         order=alt.Order("order:Q"),
     )  # fmt: skip
     return alt.layer(bars).properties(width=WIDTH, height=alt.Step(24), title=title)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from empg.config import Study
+from empg.rollouts.episodes import StopReason
 from empg.study import figures
 from empg.study.captions import CAPTIONS, Caption
 from empg.study.figures import Panel
@@ -15,6 +16,12 @@ from empg.study.results import WARM_START
 from empg.study.sensitivity import SETTINGS, maps
 
 Tables = dict[str, pl.DataFrame]
+GREEN, BLUE, ORANGE = figures.COLOURS[2], figures.COLOURS[0], figures.COLOURS[1]
+# The same colour for an ending, and for a part of the cost, everywhere.
+ENDINGS = dict(
+    zip((reason.replace("_", " ") for reason in StopReason), (GREEN, *figures.COLOURS[3:7], ORANGE), strict=True)
+)
+PARTS = {"collect": BLUE, "update": ORANGE, "write": figures.COLOURS[3], "rest": figures.COLOURS[7], "evaluate": GREEN}
 METRICS = {"kl": "KL to the warm start", "grad_norm": "gradient norm", "step_entropy_mean": "step entropy (nats)"}
 
 
@@ -25,6 +32,7 @@ class Plate:
     name: str
     tables: tuple[str, ...]
     panels: list[Panel]
+    columns: int = 2
 
     @property
     def caption(self) -> Caption:
@@ -32,7 +40,7 @@ class Plate:
 
     def whole(self) -> Panel:
         """All panels as one chart."""
-        return figures.side_by_side(self.panels)
+        return figures.side_by_side(self.panels, self.columns)
 
 
 def plates(study: Study, tables: Tables) -> list[Plate]:
@@ -42,7 +50,7 @@ def plates(study: Study, tables: Tables) -> list[Plate]:
         "difference": Plate("difference", ("results",), list(_differences(study, tables))),
         "success": Plate("success", ("panels",), list(_success(tables, methods))),
         "learning_curves": Plate("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
-        "stability": Plate("stability", ("stability", "training"), list(_stability(tables, methods))),
+        "stability": Plate("stability", ("stability", "training"), list(_stability(tables, methods)), columns=3),
         "step_entropy": Plate(
             "step_entropy",
             ("step_entropy",),
@@ -156,16 +164,17 @@ def _sensitivity(study: Study, tables: Tables) -> Iterator[Panel]:
 
 
 def _endings(tables: Tables) -> Iterator[Panel]:
-    reasons = pl.col("stop_reason").str.replace_all("_", " ")
-    for (environment, split), part in _per(
-        tables["stop_reasons"].filter(mode="sampled").with_columns(reasons), "environment", "split"
-    ):
-        ordered = pl.concat([part.filter(stop_reason="success"), part.filter(pl.col("stop_reason") != "success")])
-        named = ordered.with_columns(pl.col("method").replace(WARM_START, "warm start"))
-        yield figures.stacked(named, "stop_reason", "share", f"{environment}: {split}", "share of episodes", share=True)
+    rows = (
+        tables["stop_reasons"].filter(mode="sampled").with_columns(pl.col("method").replace(WARM_START, "warm start"))
+    )
+    named = rows.with_columns(pl.col("stop_reason").str.replace_all("_", " "))
+    for (environment, split), part in _per(named, "environment", "split"):
+        x = figures.share("share", "share of episodes")
+        yield figures.stacked(part, "stop_reason", ENDINGS, x, f"{environment}: {split}")
 
 
 def _cost(tables: Tables) -> Iterator[Panel]:
     for (environment,), part in _per(tables["cost_by_part"], "environment"):
         mean = part.group_by("method", "part", maintain_order=True).agg(pl.col("cpu_seconds").mean())
-        yield figures.stacked(mean, "part", "cpu_seconds", environment, "CPU seconds of a run")
+        x = figures.amount("cpu_seconds", "CPU seconds of a run")
+        yield figures.stacked(mean, "part", PARTS, x, environment)

@@ -110,9 +110,9 @@ def gradient_norms(network: Transformer, rollouts: pl.DataFrame, *, temperature:
     """Gradient of a step's mean log-probability over all parameters, for ``steps`` trained steps in random order.
 
     The advantage is a factor of the gradient: |A_i|·norm is what the step weighs before modulation and
-    |A_final|·norm after. ``next_product`` is the gradient's scalar product with the next row's: since rows are in random
-    order, its mean is the squared norm of the mean gradient, without bias. Columns: trajectory, step, step_entropy
-    (nats), outcome_advantage, gradient_scale, advantage, norm, before, after, next_product.
+    |A_final|·norm after. ``next_product`` is the gradient's scalar product with the next row's: since rows are in
+    random order, its mean is the squared norm of the mean gradient, without bias. Columns: trajectory, step,
+    step_entropy (nats), outcome_advantage, gradient_scale, advantage, norm, before, after, next_product.
     """
     trained = rollouts.filter(pl.col("trained"))
     order = np.random.default_rng(seed).permutation(len(trained))[:steps]

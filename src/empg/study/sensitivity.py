@@ -32,7 +32,9 @@ def sensitivity(study: Study, results: pl.DataFrame) -> pl.DataFrame:
     grid = pl.DataFrame(rows, schema=schema).filter(varied).with_columns(family=pl.col("method").first().over(per))
     columns = ["environment", "split", "mode", "method", "seeds", "success", "low", "high"]
     joined = grid.join(results.select(columns), on=["environment", "method"], maintain_order="left")
-    return joined.select("environment", "split", "mode", "family", "method", *SETTINGS, "seeds", "success", "low", "high")
+    return joined.select(
+        "environment", "split", "mode", "family", "method", *SETTINGS, "seeds", "success", "low", "high"
+    )
 
 
 def maps(rows: pl.DataFrame) -> Iterator[tuple[str, str, pl.DataFrame]]:

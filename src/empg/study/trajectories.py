@@ -28,7 +28,7 @@ def page_name(run: Run) -> str:
 
 
 def sample(rollouts: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """The steps of a sample of episodes: whole groups in random order until :data:`EPISODES` or :data:`SIZE` is reached.
+    """The steps of a sample of episodes: whole groups in random order up to :data:`EPISODES` and :data:`SIZE`.
 
     The last group may be cut. Rows in the order of groups, trajectories and steps.
     """
@@ -45,8 +45,7 @@ def render(results: Results, run: Run, templates: Environment) -> str:
     """The page of a run."""
     rollouts = results.last_rollouts(run)
     steps = sample(rollouts, derive_seed("trajectories", run.name))
-    largest = max(steps["advantage"].abs().max() or 0.0, 1e-9)
-    highest = max(steps["step_entropy"].max() or 0.0, 1e-9)
+    largest, highest = _largest(steps["advantage"]), _largest(steps["step_entropy"])
     groups = [
         {
             "task": part["task"][0],
@@ -73,8 +72,17 @@ def render(results: Results, run: Run, templates: Environment) -> str:
     )
 
 
+def _largest(column: pl.Series) -> float:
+    """The largest absolute value; 1 where there is none but 0."""
+    return max((abs(value) for value in column.drop_nulls()), default=0.0) or 1.0
+
+
 def _episode(rows: pl.DataFrame, largest: float, highest: float) -> dict[str, Any]:
-    """One episode for the template; ``shade`` and ``height`` are shares of the page's largest value."""
+    """One episode for the template.
+
+    ``shade`` (of the advantage) and ``height`` (of the entropy's square root, so that one outlier hides nothing) are
+    percent of the page's largest value.
+    """
     first = rows.row(0, named=True)
     return {
         "trajectory": first["trajectory"],
@@ -96,5 +104,5 @@ def _step(step: dict[str, Any], largest: float, highest: float) -> dict[str, Any
         "thought": thought[1] if thought else step["text"],
         "shade": round(100 * abs(step["advantage"] or 0.0) / largest),
         "sign": "none" if step["advantage"] is None else "minus" if step["advantage"] < 0 else "plus",
-        "height": round(100 * (step["step_entropy"] or 0.0) / highest),
+        "height": round(100 * ((step["step_entropy"] or 0.0) / highest) ** 0.5),
     }
