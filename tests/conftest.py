@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +29,27 @@ TASKS = 40
 ITERATIONS = 4
 
 
+@pytest.fixture
+def browser(tmp_path: Path) -> Callable[[Path, int], tuple[str, list[str]]]:
+    """Opens a page in a real browser, ``width`` pixels wide: its title after scripts ran, and the console's lines."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium on this machine")
+
+    profile = tmp_path / "profile"
+
+    def opened(page: Path, width: int) -> tuple[str, list[str]]:
+        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+                   "--allow-file-access-from-files", "--enable-logging=stderr", f"--user-data-dir={profile}",
+                   f"--window-size={max(width, 500)},900", "--dump-dom", page.as_uri()]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+        assert title, done.stdout[-500:]
+        return html.unescape(title[1]), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return opened
+
+
 @pytest.fixture(scope="session")
 def study_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``results/made_up`` as the pipeline leaves it before the report, of made-up episodes and an untrained policy.
@@ -39,6 +65,7 @@ def study_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy = _policy()
     policy.save(_folder(root / "alfworld" / "warmstart" / "model"))
     _warm_start(study, root)
+    _collection(root / "alfworld" / "rollouts", policy)
     _evaluation(study, root / "alfworld" / "warmstart_evaluate", "warmstart", 0)
     for method in study.methods:
         for seed in study.seeds:
@@ -83,6 +110,14 @@ def _warm_start(study, root: Path) -> None:
     folder = root / "alfworld" / "warmstart"
     pl.DataFrame({"step": [0, 1], "tokens": [10.0, 20.0], "loss": [3.0, 2.0]}).write_parquet(folder / "metrics.parquet")
     _manifest(folder, "warmstart", warmstart_run(study, {"alfworld": AlfworldData()}, "alfworld"), {"loss": 2.0})
+
+
+def _collection(folder: Path, policy) -> None:
+    from empg.rollouts.table import to_table
+    from empg.schema import STEPS, write_table
+
+    table = to_table(_trajectories(np.random.default_rng(0), 0, policy), iteration=0, policy_version=0)
+    write_table(table, STEPS, folder / "rollouts.parquet")
 
 
 def _evaluation(study, folder: Path, method: str, seed: int) -> None:
@@ -136,6 +171,7 @@ def _training(study, folder: Path, method: str, seed: int, policy) -> None:
         write_table(table, CREDITED_STEPS, folder / "rollouts" / f"iteration_{iteration:04d}.parquet")
         success = float(np.mean([t.reward for t in trajectories]))
         rows.append({"iteration": iteration, "success": success, "loss": -0.1 * iteration, "kl": None,
+                     "grad_norm": 1.0 / seed, "step_entropy_mean": float(credit.step_entropy.mean()),
                      "equal_reward_mass": credit.equal_reward_mass})  # fmt: skip
     pl.DataFrame(rows, schema_overrides={"kl": pl.Float64}).write_parquet(folder / "metrics.parquet")
     _manifest(folder, "train", config, {"success": rows[-1]["success"]})

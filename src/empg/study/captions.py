@@ -22,8 +22,8 @@ CAPTIONS = {
         "Difference to the baseline",
         "Success minus the baseline's on the same tasks, with the same seeds and random numbers; a point is the mean "
         "over seeds. Thin line: Student's t 95 % interval over the seeds' differences, what other seeds would give; "
-        "cut off at ± 50 points. Thick line: bootstrap over tasks for these very policies, what other tasks would give. "
-        "Only when both keep clear of 0 does the page claim a difference.",
+        "cut off at ± 50 points. Thick line: bootstrap over tasks for these very policies: what other tasks would "
+        "give. Only when both keep clear of 0 does the page claim a difference.",
     ),
     "success": Caption(
         "Results",
@@ -59,8 +59,8 @@ CAPTIONS = {
         "Change of step entropy, by percentile",
         "After the paper's Figure 3. Steps of the warm start's own rollouts, the same for every run, are read again by "
         "each trained policy, token for token: the change is its step entropy less the warm start's. Bins hold 5 % of "
-        "the steps each, by their entropy before; mean and 95 % interval, all seeds together, as if steps were independent. "
-        "Since bins go by the entropy before, the highest fall in part by regression to the mean.",
+        "the steps each, by their entropy before; mean and 95 % interval, all seeds together, as if steps were "
+        "independent. Since bins go by the entropy before, the highest fall in part by regression to the mean.",
     ),
     "gradient_scale": Caption(
         "Entropy and credit",

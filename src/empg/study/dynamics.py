@@ -95,8 +95,7 @@ def stability(training: pl.DataFrame) -> pl.DataFrame:
     has no rows.
     """
     key = ["environment", "method", "iteration"]
-    present = [name for name in STABILITY if name in training.columns]
-    long = training.unpivot(present, index=key, variable_name="metric", value_name="value").drop_nulls("value")
+    long = training.unpivot(STABILITY, index=key, variable_name="metric", value_name="value").drop_nulls("value")
     value = pl.col("value").cast(pl.Float64)
     summary = (value.mean().alias("mean"), value.min().alias("lowest"), value.max().alias("highest"))
     return long.group_by(*key, "metric", maintain_order=True).agg(*summary, pl.len().alias("seeds"))
