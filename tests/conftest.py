@@ -116,7 +116,7 @@ def _collection(folder: Path, policy) -> None:
     from empg.rollouts.table import to_table
     from empg.schema import STEPS, write_table
 
-    table = to_table(_trajectories(np.random.default_rng(0), 0, policy), iteration=0, policy_version=0)
+    table = to_table(_trajectories(np.random.default_rng(0), 0, policy, count=64), iteration=0, policy_version=0)
     write_table(table, STEPS, folder / "rollouts.parquet")
 
 
@@ -177,13 +177,13 @@ def _training(study, folder: Path, method: str, seed: int, policy) -> None:
     _manifest(folder, "train", config, {"success": rows[-1]["success"]})
 
 
-def _trajectories(random: np.random.Generator, iteration: int, policy) -> list:
+def _trajectories(random: np.random.Generator, iteration: int, policy, count: int = 16) -> list:
     from empg.environments.base import Task
     from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
 
     vocabulary, end = policy.network.architecture.vocab_size, policy.chat.end_of_turn
     trajectories = []
-    for number in range(16):
+    for number in range(count):
         task = Task("alfworld", "train", number // 4, "look_at_obj_in_light")
         trajectory = Trajectory(Episode(task, number // 4, number, seed=number))
         for _ in range(int(random.integers(2, 6))):

@@ -149,7 +149,8 @@ def differences(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Pane
         .encode(x=alt.X("x:Q", scale=scale))
     )
     step = alt.Step(16 if several else 26, **{"for": "offset" if several else "position"})
-    return _layer(title, zero, seeds, tasks, point).properties(height=step)
+    # narrower than others, so that with its long labels two stand side by side
+    return _layer(title, zero, seeds, tasks, point).properties(height=step, width=WIDTH - 40)
 
 
 def histogram(frame: pl.DataFrame, methods: Sequence[str], title: str, x_title: str) -> Panel:

@@ -98,7 +98,7 @@ def _success(tables: Tables, methods: list[str]) -> Iterator[Panel]:
 
 def _curves(tables: Tables, methods: list[str]) -> Iterator[Panel]:
     for (environment,), part in _per(tables["learning_curves"], "environment"):
-        runs = tables["training"].filter(environment=environment)
+        runs = tables["training"].filter(environment=environment).select("iteration", "method", "seed", "success")
         yield figures.learning_curve(part, methods, f"{environment}: mean over seeds")
         yield figures.seed_curves(runs, methods, f"{environment}: every run")
 

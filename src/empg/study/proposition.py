@@ -22,7 +22,7 @@ from empg.study.results import Results, Run
 # Contexts and steps of a method, shared among its seeds, so that more seeds cost the report little.
 TOKENS = 4_000
 DRAWS = 16
-STEPS = 200
+STEPS = 120
 SMALLEST_BIN = 10
 
 
