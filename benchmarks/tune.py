@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from empg.config import EvaluateRun, TrainRun, evaluate_run, load_data, load_study, train_run
+from empg.config import EvaluateRun, TrainRun, evaluate_run, load_data, load_environments, load_study, train_run
 from empg.files import read_json
 from empg.study import evaluate
 from empg.training import rl
@@ -26,7 +26,7 @@ RESULTS = Path("results")
 def runs(iterations: int | None, rates: list[float]) -> list[tuple[Path, TrainRun, EvaluateRun]]:
     """One training run and its evaluation for each environment, method and rate; AdamW's rate is a sixth of Muon's."""
     data = load_data(Path("config/data.yaml"))
-    study = load_study(Path("config/config.yaml"), data)
+    study = load_study(Path("config/config.yaml"), data, load_environments(Path("config/environments.yaml")))
     result = []
     for environment, method, rate in product(study.environments, study.methods, rates):
         train = train_run(study, data, environment, method, SEED)

@@ -65,8 +65,8 @@ def study_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy = _policy()
     policy.save(_folder(root / "alfworld" / "warmstart" / "model"))
     _warm_start(study, root)
-    _collection(root / "alfworld" / "rollouts", policy)
     _evaluation(study, root / "alfworld" / "warmstart_evaluate", "warmstart", 0)
+    _collection(root / "alfworld" / "rollouts" / "rollouts.parquet", policy)
     for method in study.methods:
         for seed in study.seeds:
             folder = root / "alfworld" / method / f"seed{seed}"
@@ -112,12 +112,13 @@ def _warm_start(study, root: Path) -> None:
     _manifest(folder, "warmstart", warmstart_run(study, {"alfworld": AlfworldData()}, "alfworld"), {"loss": 2.0})
 
 
-def _collection(folder: Path, policy) -> None:
+def _collection(path: Path, policy) -> None:
     from empg.rollouts.table import to_table
     from empg.schema import STEPS, write_table
 
-    table = to_table(_trajectories(np.random.default_rng(0), 0, policy, count=64), iteration=0, policy_version=0)
-    write_table(table, STEPS, folder / "rollouts.parquet")
+    write_table(
+        to_table(_trajectories(np.random.default_rng(0), 0, policy), iteration=0, policy_version=0), STEPS, path
+    )
 
 
 def _evaluation(study, folder: Path, method: str, seed: int) -> None:
@@ -171,19 +172,19 @@ def _training(study, folder: Path, method: str, seed: int, policy) -> None:
         write_table(table, CREDITED_STEPS, folder / "rollouts" / f"iteration_{iteration:04d}.parquet")
         success = float(np.mean([t.reward for t in trajectories]))
         rows.append({"iteration": iteration, "success": success, "loss": -0.1 * iteration, "kl": None,
-                     "grad_norm": 1.0 / seed, "step_entropy_mean": float(credit.step_entropy.mean()),
-                     "equal_reward_mass": credit.equal_reward_mass})  # fmt: skip
+                     "equal_reward_mass": credit.equal_reward_mass, "grad_norm": 1.0 + iteration * seed,
+                     "step_entropy_mean": float(credit.step_entropy.mean())})  # fmt: skip
     pl.DataFrame(rows, schema_overrides={"kl": pl.Float64}).write_parquet(folder / "metrics.parquet")
     _manifest(folder, "train", config, {"success": rows[-1]["success"]})
 
 
-def _trajectories(random: np.random.Generator, iteration: int, policy, count: int = 16) -> list:
+def _trajectories(random: np.random.Generator, iteration: int, policy) -> list:
     from empg.environments.base import Task
     from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
 
     vocabulary, end = policy.network.architecture.vocab_size, policy.chat.end_of_turn
     trajectories = []
-    for number in range(count):
+    for number in range(16):
         task = Task("alfworld", "train", number // 4, "look_at_obj_in_light")
         trajectory = Trajectory(Episode(task, number // 4, number, seed=number))
         for _ in range(int(random.integers(2, 6))):

@@ -42,7 +42,7 @@ STAGES = {
     "track": "empg.study.tracking",
 }
 # Modules that cannot change a stage's result except through its resolved configuration, which is an input of its own:
-# the package's lazy names, the models of the configuration and the kinds of errors.
+# the package's lazy names, the models of the configuration (a package) and the kinds of errors.
 NOT_SOURCES = frozenset({"empg", "empg.config", "empg.errors"})
 ENVIRONMENTS = ("alfworld", "webshop", "deepsearch")  # each has a package of its own, which no other one imports
 
@@ -61,7 +61,7 @@ def sources(module: str, environment: str | None = None) -> list[Path]:
         if name not in seen and _file(name) and not any(f"{name}.".startswith(f"{other}.") for other in others):
             seen.add(name)
             pending += _imports(name)
-    modules = {path for name in seen - NOT_SOURCES if (path := _file(name))}
+    modules = {path for name in seen if _is_source(name) and (path := _file(name))}
     beside = {path for file in modules for name in ("assets", "templates") for path in (file.parent / name).glob("*")}
     return sorted(path for path in {*modules, *beside} if path.is_file() and path.stat().st_size)
 
@@ -69,7 +69,7 @@ def sources(module: str, environment: str | None = None) -> list[Path]:
 @cache
 def _imports(name: str) -> list[str]:
     """Every module of this package that the module's statements import, with their parent packages."""
-    if name in NOT_SOURCES:
+    if not _is_source(name):
         return []
     path = _file(name)
     assert path is not None
@@ -81,6 +81,10 @@ def _imports(name: str) -> list[str]:
             found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     parents = [n.rsplit(".", i)[0] for n in [name, *found] for i in range(1, n.count(".") + 1)]
     return [n for n in found + parents if n.split(".")[0] == PACKAGE.name]
+
+
+def _is_source(name: str) -> bool:
+    return name not in NOT_SOURCES and not name.startswith("empg.config.")
 
 
 def _file(name: str) -> Path | None:

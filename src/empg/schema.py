@@ -36,10 +36,10 @@ STEPS: Schema = {
     "stop_reason": pl.String,
 }
 
-# A step after crediting; null where nothing was computed.
+# A step after crediting; null where nothing was computed. Of token-level modulation: the means over the step's tokens.
 CREDIT: Schema = {
     "trained": pl.Boolean,  # false: dropped by dynamic sampling
-    "step_entropy": pl.Float32,  # nats
+    "step_entropy": pl.Float32,  # nats; of the kind that the method modulates with
     "outcome_advantage": pl.Float32,
     "normalised_entropy": pl.Float32,
     "gradient_scale": pl.Float32,

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from empg.core.entropy import token_statistics
+from empg.core.entropy import token_renyi2, token_statistics
 
 TOKENS, D, VOCABULARY = 37, 5, 11
 
@@ -74,6 +74,15 @@ def test_large_logits_neither_overflow_nor_lose_the_target():
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("chunk_size", [None, 1, 8, TOKENS])
+def test_renyi_entropies_are_those_of_the_whole_matrix(temperature, chunk_size):
+    hidden, weight, _ = inputs()
+    found = token_renyi2(hidden, weight, temperature=temperature, chunk_size=chunk_size)
+    expected = -torch.softmax(hidden @ weight.T / temperature, dim=-1).square().sum(dim=-1).log()
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-12)
+
+
 class LargestTensor(TorchDispatchMode):
     """Records the elements of the largest tensor that any operation makes."""
 
@@ -99,6 +108,13 @@ def largest_tensor(function, tokens=512, d=4, vocabulary=300):
 def test_no_tensor_is_larger_than_one_chunk_in_forward_and_backward():
     assert largest_tensor(lambda h, w, t: naive(h, w, t, 1.0)) == 512 * 300  # the measure sees what it should
     assert largest_tensor(lambda h, w, t: token_statistics(h, w, t, chunk_size=16)) == 16 * 300
+
+
+def test_renyi_entropies_need_no_larger_tensor_either():
+    hidden, weight, _ = inputs(torch.float32, 512, 4, 300)
+    with LargestTensor() as largest:
+        token_renyi2(hidden, weight, chunk_size=16)
+    assert largest.elements == 16 * 300
 
 
 def test_the_default_chunk_is_bounded():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from empg.config import Grpo
+from empg.config import Grpo, TrainRun, parse
 from empg.config import Optimiser as OptimiserConfig
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
@@ -20,7 +20,8 @@ from empg.rollouts.collect import group_episodes
 from empg.rollouts.sampler import Sampler
 from empg.training.credit import credit_batch
 from empg.training.optimiser import Optimiser
-from empg.training.update import accumulate_gradients, token_batch, update
+from empg.training.rl import Loop
+from empg.training.update import accumulate_gradients, renyi2_entropies, token_batch, update
 
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
 TEMPERATURE = 0.9
@@ -51,7 +52,7 @@ def trajectories(policy):
 
 @pytest.fixture(scope="module")
 def batch(trajectories):
-    advantage = credit_batch(trajectories, method(), 10).modulation.advantage
+    advantage = credit_batch(trajectories, method(), 10).token_advantage
     return lambda aggregation: token_batch(trajectories, advantage, aggregation, CPU)
 
 
@@ -85,7 +86,7 @@ def assert_gradients_close(found, expected, relative):
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_the_micro_batch_size_changes_nothing(policy, moved, batch, aggregation):
-    chosen = method(aggregation=aggregation)
+    chosen = method(aggregation=aggregation, entropy_coef=0.1)
     whole, metrics = gradients(moved, policy.network, batch(aggregation), chosen)
     for micro_batch_tokens in (1, 120, 250):
         parts, metrics_of_parts = gradients(moved, policy.network, batch(aggregation), chosen, micro_batch_tokens)
@@ -94,7 +95,10 @@ def test_the_micro_batch_size_changes_nothing(policy, moved, batch, aggregation)
 
 
 def padded_loss(model, reference, trajectories, advantage, chosen):
-    """The loss from padded rows and full log-softmaxes, written term by term; and the share of clipped tokens."""
+    """The loss from padded rows and full log-softmaxes, written term by term; and the share of clipped tokens.
+
+    ``advantage`` is each step's.
+    """
     rows = [np.concatenate([part for s in t.steps for part in (s.prompt_ids, s.response_ids)]) for t in trajectories]
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.long)
@@ -103,24 +107,26 @@ def padded_loss(model, reference, trajectories, advantage, chosen):
         ids[i, : len(row)] = torch.from_numpy(row)
         attention[i, : len(row)] = 1
 
-    def logprobs(network):
-        logits = network(ids, attention_mask=attention).logits[:, :-1].double() / TEMPERATURE
-        return logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    def statistics(network):
+        log_p = (network(ids, attention_mask=attention).logits[:, :-1].double() / TEMPERATURE).log_softmax(-1)
+        return log_p.gather(-1, ids[:, 1:, None])[..., 0], -(log_p.exp() * log_p).sum(-1)
 
-    new = logprobs(model)
+    new, entropy = statistics(model)
     with torch.no_grad():
-        ref = logprobs(reference)
+        ref, _ = statistics(reference)
     terms, clipped, step = [], 0, 0
     for i, trajectory in enumerate(trajectories):
         position, of_trajectory = 0, []
         for s in trajectory.steps:
             position += len(s.prompt_ids)
             for token, old in enumerate(s.logprobs.tolist()):
-                logprob, a = new[i, position + token - 1], advantage[step]
+                at = (i, position + token - 1)
+                logprob, a = new[at], advantage[step]
                 ratio = (logprob - old).exp()
                 bounded = ratio.clamp(1 - chosen.clip_low, 1 + chosen.clip_high)
-                d = ref[i, position + token - 1] - logprob
-                of_trajectory.append(-torch.min(ratio * a, bounded * a) + chosen.kl_coef * (d.exp() - d - 1))
+                d = ref[at] - logprob
+                kl, bonus = chosen.kl_coef * (d.exp() - d - 1), chosen.entropy_coef * entropy[at]
+                of_trajectory.append(-torch.min(ratio * a, bounded * a) + kl - bonus)
                 clipped += bool(bounded * a < ratio * a)
             position += len(s.response_ids)
             step += 1
@@ -137,9 +143,12 @@ def padded_loss(model, reference, trajectories, advantage, chosen):
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_the_gradient_is_that_of_a_padded_computation(policy, moved, trajectories, aggregation, tmp_path):
-    chosen = method(aggregation=aggregation, clip_low=0.05, clip_high=0.1)
-    advantage = credit_batch(trajectories, chosen, 10).modulation.advantage
-    batch = token_batch(trajectories, advantage, aggregation, CPU)
+    chosen = method(aggregation=aggregation, clip_low=0.05, clip_high=0.1, entropy_coef=0.2)
+    credited = credit_batch(trajectories, chosen, 10)
+    advantage, batch = (
+        credited.modulation.advantage,
+        token_batch(trajectories, credited.token_advantage, aggregation, CPU),
+    )
     found, metrics = gradients(moved, policy.network, batch, chosen, 200)
     models = []
     for name, network in (("moved", moved), ("reference", policy.network)):
@@ -178,6 +187,67 @@ def test_an_update_moves_probability_towards_the_advantage(policy, batch):
         for _ in range(3)
     ]
     assert losses[0] > losses[1] > losses[2]
+
+
+@pytest.mark.parametrize("coef", [0.5, -0.5], ids=["bonus", "minimisation"])
+def test_the_entropy_term_alone_moves_the_entropy(policy, trajectories, coef):
+    """Advantages of 0, no divergence: only the entropy's gradient is left."""
+    network = copy.deepcopy(policy.network)
+    optimiser = Optimiser(network, OptimiserConfig(lr=1e-3, muon_lr=1e-3))
+    tokens = sum(len(step.response_ids) for t in trajectories for step in t.steps)
+    nothing = token_batch(trajectories, torch.zeros(tokens), "token-mean", CPU)
+    losses = [
+        update(network, None, optimiser, nothing, method(entropy_coef=coef), temperature=TEMPERATURE,
+               micro_batch_tokens=10**6)["loss"] for _ in range(3)
+    ]  # fmt: skip
+    recorded = np.concatenate([step.entropies for t in trajectories for step in t.steps])
+    assert losses[0] == pytest.approx(-coef * recorded.mean(), rel=1e-4)
+    mean_entropy = [-loss / coef for loss in losses]
+    assert (mean_entropy == sorted(mean_entropy)) == (coef > 0)
+    assert (mean_entropy == sorted(mean_entropy, reverse=True)) == (coef < 0)
+
+
+def renyi2_by_hand(network, trajectory):
+    """−log Σ p² at each sampled token, step by step, from the whole conversation's logits."""
+    ids = np.concatenate([part for s in trajectory.steps for part in (s.prompt_ids, s.response_ids)])
+    hidden = network(torch.from_numpy(ids.astype(np.int64)), [len(ids)])
+    p = torch.softmax((hidden @ network.output_weight.T).double() / TEMPERATURE, -1)
+    position = 0
+    for s in trajectory.steps:
+        first = position + len(s.prompt_ids)
+        position = first + len(s.response_ids)
+        yield -p[first - 1 : position - 1].square().sum(-1).log().numpy()
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 10**6])
+@torch.no_grad()
+def test_renyi_entropies_are_those_of_the_sampling_distribution(policy, trajectories, micro_batch_tokens):
+    found = renyi2_entropies(policy.network, trajectories, temperature=TEMPERATURE,
+                             micro_batch_tokens=micro_batch_tokens)  # fmt: skip
+    expected = np.concatenate([values for t in trajectories for values in renyi2_by_hand(policy.network, t)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    recorded = np.concatenate([step.entropies for t in trajectories for step in t.steps])
+    assert (found.numpy() <= recorded + 1e-4).all()  # never above Shannon's, which the sampler recorded
+    assert found.std() > 0.1
+
+
+@pytest.mark.parametrize("entropy", ["shannon", "renyi2"])
+@torch.no_grad()
+def test_the_loop_credits_with_the_entropy_that_the_method_names(policy, trajectories, entropy):
+    loop = object.__new__(Loop)
+    loop.policy = policy
+    value = {
+        "environment": "alfworld", "data": {"type": "alfworld"}, "max_steps": 4, "system": "", "interface": {},
+        "policy": {"type": "tiny"}, "sampling": {"temperature": TEMPERATURE}, "train": {}, "seed": 0,
+        "method_name": "m", "method": {"advantage": "grpo", "modulation": "empg", "entropy": entropy},
+    }  # fmt: skip
+    loop.config = parse(TrainRun, value, "test")
+    of_steps = {
+        "shannon": [s.entropies for t in trajectories for s in t.steps],
+        "renyi2": [values for t in trajectories for values in renyi2_by_hand(policy.network, t)],
+    }
+    expected = [values.mean() for values in of_steps[entropy]]
+    np.testing.assert_allclose(loop._credit(trajectories).step_entropy, expected, atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights(policy, batch):

@@ -6,7 +6,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from empg.core.advantages import grpo, informative_groups, rloo
-from empg.core.entropy import token_statistics
+from empg.core.entropy import token_renyi2, token_statistics
 from empg.core.loss import AGGREGATIONS, policy_loss, token_weights
 from empg.core.modulation import MODULATIONS, credit, modulate
 
@@ -167,6 +167,15 @@ def test_micro_batch_size_changes_no_gradient(batch, modulation, aggregation, da
 
     cuts = data.draw(st.sets(st.integers(1, tokens - 1), max_size=tokens - 1)) if tokens > 1 else set()
     close(gradient(sorted(cuts)), gradient([]), atol=1e-12)
+
+
+@settings
+@given(st.lists(st.floats(-30, 30), min_size=2, max_size=12), st.floats(0.1, 10))
+def test_renyi_entropy_lies_between_zero_and_shannons(logits, temperature):
+    hidden, weight = torch.ones(1, 1, dtype=torch.float64), torch.tensor(logits, dtype=torch.float64)[:, None]
+    _, shannon = token_statistics(hidden, weight, torch.tensor([0]), temperature=temperature)
+    renyi = token_renyi2(hidden, weight, temperature=temperature)
+    assert 0 <= renyi.item() <= shannon.item() + 1e-12
 
 
 rewards = st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=8), min_size=1, max_size=5)

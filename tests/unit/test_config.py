@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import combinations, product
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
-from empg.config import Study, load_data, load_study, parse, train_run
+from empg.config import (
+    Study,
+    TinyPolicy,
+    evaluate_run,
+    load_data,
+    load_environments,
+    load_study,
+    parse,
+    train_run,
+    warmstart_run,
+)
 from empg.errors import ConfigError
 from empg.study.slices import prepare, schemas
 
 ROOT = Path(__file__).parents[2]
 DATA = load_data(ROOT / "config/data.yaml")
+ENVIRONMENTS = load_environments(ROOT / "config/environments.yaml")
 STUDIES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/study").glob("*.yaml"))]
 
 
-@pytest.mark.parametrize("name", ["config.schema.json", "data.schema.json"])
+@pytest.mark.parametrize("name", ["config.schema.json", "data.schema.json", "environments.schema.json"])
 def test_schemas_are_current(name):
     committed = json.loads((ROOT / "workflow/schemas" / name).read_text(encoding="utf-8"))
     assert committed == schemas()[name], "run `make schema`"
@@ -26,13 +39,48 @@ def test_schemas_are_current(name):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_studies_are_valid(path):
-    study = load_study(path, DATA)
+    study = load_study(path, DATA, ENVIRONMENTS)
     assert path.parent.name != "study" or study.study == path.stem
     jsonschema.validate(yaml.safe_load(path.read_text()), schemas()["config.schema.json"])
 
 
-def test_the_data_sets_follow_their_schema():
-    jsonschema.validate(yaml.safe_load((ROOT / "config/data.yaml").read_text()), schemas()["data.schema.json"])
+GRIDS = {name: load_study(ROOT / f"config/study/{name}.yaml", DATA, ENVIRONMENTS) for name in (
+    "paper", "ablation", "sensitivity", "entropy", "architecture", "baselines")}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_study_states_how_many_runs_it_costs(name):
+    study = GRIDS[name]
+    stated = re.search(r"^# Cost: (\d+) runs", (ROOT / f"config/study/{name}.yaml").read_text(), re.MULTILINE)
+    assert stated is not None
+    assert int(stated[1]) == len(study.environments) * len(study.methods) * len(study.seeds)
+
+
+def test_no_two_methods_of_a_study_are_the_same():
+    for study in GRIDS.values():
+        assert len({method.model_dump_json() for method in study.methods.values()}) == len(study.methods), study.study
+
+
+def test_the_sensitivity_study_has_every_pair_of_values():
+    methods = [m for m in GRIDS["sensitivity"].methods.values() if m.modulation == "empg"]
+    paper = {"k": 1.0, "k_future": 1.0, "zeta": 0.05}
+    for first, second in combinations(paper, 2):
+        (third,) = paper.keys() - {first, second}
+        pairs = [(getattr(m, first), getattr(m, second)) for m in methods if getattr(m, third) == paper[third]]
+        assert sorted(pairs) == sorted(product(sorted({a for a, _ in pairs}), sorted({b for _, b in pairs})))
+        assert len(pairs) == 9
+
+
+def test_the_architectures_differ_in_nothing_but_the_family():
+    study = GRIDS["architecture"]
+    qwen2, llama = (study.environments[name] for name in ("alfworld", "alfworld_llama"))
+    assert llama.policy == qwen2.policy.model_copy(update={"family": "llama"})
+    assert llama.model_copy(update={"policy": qwen2.policy}) == qwen2
+
+
+@pytest.mark.parametrize("name", ["data", "environments"])
+def test_what_studies_share_follows_its_schema(name):
+    jsonschema.validate(yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()), schemas()[f"{name}.schema.json"])
 
 
 def test_schema_and_models_refuse_the_same():
@@ -66,10 +114,97 @@ def test_files_are_written_only_when_their_content_changes(tmp_path):
 def test_a_study_is_named_as_its_file(tmp_path):
     config = tmp_path / "config"
     (config / "study").mkdir(parents=True)
-    (config / "data.yaml").write_text((ROOT / "config/data.yaml").read_text())
+    for name in ("data.yaml", "environments.yaml"):
+        (config / name).write_text((ROOT / "config" / name).read_text())
     (config / "study/other.yaml").write_text((ROOT / "config/config.yaml").read_text())
     with pytest.raises(
         ConfigError, match=r"other\.yaml: study: expected 'other', as the file is called, found 'quick'"
     ):
         prepare(config, "other", tmp_path / "results")
     assert not (tmp_path / "results").exists()
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+BASES = """
+rooms:
+  zeta: 0.2
+  data: alfworld
+  policy: {type: tiny, layers: 2, width: 64}
+  warmstart: {optimiser: {lr: 0.001}}
+deepsearch: {max_steps: 8}
+"""
+HEAD = "study: s\nseeds: [1]\nmethods: {grpo: {advantage: grpo}}\nenvironments:\n"
+
+
+@pytest.fixture
+def bases(tmp_path):
+    return load_environments(written(tmp_path, "environments.yaml", BASES))
+
+
+def test_an_environment_is_laid_over_its_base(tmp_path, bases):
+    text = (
+        HEAD
+        + """
+  rooms: {base: rooms}
+  llama: {base: rooms, max_steps: 9, policy: {family: llama}, warmstart: {optimiser: {muon_lr: 0.5}}}
+  large: {base: rooms, policy: {type: pretrained, model: there}}
+  deepsearch: {base: deepsearch}
+"""
+    )
+    found = load_study(written(tmp_path, "s.yaml", text), DATA, bases).environments
+    assert found["rooms"] == bases["rooms"].model_copy(update={"base": "rooms"})
+    llama = found["llama"]
+    assert (llama.max_steps, llama.zeta, llama.data) == (9, 0.2, "alfworld")
+    assert llama.policy == TinyPolicy(family="llama", layers=2, width=64)
+    assert (llama.warmstart.optimiser.lr, llama.warmstart.optimiser.muon_lr) == (0.001, 0.5)
+    assert found["large"].policy.model_dump() == {"type": "pretrained", "model": "there",
+                                                  "gradient_checkpointing": True}  # fmt: skip
+    assert found["deepsearch"].data == "deepsearch"
+
+
+def test_environments_can_share_a_data_set_and_differ_in_the_policy(tmp_path, bases):
+    text = HEAD + "  here: {data: alfworld}\n  llama: {data: alfworld, policy: {type: tiny, family: llama}}\n"
+    study = load_study(written(tmp_path, "s.yaml", text), DATA, bases)
+    here, llama = (warmstart_run(study, DATA, name) for name in ("here", "llama"))
+    assert here.data == llama.data == DATA["alfworld"]
+    assert (here.policy.family, llama.policy.family) == ("qwen2", "llama")
+    prepared = {"environment": "here", "policy": here.policy}
+    assert llama.model_copy(update=prepared) == here
+    assert evaluate_run(study, DATA, "llama", "grpo", 1).data == DATA["alfworld"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{base: attic}", r"s\.yaml: environments\.e\.base: expected one of .* rooms, deepsearch, found 'attic'"),
+        ("{base: [rooms]}", r"s\.yaml: environments\.e\.base: expected one of .*, found \['rooms'\]"),
+        ("{base: rooms, data: attic}", r"s\.yaml: environments\.e\.data: expected one of the data sets .*'attic'"),
+        (
+            "{base: rooms, policy: {layer: 2}}",
+            r"s\.yaml: environments\.e\.policy\.tiny\.layer: Extra inputs .* found 2",
+        ),
+        ("{base: rooms, policy: 2}", r"s\.yaml: environments\.e\.policy: .*found 2"),
+        ("rooms", r"s\.yaml: environments\.e: .*found 'rooms'"),
+    ],
+)
+def test_a_mistake_in_an_environment_is_named(tmp_path, bases, entry, message):
+    with pytest.raises(ConfigError, match=message):
+        load_study(written(tmp_path, "s.yaml", HEAD + f"  e: {entry}\n"), DATA, bases)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rooms: {max_step: 2}", r"environments\.yaml: rooms: max_step: Extra inputs are not permitted, found 2"),
+        ("rooms: {base: deepsearch}", r"environments\.yaml: rooms\.base: expected none, .*, found 'deepsearch'"),
+        ("- rooms", r"environments\.yaml: expected a mapping of environments, found list"),
+    ],
+)
+def test_a_mistake_in_a_base_is_named(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_environments(written(tmp_path, "environments.yaml", text))

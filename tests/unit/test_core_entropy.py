@@ -10,6 +10,7 @@ from empg.core.entropy import (
     renyi2_entropy,
     score_norm_squared,
     step_mean,
+    token_renyi2,
     token_statistics,
 )
 
@@ -61,8 +62,31 @@ def test_wrong_shapes_are_refused(hidden, weight, target):
 
 
 def test_wrong_temperature_is_refused():
-    with pytest.raises(ValueError, match="temperature: expected a number > 0, found 0"):
+    with pytest.raises(ValueError, match="temperature: expected a finite number > 0, found 0"):
         token_statistics(torch.zeros(1, 1), torch.zeros(2, 1), torch.tensor([0]), temperature=0)
+
+
+def test_token_renyi2_by_hand():
+    # p = ¼, ½, ¼: Σ p² = 3/8. A second token is certain, a third uniform over three.
+    hidden = vec(1, 1e4, 0)[:, None].requires_grad_()
+    found = token_renyi2(hidden, vec(0, math.log(2), 0)[:, None], chunk_size=2)
+    torch.testing.assert_close(found, vec(math.log(8 / 3), 0, math.log(3)))
+    assert not found.requires_grad
+
+
+def test_token_renyi2_at_another_temperature_and_precision():
+    # At temperature 2 the logits 0, ln 4, 0 are those of the test above.
+    weight = torch.tensor([0, math.log(4), 0])[:, None].bfloat16()
+    found = token_renyi2(torch.ones(1, 1).bfloat16(), weight, temperature=2.0)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(math.log(8 / 3), abs=1e-2)
+
+
+def test_token_renyi2_refuses_what_it_cannot_mean():
+    with pytest.raises(ValueError, match=r"token_renyi2: expected hidden \[tokens, d\].* found \[3, 4\] and \[7, 5\]"):
+        token_renyi2(torch.zeros(3, 4), torch.zeros(7, 5))
+    with pytest.raises(ValueError, match="temperature: expected a finite number > 0, found -1"):
+        token_renyi2(torch.zeros(1, 1), torch.zeros(2, 1), temperature=-1)
 
 
 def test_step_mean_is_unweighted_over_a_steps_tokens_in_any_order():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from empg.core.loss import AGGREGATIONS, clipped_tokens, kl_k3, policy_loss, token_weights
+from empg.core.loss import AGGREGATIONS, clipped_tokens, entropy_bonus, kl_k3, policy_loss, token_weights
 
 
 def vec(*values):
@@ -55,6 +55,16 @@ def test_on_policy_gradient_is_the_policy_gradient():
     advantage, weight = vec(1, -2, 3), vec(0.1, 0.2, 0.3)
     policy_loss(logprob, logprob.detach(), advantage, weight, clip_low=0.2, clip_high=0.2).backward()
     assert_vec(logprob.grad, -0.1, 0.4, -0.9)
+
+
+def test_entropy_bonus_by_hand():
+    # −0.1 · (0.5 · 2 + 0.25 · 4) = −0.2: more entropy, less loss. Its gradient is −0.1 times the weights.
+    entropy = vec(2, 4).requires_grad_()
+    bonus = entropy_bonus(entropy, vec(0.5, 0.25), coef=0.1)
+    bonus.backward()
+    assert bonus.item() == pytest.approx(-0.2)
+    assert_vec(entropy.grad, -0.05, -0.025)
+    assert entropy_bonus(vec(2, 4), vec(0.5, 0.25), coef=-0.1).item() == pytest.approx(0.2)  # minimisation
 
 
 def test_token_weights_by_hand():

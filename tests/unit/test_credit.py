@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from empg.config import Dapo, Gigpo, Grpo, Rloo
 from empg.core.modulation import MODULATIONS
@@ -137,3 +138,70 @@ def test_the_order_of_trajectories_does_not_matter():
     shuffled = credit_batch([BATCH[i] for i in order], chosen, max_response=10).modulation.advantage
     steps = [[0, 1], [2], [3], [4, 5]]
     np.testing.assert_allclose(shuffled, plain[[s for i in order for s in steps[i]]], atol=1e-12)
+
+
+# Token-level modulation. Of BATCH's 14 tokens the entropies run from 0 to 1.5.
+TOKENS = np.array([0.0, 0.0, 0.5, 1.5, 0.2, 0.8, 0.5, 0.25, 0.5, 1.0, 0.25, 0.75, 0.5, 0.5])
+OWNER = np.array([0, 0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 3, 3])
+STEP = np.array([0, 0, 1, 1, 2, 2, 2, 3, 4, 4, 5, 5, 5, 5])
+
+
+def by_token(advantage: str, modulation: str):
+    return method(advantage, modulation).model_copy(update={"level": "token"})
+
+
+@pytest.mark.parametrize("modulation", MODULATIONS)
+@pytest.mark.parametrize("advantage", METHODS)
+def test_token_level_by_hand(advantage, modulation):
+    found = credit_batch(BATCH, by_token(advantage, modulation), max_response=10)
+    A = np.array(OUTCOME[advantage])[OWNER] + (GIGPO_STEPS[STEP] if advantage == "gigpo" else 0)  # noqa: N806
+    h = TOKENS / 1.5
+    g, f = np.ones(14), np.zeros(14)
+    if modulation in ("empg", "empg_scale"):
+        g = 2**-h / (2**-h).mean()
+    if modulation != "none":
+        following = [1, 2, 3, None, 5, 6, None, None, 9, 10, 11, 12, 13, None]  # the trajectory's next token
+        f = np.array([0.0 if i is None else 2 ** -h[i] for i in following])
+    expected = A * g + (0.0 if modulation == "empg_scale" else ZETA) * f
+    if modulation != "none":
+        expected -= expected.mean()
+    tolerance = {"atol": 1e-5, "rtol": 0}
+    np.testing.assert_allclose(found.token_advantage, expected, **tolerance)
+    np.testing.assert_allclose(found.step_entropy, H, **tolerance)  # what the table shows of a step's entropies
+    columns = found.columns()
+    for name, values in (("advantage", expected), ("gradient_scale", g), ("clarity_bonus", f),
+                         ("normalised_entropy", h)):  # fmt: skip
+        means = [values[s == STEP].mean() for s in range(6)]
+        np.testing.assert_allclose(columns[name], means, **tolerance, err_msg=name)
+    magnitude = np.abs(expected)
+    assert found.equal_reward_mass == pytest.approx(magnitude[7:].sum() / magnitude.sum(), abs=1e-5)
+
+
+def test_a_steps_tokens_share_its_advantage():
+    found = credit_batch(BATCH, method("grpo", "empg"), max_response=10)
+    np.testing.assert_array_equal(found.token_advantage, found.modulation.advantage[STEP])
+
+
+@pytest.mark.parametrize("advantage", METHODS)
+def test_steps_of_one_token_make_the_levels_agree(advantage):
+    batch = [
+        trajectory(t.episode.group, t.episode.trajectory, t.reward,
+                   *(step(s.entropies.mean(), observation=s.observation) for s in t.steps)) for t in BATCH
+    ]  # fmt: skip
+    by_step = credit_batch(batch, method(advantage, "empg"), max_response=10)
+    np.testing.assert_allclose(
+        credit_batch(batch, by_token(advantage, "empg"), max_response=10).token_advantage, by_step.token_advantage
+    )
+
+
+@pytest.mark.parametrize("level", ["step", "token"])
+def test_other_entropies_take_the_place_of_the_recorded_ones(level):
+    chosen = method("grpo", "empg").model_copy(update={"level": level})
+    other = np.linspace(1, 0, 14, dtype=np.float32) ** 2
+    parts = iter(np.split(other, np.flatnonzero(np.diff(STEP)) + 1))
+    recorded = [replace(t, steps=[replace(s, entropies=next(parts)) for s in t.steps]) for t in BATCH]
+    found = credit_batch(BATCH, chosen, 10, token_entropy=torch.from_numpy(other))
+    expected = credit_batch(recorded, chosen, 10)
+    np.testing.assert_array_equal(found.token_advantage, expected.token_advantage)
+    assert found.columns().equals(expected.columns())
+    assert not np.allclose(found.step_entropy, H)

@@ -54,7 +54,7 @@ def written(cell: str) -> Any:
     text = cell.strip("`")
     with contextlib.suppress(ValueError):
         return float(text)
-    return {"empty": "", "—": "required"}.get(text, yaml.safe_load(text))
+    return {"empty": "", "left out": None, "—": "required"}.get(text, yaml.safe_load(text))
 
 
 def default(field: FieldInfo) -> Any:

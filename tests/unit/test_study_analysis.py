@@ -52,6 +52,10 @@ def test_learning_curve_counts_the_episodes(results: Results) -> None:
     assert curve["episodes"].unique().to_list() == [32]  # 16 a seed
     assert (curve["low"] <= curve["success"]).all()
     assert (curve["success"] <= curve["high"]).all()
+    row = curve.filter(method="grpo", iteration=3).row(0, named=True)
+    one, two = results.training().filter(method="grpo", iteration=3)["success"]
+    assert (row["seeds"], row["seeds_mean"]) == (2, pytest.approx((one + two) / 2))
+    assert row["seeds_high"] == pytest.approx(min(1.0, (one + two) / 2 + 12.706205 * abs(one - two) / 2), abs=1e-6)
 
 
 def test_histogram_by_hand() -> None:
@@ -64,6 +68,13 @@ def test_histogram_by_hand() -> None:
     assert first["share"].sum() == pytest.approx(1)
     assert (first["share"][0], first["share"][-1]) == pytest.approx((2 / 3, 1 / 3))
     assert found.filter(phase="last quarter")["share"][-1] == 1.0
+
+
+def test_every_table_of_methods_says_how_many_seeds(results: Results) -> None:
+    types = analysis.with_seeds(results.study, analysis.success_by_type(results.episodes()))
+    assert dict(types.select("method", "seeds").iter_rows()) == {"warmstart": 1, "grpo": 2, "grpo_empg": 2}
+    panels = results.panels()
+    assert analysis.with_seeds(results.study, panels).columns == panels.columns  # a row there is one seed
 
 
 BASE = {"environment": "e", "split": "valid_unseen", "mode": "sampled", "seeds": 3, "tasks": 9, "warm_start": 0.2}
@@ -106,3 +117,18 @@ def test_episode_metrics_by_hand() -> None:
     rows = [key | {"score": score, "metrics": own} for score, own in ((1.0, recall), (0.5, both), (0.0, []))]
     found = analysis.episode_metrics(pl.DataFrame(rows)).select("metric", "value", "n").rows()
     assert found == [("score", 0.5, 3), ("recall", 0.75, 2), ("searches", 3.0, 1)]
+
+
+def test_over_seeds_by_hand() -> None:
+    metrics = {"grad_norm": [1.0, 4.0], "kl": [None, None], "equal_reward_mass": [0.1, 0.3]}
+    columns = {"environment": ["e"] * 2, "method": ["m"] * 2, "seed": [1, 2], "iteration": [0, 0], **metrics}
+    found = analysis.over_seeds(pl.DataFrame(columns, schema_overrides={"kl": pl.Float64}), list(metrics))
+    assert set(found["metric"]) == {"grad_norm", "equal_reward_mass"}  # no KL was computed
+    norm = found.row(by_predicate=pl.col("metric") == "grad_norm", named=True)
+    assert (norm["mean"], norm["lowest"], norm["highest"], norm["seeds"]) == (2.5, 1.0, 4.0, 2)
+
+
+def test_parts_of_the_cost_add_up(results: Results) -> None:
+    parts = analysis.cost_by_part(results).filter(method="grpo", seed=1)
+    assert parts["cpu_seconds"].sum() == pytest.approx(1.5 + 1.5)  # training and evaluation
+    assert parts["part"].to_list() == ["collect", "update", "write", "rest", "evaluate"]

@@ -139,9 +139,9 @@ def test_several_updates_share_the_batch_among_them(count, sizes):
     parts = list(_minibatches(trajectories, credited, count))
     assert [len(part) for part, _ in parts] == sizes
     assert [t for part, _ in parts for t in part] == trajectories
-    assert all(len(advantage) == sum(len(t.steps) for t in part) for part, advantage in parts)
+    assert all(len(advantage) == 2 * sum(len(t.steps) for t in part) for part, advantage in parts)  # two tokens a step
     joined = np.concatenate([advantage for _, advantage in parts])
-    np.testing.assert_array_equal(joined, credited.modulation.advantage)
+    np.testing.assert_array_equal(joined, credited.modulation.advantage.repeat_interleave(2))
 
 
 def test_metrics_by_hand():

@@ -17,7 +17,18 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("Snakefile", "workflow", "profiles", "envs", "src", "config", "dvc.yaml", ".dvc/config", ".dvcignore")
+PARTS = (
+    "Snakefile",
+    "workflow",
+    "profiles",
+    "envs",
+    "src",
+    "config",
+    "dvc.yaml",
+    ".dvc/config",
+    ".dvc/plots",
+    ".dvcignore",
+)
 DATA_SETS = ("rooms", "other_rooms")
 STUDY: dict[str, Any] = {
     "study": "mini",

@@ -69,7 +69,7 @@ def test_a_changed_default_is_seen(fresh):
     """DVC sees the entry's own keys only."""
     assert make(fresh).returncode == 0
     before = json.loads((fresh.root / IDENTITY).read_text())
-    config = fresh.root / "src/empg/config.py"
+    config = fresh.root / "src/empg/config/data.py"
     text = config.read_text()
     assert text.count('= "small"') == 1
     config.write_text(text.replace('= "small"', '= "official"'))

@@ -65,6 +65,18 @@ def test_another_seed(planned):
     assert planned.plan() == stages(runs(seed="seed2")) | REPORT
 
 
+def test_another_method(planned):
+    another = {"advantage": "rloo", "modulation": "empg"}
+    planned.edit("config/config.yaml", lambda study: study["methods"].update(rloo_empg=another))
+    assert planned.plan() == stages({f"{name}/rloo_empg/seed1" for name in ENVIRONMENTS}) | REPORT
+
+
+def test_another_environment_on_a_data_set_that_is_there(planned):
+    llama = {"data": "rooms", "policy": {"type": "tiny", "family": "llama"}, "rollouts": {"tasks": 16}}
+    planned.edit("config/config.yaml", lambda study: study["environments"].update(llama=llama))
+    assert planned.plan() == (environment_jobs("llama") - {"data/llama"}) | REPORT
+
+
 def test_one_environments_data(planned):
     planned.edit("config/data.yaml", lambda data: data["rooms"].update(seed=7))
     assert planned.plan() == environment_jobs("rooms") | REPORT
@@ -89,7 +101,7 @@ def test_one_environments_training(planned):
         ("src/empg/study/logbook.py", {"track"}),
         ("src/empg/environments/webshop/shop.py", set()),  # both data sets are ALFWorld's
         ("src/empg/cli.py", set()),
-        ("src/empg/config.py", set()),
+        ("src/empg/config/study.py", set()),
     ],
 )
 def test_a_comment_in_one_stages_source(planned, file, stage_names):

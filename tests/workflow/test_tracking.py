@@ -268,3 +268,20 @@ def test_nothing_to_rebuild_from(tmp_path: Path) -> None:
     (tmp_path / "results" / "made_up").mkdir(parents=True)
     with pytest.raises(DataError, match="found no finished stage"):
         tracking.rebuild(tmp_path / "results" / "made_up")
+
+
+def test_a_run_names_its_environments_data_set(database: Path, tmp_path: Path) -> None:
+    """Environments of a study may share one; a run of "llama" is about the tasks of "rooms"."""
+    study = tmp_path / "results" / "families"
+    grid = {"study": "families", "seeds": [1], "methods": {"grpo": {"advantage": "grpo"}},
+            "environments": {"rooms": {}, "llama": {"data": "rooms"}}}  # fmt: skip
+    write_json(study / "config" / "study.json", grid)
+    write_json(study.parent / "data" / "rooms.json", {"name": "rooms", "path": "data/rooms", "md5": MD5})
+    shutil.copy(database, study.parent)
+    tracker = tracking.Tracker(study)
+    for environment in ("rooms", "llama"):
+        run = tracker.begin(tracking.Identity("train", environment, "grpo", 1), {})
+        (found,) = tracker.client.get_run(run.info.run_id).inputs.dataset_inputs
+        assert (found.dataset.name, found.dataset.digest) == ("rooms", MD5)
+        note = run.data.tags["mlflow.note.content"]
+        assert f"--data data/rooms --model {study}/{environment}/warmstart/model" in note

@@ -24,6 +24,7 @@ def read_study():
 
 
 study = read_study()
+DATA_SETS = [*dict.fromkeys(map(study.data_set, study.environments))]
 STUDY = f"results/{study.study}"
 RUN = f"{STUDY}/{{environment}}/{{method}}/seed{{seed}}"
 CONFIG = f"{STUDY}/config/{{environment}}"
@@ -31,7 +32,13 @@ WARMSTART = f"{STUDY}/{{environment}}/warmstart"
 ROLLOUTS = f"{STUDY}/{{environment}}/rollouts"
 
 
+def of_data_set(pattern):
+    """Input function: the pattern with the name of the environment's data set, which environments may share."""
+    return lambda wildcards: pattern.format(data_set=study.data_set(wildcards.environment))
+
+
 wildcard_constraints:
+    data_set="|".join(DATA_SETS),
     environment="|".join(study.environments),
     method="|".join(study.methods),
     seed="|".join(map(str, study.seeds)),

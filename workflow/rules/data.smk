@@ -1,18 +1,18 @@
 rule data:
     # DVC owns the files: it makes them, or takes them from its cache. What stands for them here is their hash.
     input:
-        config="results/data/config/{environment}.json",
-        sources="results/sources/{environment}/data.json",
+        config="results/data/config/{data_set}.json",
+        sources="results/sources/{data_set}/data.json",
     output:
-        identity="results/data/{environment}.json",
-        manifest="data/{environment}/manifest.json",
+        identity="results/data/{data_set}.json",
+        manifest="data/{data_set}/manifest.json",
     log:
-        "results/logs/data/{environment}.log",
+        "results/logs/data/{data_set}.log",
     priority: 60
     localrule: True
     conda:
         "../../envs/cpu.yaml"
     message:
-        "Make the data set {wildcards.environment}."
+        "Make the data set {wildcards.data_set}."
     shell:
-        "python -m empg dvc {wildcards.environment} --out {output.identity} 2> {log}"
+        "python -m empg dvc {wildcards.data_set} --out {output.identity} 2> {log}"

@@ -1,9 +1,9 @@
 rule evaluate_warmstart:
     input:
         config=f"{CONFIG}/warmstart_evaluate.json",
-        sources="results/sources/{environment}/evaluate.json",
-        identity="results/data/{environment}.json",
-        data=ancient("data/{environment}/manifest.json"),
+        sources=of_data_set("results/sources/{data_set}/evaluate.json"),
+        identity=of_data_set("results/data/{data_set}.json"),
+        data=ancient(of_data_set("data/{data_set}/manifest.json")),
         policy=f"{WARMSTART}/manifest.json",
         model=ancient(f"{WARMSTART}/model"),
     output:
@@ -32,9 +32,9 @@ rule evaluate_warmstart:
 use rule evaluate_warmstart as evaluate with:
     input:
         config=f"{CONFIG}/{{method}}/seed{{seed}}/evaluate.json",
-        sources="results/sources/{environment}/evaluate.json",
-        identity="results/data/{environment}.json",
-        data=ancient("data/{environment}/manifest.json"),
+        sources=of_data_set("results/sources/{data_set}/evaluate.json"),
+        identity=of_data_set("results/data/{data_set}.json"),
+        data=ancient(of_data_set("data/{data_set}/manifest.json")),
         policy=f"{RUN}/train/manifest.json",
         model=ancient(f"{RUN}/train/model"),
     output:

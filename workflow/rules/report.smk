@@ -5,9 +5,13 @@ rule report:
     input:
         config=f"{STUDY}/config/study.json",
         sources="results/sources/report.json",
-        identities=expand("results/data/{environment}.json", environment=study.environments),
+        identities=expand("results/data/{data_set}.json", data_set=DATA_SETS),
         warmstarts=expand(
-            [f"{WARMSTART}/manifest.json", f"{STUDY}/{{environment}}/warmstart_evaluate/manifest.json"],
+            [
+                f"{WARMSTART}/manifest.json",
+                f"{STUDY}/{{environment}}/warmstart_evaluate/manifest.json",
+                f"{ROLLOUTS}/manifest.json",
+            ],
             environment=study.environments,
         ),
         runs=expand(

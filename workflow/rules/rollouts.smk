@@ -1,9 +1,9 @@
 rule rollouts:
     input:
         config=f"{CONFIG}/rollouts.json",
-        sources="results/sources/{environment}/rollouts.json",
-        identity="results/data/{environment}.json",
-        data=ancient("data/{environment}/manifest.json"),
+        sources=of_data_set("results/sources/{data_set}/rollouts.json"),
+        identity=of_data_set("results/data/{data_set}.json"),
+        data=ancient(of_data_set("data/{data_set}/manifest.json")),
         warmstart=f"{WARMSTART}/manifest.json",
         model=ancient(f"{WARMSTART}/model"),
     output:

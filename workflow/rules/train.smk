@@ -3,9 +3,9 @@ rule train:
     # again, and a job that was cut off goes on from them. The manifest names every file.
     input:
         config=f"{CONFIG}/{{method}}/seed{{seed}}/train.json",
-        sources="results/sources/{environment}/train.json",
-        identity="results/data/{environment}.json",
-        data=ancient("data/{environment}/manifest.json"),
+        sources=of_data_set("results/sources/{data_set}/train.json"),
+        identity=of_data_set("results/data/{data_set}.json"),
+        data=ancient(of_data_set("data/{data_set}/manifest.json")),
         warmstart=f"{WARMSTART}/manifest.json",
         model=ancient(f"{WARMSTART}/model"),
         rollouts=f"{ROLLOUTS}/manifest.json",

@@ -1,9 +1,9 @@
 rule warmstart:
     input:
         config=f"{CONFIG}/warmstart.json",
-        sources="results/sources/{environment}/warmstart.json",
-        identity="results/data/{environment}.json",
-        data=ancient("data/{environment}/manifest.json"),
+        sources=of_data_set("results/sources/{data_set}/warmstart.json"),
+        identity=of_data_set("results/data/{data_set}.json"),
+        data=ancient(of_data_set("data/{data_set}/manifest.json")),
     output:
         manifest=f"{WARMSTART}/manifest.json",
         metrics=f"{WARMSTART}/metrics.parquet",

@@ -1,4 +1,4 @@
-"""Token log-probabilities and Shannon entropies with gradients in bounded memory, step entropies, and Proposition 1."""
+"""Token log-probabilities and entropies in bounded memory, step entropies, and Proposition 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from empg.core.checks import require_index, require_vector
+from empg.core.checks import require_index, require_number, require_vector
 
 # The default chunk: 2 MiB of float32 logits, which stay in a CPU's cache (750 tokens of a 700-word vocabulary), but not
 # below 64 tokens, where adding up the weight's gradient would dominate (37 MiB with a 150,000-word vocabulary).
@@ -40,13 +40,34 @@ def token_statistics(
             "token_statistics: expected hidden [tokens, d], weight [vocabulary, d] and target [tokens], "
             f"found {list(hidden.shape)}, {list(weight.shape)} and {list(target.shape)}"
         )
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected a number > 0, found {temperature}")
-    chunk_size = chunk_size or max(MIN_CHUNK, CHUNK_ELEMENTS // len(weight))
+    require_number("temperature", temperature, above=0)
     statistics: tuple[Tensor, Tensor] = _TokenStatistics.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, target, temperature, chunk_size
+        hidden, weight, target, temperature, chunk_size or _default_chunk(weight)
     )
     return statistics
+
+
+@torch.no_grad()
+def token_renyi2(hidden: Tensor, weight: Tensor, *, temperature: float = 1.0, chunk_size: int | None = None) -> Tensor:
+    """Rényi-2 (collision) entropy H₂ = −log Σ p² of each token's full-vocabulary distribution; without gradient.
+
+    Arguments, distribution, precision and memory are those of ``token_statistics``. Returns ``[tokens]`` in nats, with
+    0 ≤ H₂ ≤ H, the Shannon entropy; both are log n for n equally likely tokens.
+    """
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            "token_renyi2: expected hidden [tokens, d] and weight [vocabulary, d], "
+            f"found {list(hidden.shape)} and {list(weight.shape)}"
+        )
+    require_number("temperature", temperature, above=0)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    chunks = torch.split(hidden, chunk_size or _default_chunk(weight))
+    # Rounding may leave a certain token's entropy just below 0.
+    return torch.cat([renyi2_entropy(_logits(chunk, weight, temperature, dtype)) for chunk in chunks]).clamp_(min=0)
+
+
+def _default_chunk(weight: Tensor) -> int:
+    return max(MIN_CHUNK, CHUNK_ELEMENTS // len(weight))
 
 
 class _TokenStatistics(torch.autograd.Function):

@@ -57,6 +57,19 @@ def policy_loss(
     return -(weight * torch.minimum(ratio * advantage, clipped * advantage)).sum()
 
 
+def entropy_bonus(entropy: Tensor, weight: Tensor, *, coef: float) -> Tensor:
+    """−coef · Σ weight · H over a micro-batch's tokens, to be added to the loss: the weighted mean entropy, aggregated
+    as the surrogate is.
+
+    With coef > 0 the entropy bonus of A3C (arXiv 1602.01783, section 4); with coef < 0 entropy minimisation, the
+    token-level term of EM-FT (arXiv 2505.15134), here beside the reward and not in its place.
+
+    ``entropy`` ``[tokens]`` is the present policy's, in nats, with gradient; ``weight`` the micro-batch's slice of
+    ``token_weights``. Scalar; the gradient flows through ``entropy``.
+    """
+    return -coef * (weight * entropy).sum()
+
+
 def clipped_tokens(
     logprob: Tensor, old_logprob: Tensor, advantage: Tensor, *, clip_low: float, clip_high: float
 ) -> Tensor:

@@ -102,6 +102,11 @@ def credit(
     ``none`` hands every step its trajectory's advantage, uncentred: the baseline (g = 1, f = 0; h for the log only).
     ``empg_scale`` is ``empg`` with ζ = 0, ``empg_bonus`` is ``empg`` with g = 1.
 
+    Token-level modulation (ours, for comparison) is the same function of tokens in place of steps: ``step_entropy`` is
+    each token's own entropy and ``step_trajectory`` its trajectory, whose sampled tokens come in their order. Minimum,
+    maximum and means are then over the batch's tokens, each once; "next" is the trajectory's next sampled token, across
+    the boundaries of steps; the last token of a trajectory has no bonus.
+
     ``step_advantage`` ``[steps]`` is a step-level estimator's own term (GiGPO's), added to A_i before
     modulation (ours).
     """

@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from empg.config import Study
+from empg.files import read_json
 from empg.study.results import WARM_START, Results
 from empg.study.statistics import mean_over_seeds, paired_difference, wilson
 
@@ -35,8 +36,8 @@ def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> 
     for key, panel in panels.group_by(PANEL_KEY, maintain_order=True):
         played = episodes.filter(pl.all_horizontal(pl.col(n) == v for n, v in zip(PANEL_KEY, key, strict=True)))
         warm = float(panel.filter(pl.col("method") == WARM_START)["success"].item())
-        outcomes = {method: _outcomes(played, method, study.seeds) for method in study.methods}
-        for method, outcome in outcomes.items():
+        by_method = {method: outcomes(played, method) for method in study.methods}
+        for method, outcome in by_method.items():
             by_seed = outcome.mean(axis=1)
             success, lift = mean_over_seeds(by_seed), mean_over_seeds(by_seed - warm)
             row: dict[str, Any] = dict(zip(PANEL_KEY, key, strict=True))
@@ -45,15 +46,15 @@ def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> 
             row |= {"highest_seed": float(by_seed.max()), "warm_start": warm, "lift": lift.value}
             row |= {"lift_low": lift.low, "lift_high": lift.high, "lift_lowest_seed": float((by_seed - warm).min())}
             if method != study.baseline:
-                paired = paired_difference(outcome, outcomes[study.baseline])._asdict()
+                paired = paired_difference(outcome, by_method[study.baseline])._asdict()
                 row |= {f"difference_{name}".removesuffix("_value"): value for name, value in paired.items()}
             rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _outcomes(played: pl.DataFrame, method: str, seeds: Sequence[int]) -> NDArray[np.float64]:
-    """``[seeds, tasks]``: 1 for success; tasks in one order for all."""
-    rows = played.filter(pl.col("method") == method).sort("seed", "task")
+def outcomes(played: pl.DataFrame, method: str) -> NDArray[np.float64]:
+    """``[seeds, tasks]``: 1 for success; tasks in one order for all: by split and number."""
+    rows = played.filter(pl.col("method") == method).sort("seed", "split", "task")
     by_seed = rows.group_by("seed", maintain_order=True).agg("success")
     return np.stack([np.array(success, dtype=np.float64) for success in by_seed["success"]])
 
@@ -94,10 +95,11 @@ def episode_metrics(episodes: pl.DataFrame) -> pl.DataFrame:
 
 
 def learning_curves(training: pl.DataFrame, credited: pl.DataFrame) -> pl.DataFrame:
-    """Training success for each iteration and method, mean over seeds, with the noise of its episodes alone.
+    """Training success for each iteration and method over all seeds, with an interval for each thing drawn again.
 
-    The band is Wilson's interval for the episodes of all seeds together: it says how far the curve would move if the
-    same policies played the same tasks again, not how far apart other seeds would be.
+    ``success``, ``low`` and ``high`` are Wilson's for the episodes of all seeds together: how far the curve would move
+    if the same policies played the same tasks again. ``seeds_mean``, ``seeds_low`` and ``seeds_high`` are Student's t
+    over the seeds: how far apart other seeds would be; no interval (null) for one seed.
     """
     run = ["environment", "method", "seed", "iteration"]
     sizes = credited.group_by(run).agg(pl.col("trajectory").n_unique().alias("episodes"))
@@ -105,24 +107,40 @@ def learning_curves(training: pl.DataFrame, credited: pl.DataFrame) -> pl.DataFr
     curve = joined.group_by("environment", "method", "iteration", maintain_order=True).agg(
         pl.col("episodes").sum(),
         (pl.col("success") * pl.col("episodes")).sum().round().cast(pl.Int64).alias("successes"),
+        pl.col("success").alias("by_seed"),
     )
-    estimates = [wilson(k, n) for k, n in curve.select("successes", "episodes").iter_rows()]
-    return curve.with_columns(
-        pl.Series("success", [e.value for e in estimates]),
-        pl.Series("low", [e.low for e in estimates]),
-        pl.Series("high", [e.high for e in estimates]),
+    episodes = [wilson(k, n) for k, n in curve.select("successes", "episodes").iter_rows()]
+    seeds = [mean_over_seeds(np.array(values)) for values in curve["by_seed"]]
+    return curve.drop("by_seed").with_columns(
+        pl.Series("success", [e.value for e in episodes]),
+        pl.Series("low", [e.low for e in episodes]),
+        pl.Series("high", [e.high for e in episodes]),
+        pl.Series("seeds", curve["by_seed"].list.len()),
+        pl.Series("seeds_mean", [e.value for e in seeds]),
+        pl.Series("seeds_low", [_clip(e.low) for e in seeds], dtype=pl.Float64),
+        pl.Series("seeds_high", [_clip(e.high) for e in seeds], dtype=pl.Float64),
     )
 
 
-def seed_curves(training: pl.DataFrame) -> pl.DataFrame:
-    """The metrics of every iteration of every run, as they were written."""
-    return training.sort("environment", "method", "seed", "iteration")
+def with_seeds(study: Study, table: pl.DataFrame) -> pl.DataFrame:
+    """Adds to a table of methods that says nothing of seeds how many are in each row: ``seeds``, 1 for a warm start."""
+    if "method" not in table.columns or {"seed", "seeds"} & set(table.columns):
+        return table
+    count = pl.when(pl.col("method") == WARM_START).then(1).otherwise(len(study.seeds))
+    return table.with_columns(count.cast(pl.Int64).alias("seeds"))
 
 
-def over_seeds(training: pl.DataFrame, column: str) -> pl.DataFrame:
-    """Mean over seeds of a training metric for each iteration and method, as ``value``."""
-    key = ("environment", "method", "iteration")
-    return training.group_by(key, maintain_order=True).agg(pl.col(column).mean().alias("value"))
+def over_seeds(training: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
+    """Mean, lowest and highest seed of training metrics for each iteration and method.
+
+    Long: environment, method, iteration, metric, mean, lowest, highest, seeds. A metric that a method does not compute
+    has no rows.
+    """
+    key = ["environment", "method", "iteration"]
+    value = pl.col("value").cast(pl.Float64)
+    long = training.unpivot(metrics, index=key, variable_name="metric").drop_nulls("value")
+    summary = (value.mean().alias("mean"), value.min().alias("lowest"), value.max().alias("highest"))
+    return long.group_by(*key, "metric", maintain_order=True).agg(*summary, pl.len().cast(pl.Int64).alias("seeds"))
 
 
 def histograms(credited: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -180,6 +198,18 @@ def cost(results: Results) -> pl.DataFrame:
     )
     order = [WARM_START, "rollouts", "train", "evaluate"]
     return summed.sort(pl.col("stage").replace_strict(order, range(len(order)), default=len(order)))
+
+
+def cost_by_part(results: Results) -> pl.DataFrame:
+    """CPU seconds of each trained run by part: collect, update, write, rest, evaluate. One row a run and part."""
+    rows: list[dict[str, Any]] = []
+    for run in results.trained():
+        train, evaluate = (read_json(folder / "timing.json") for folder in (run.train, run.evaluate))
+        parts = {part: sum(i[part] for i in train["iterations"]) for part in ("collect", "update", "write")}
+        parts["rest"] = max(0.0, train["cpu_seconds"] - sum(parts.values()))
+        parts["evaluate"] = evaluate["cpu_seconds"]
+        rows += ({**run.key, "part": part, "cpu_seconds": float(seconds)} for part, seconds in parts.items())
+    return pl.DataFrame(rows)
 
 
 def verdict(study: Study, results: pl.DataFrame) -> list[str]:

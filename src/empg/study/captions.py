@@ -35,9 +35,10 @@ CAPTIONS = {
         "Training",
         "Learning curves",
         "Success of each iteration's own training episodes. These tasks are drawn anew for every iteration, those "
-        "always or never solved less often, so a curve is not the success on a panel. Left, the mean over seeds; its "
-        "band is Wilson's 95 % interval for the episodes of one iteration, all seeds together: the noise of "
-        "measuring, not the spread of seeds. Right, each run of a method, one for each seed.",
+        "always or never solved less often, so a curve is not the success on a panel. Left, the episodes of all seeds "
+        "together; the band is Wilson's 95 % interval for the episodes of one iteration: the noise of measuring, not "
+        "the spread of seeds. Right, each run of a method, one for each seed; from three seeds on with Student's t 95 "
+        "% interval for other seeds as a band.",
     ),
     "stability": Caption(
         "Training",
@@ -51,16 +52,17 @@ CAPTIONS = {
         "Entropy and credit",
         "Step entropy",
         "Share of training steps by their step entropy (mean over a step's tokens of the sampling distribution's "
-        "entropy), in the first and the last quarter of the iterations, all seeds together. The outermost 0.1 % lie "
-        "in the outer bins.",
+        "entropy), in the first and the last quarter of the iterations, all seeds together. The outermost 0.1 % lie in "
+        "the outer bins.",
     ),
     "entropy_change": Caption(
         "Entropy and credit",
         "Change of step entropy, by percentile",
-        "After the paper's Figure 3. Steps of the warm start's own rollouts, the same for every run, are read again by "
-        "each trained policy, token for token: the change is its step entropy less the warm start's. Bins hold 5 % of "
-        "the steps each, by their entropy before; mean and 95 % interval, all seeds together, as if steps were "
-        "independent. Since bins go by the entropy before, the highest fall in part by regression to the mean.",
+        "After the paper's Figure 3. Steps of the warm start's own rollouts, the same for every method, are read again "
+        "by each trained policy, token for token: the change is its step entropy less the warm start's. Bins hold 5 % "
+        "of the steps each, by their entropy before; mean over seeds, which are given different steps; the band "
+        "reaches from the lowest to the highest seed. Since bins go by the entropy before, the highest fall in part by "
+        "regression to the mean.",
     ),
     "gradient_scale": Caption(
         "Entropy and credit",
@@ -72,9 +74,9 @@ CAPTIONS = {
     "equal_reward": Caption(
         "Entropy and credit",
         "Weight of groups that cannot rank",
-        "Share of the summed absolute advantage that comes from groups whose rewards are all equal, mean over seeds. "
-        "Their outcome advantage is 0, so without a bonus the share is 0; with EMPG's clarity bonus such groups are "
-        "still trained on.",
+        "Share of the summed absolute advantage that comes from groups whose rewards are all equal, mean over seeds; "
+        "the band reaches from the lowest to the highest. Their outcome advantage is 0, so without a bonus the share "
+        "is 0; with EMPG's clarity bonus such groups are still trained on.",
     ),
     "proposition1": Caption(
         "Gradients",
@@ -87,18 +89,17 @@ CAPTIONS = {
     "gradient_norm": Caption(
         "Gradients",
         "Gradient norm against step entropy",
-        "Norm over all parameters of the gradient of a step's mean log-probability under the trained policy, for "
-        "steps drawn from the last iteration, alone, times the step's outcome advantage (before modulation) and "
-        "times its final one (after). Bins of equal count by step entropy; mean and 95 % interval, all seeds.",
+        "Norm over all parameters of the gradient of a step's mean log-probability under the trained policy, for steps "
+        "drawn from the last iteration, alone, times the step's outcome advantage (before modulation) and times its "
+        "final one (after). Bins of equal count by step entropy; mean and 95 % interval, all seeds.",
     ),
     "gradient_variance": Caption(
         "Gradients",
         "Gradient variance with and without scaling",
-        "The same steps and gradients as in the figure before, weighted in three ways: by the outcome advantage, by it "
-        "times g, and by EMPG's final advantage. Variance is the mean squared norm less the squared norm of the mean "
-        "gradient, the latter without bias from products of different steps; shown relative to the outcome "
-        "advantage's, a point for each seed. Scaling keeps the mean of g at 1 but not the size of the mean gradient, "
-        "so a lower variance alone is no better signal.",
+        "Trace of the covariance of one step's gradient times its weight, for the same steps as in the figure before: "
+        "by the outcome advantage times g (scaled) and by EMPG's final advantage, over that by the outcome advantage "
+        "alone; a point for each seed, below 1 less variance. Smaller weights alone make for less variance and less "
+        "signal alike, so the second panel divides by the square of the weights' mean size.",
     ),
     "sensitivity": Caption(
         "Sensitivity",

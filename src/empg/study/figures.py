@@ -98,10 +98,17 @@ def learning_curve(frame: pl.DataFrame, methods: Sequence[str], title: str) -> P
     return _layer(title, band, base.mark_line(strokeWidth=2).encode(y=_success()))
 
 
-def seed_curves(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
-    """Columns iteration, method, seed, success: a line for each run."""
-    line = _base(frame, title).mark_line(strokeWidth=1, opacity=0.8)
-    return line.encode(x=_iteration(), y=_success(), detail="seed:N", color=_method(methods))
+def seed_curves(frame: pl.DataFrame, interval: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
+    """Columns iteration, method, seed, success: a line for each run. ``interval``, which may have no rows, has columns
+    iteration, method, seeds_low, seeds_high: a band for each method."""
+    line = alt.Chart(frame).mark_line(strokeWidth=1, opacity=0.8)
+    lines = line.encode(x=_iteration(), y=_success(), detail="seed:N", color=_method(methods))
+    band = alt.Chart(interval).mark_area(opacity=0.18, strokeWidth=0)
+    return _layer(
+        title,
+        band.encode(x=_iteration(), y=_success("seeds_low"), y2="seeds_high:Q", color=_method(methods)),
+        lines,
+    )
 
 
 def success(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
@@ -164,35 +171,28 @@ def histogram(frame: pl.DataFrame, methods: Sequence[str], title: str, x_title: 
     )
 
 
-def lines(frame: pl.DataFrame, methods: Sequence[str], title: str, y_title: str) -> Panel:
-    """Columns iteration, method, value (a share): one line for each method."""
-    return _base(frame, title).mark_line(strokeWidth=2).encode(
-        x=_iteration(),
-        y=alt.Y("value:Q", title=y_title, axis=alt.Axis(format="%")),
-        color=_method(methods),
-    )  # fmt: skip
-
-
-def spread(frame: pl.DataFrame, methods: Sequence[str], title: str, y_title: str) -> Panel:
+def spread(frame: pl.DataFrame, methods: Sequence[str], title: str, y_title: str, *, percent: bool = False) -> Panel:
     """Columns iteration, method, mean, lowest, highest: a line with a band for each method that has rows."""
     shown = [name for name in methods if name in set(frame["method"])]
+    axis = alt.Axis(format="%") if percent else alt.Axis()
     base = alt.Chart(frame).encode(x=_iteration(), color=_method(methods).legend(values=shown))
-    band = base.mark_area(opacity=0.18, strokeWidth=0).encode(y=alt.Y("lowest:Q", title=y_title), y2="highest:Q")
-    return _layer(title, band, base.mark_line(strokeWidth=1.5).encode(y=alt.Y("mean:Q", title=y_title)))
+    low = alt.Y("lowest:Q", title=y_title, axis=axis)
+    band = base.mark_area(opacity=0.18, strokeWidth=0).encode(y=low, y2="highest:Q")
+    return _layer(title, band, base.mark_line(strokeWidth=1.5).encode(y=alt.Y("mean:Q", title=y_title, axis=axis)))
 
 
 def percentiles(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
-    """Columns method, percentile, mean, low, high: a line with intervals for each method, about 0."""
+    """Columns method, percentile, value, lowest_seed, highest_seed: a line with a band for each method, about 0."""
     base = alt.Chart(frame).encode(
         x=alt.X("percentile:Q", title="percentile of step entropy before", scale=alt.Scale(domain=[0, 100])),
         color=_method(methods),
     )
     y_title = "change of step entropy (nats)"
     zero = alt.Chart(pl.DataFrame({"y": [0.0]})).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(y="y:Q")
-    interval = base.mark_area(opacity=0.18, strokeWidth=0).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q")
-    return _layer(
-        title, zero, interval, base.mark_line(point=True, strokeWidth=1.5).encode(y=alt.Y("mean:Q", title=y_title))
-    )
+    lowest = alt.Y("lowest_seed:Q", title=y_title)
+    band = base.mark_area(opacity=0.18, strokeWidth=0).encode(y=lowest, y2="highest_seed:Q")
+    line = base.mark_line(point=True, strokeWidth=1.5).encode(y=alt.Y("value:Q", title=y_title))
+    return _layer(title, zero, band, line)
 
 
 def proposition(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
@@ -222,14 +222,14 @@ def gradient_norm(frame: pl.DataFrame, title: str) -> Panel:
     return _layer(title, interval, line)
 
 
-def ratios(frame: pl.DataFrame, title: str) -> Panel:
-    """Columns method, weight, relative (to 1): a point for each run, one row for each method and weight."""
+def ratios(frame: pl.DataFrame, name: str, title: str) -> Panel:
+    """Columns method, weight, and ``name``, a ratio: a point for each run, one row for each method and weight."""
     weights = frame["weight"].unique(maintain_order=True).to_list()
     colour = alt.Color("weight:N", scale=alt.Scale(domain=weights, range=list(COLOURS[: len(weights)])))
     one = alt.Chart(pl.DataFrame({"x": [1.0]})).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x="x:Q")
     points = alt.Chart(frame).mark_point(filled=True, size=50, opacity=0.85)
     points = points.encode(
-        x=alt.X("relative:Q", title="variance, relative to the outcome advantage's", axis=alt.Axis(tickCount=5)),
+        x=alt.X(f"{name}:Q", title="variance over the unscaled", axis=alt.Axis(tickCount=5)),
         y=alt.Y("method:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
         yOffset=alt.YOffset("weight:N", sort=weights),
         color=colour.legend(columns=1),

@@ -10,6 +10,7 @@ import polars as pl
 from empg.config import Study
 from empg.rollouts.episodes import StopReason
 from empg.study import figures
+from empg.study.aggregates import FEWEST_SEEDS
 from empg.study.captions import CAPTIONS, Caption
 from empg.study.figures import Panel
 from empg.study.results import WARM_START
@@ -22,6 +23,7 @@ ENDINGS = dict(
     zip((reason.replace("_", " ") for reason in StopReason), (GREEN, *figures.COLOURS[3:7], ORANGE), strict=True)
 )
 PARTS = {"collect": BLUE, "update": ORANGE, "write": figures.COLOURS[3], "rest": figures.COLOURS[7], "evaluate": GREEN}
+RATIOS = {"ratio": "as trained with", "ratio_at_size": "at the same size of weight"}
 METRICS = {"kl": "KL to the warm start", "grad_norm": "gradient norm", "step_entropy_mean": "step entropy (nats)"}
 
 
@@ -50,14 +52,14 @@ def plates(study: Study, tables: Tables) -> list[Plate]:
         "difference": Plate("difference", ("results",), list(_differences(study, tables))),
         "success": Plate("success", ("panels",), list(_success(tables, methods))),
         "learning_curves": Plate("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
-        "stability": Plate("stability", ("stability", "training"), list(_stability(tables, methods)), columns=3),
+        "stability": Plate("stability", ("training_course", "training"), list(_stability(tables, methods)), columns=3),
         "step_entropy": Plate(
             "step_entropy",
             ("step_entropy",),
             list(_histograms(tables["step_entropy"], methods, "step entropy (nats)")),
         ),
         "entropy_change": Plate(
-            "entropy_change", ("entropy_change", "entropy_changes"), list(_entropy_change(tables, methods))
+            "entropy_change", ("entropy_change", "rescored_steps"), list(_entropy_change(tables, methods))
         ),
         "gradient_scale": Plate(
             "gradient_scale",
@@ -67,9 +69,7 @@ def plates(study: Study, tables: Tables) -> list[Plate]:
         "equal_reward": Plate("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods))),
         "proposition1": Plate("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods))),
         "gradient_norm": Plate("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables))),
-        "gradient_variance": Plate(
-            "gradient_variance", ("gradient_variance", "gradient_norms"), list(_variance(study, tables))
-        ),
+        "gradient_variance": Plate("gradient_variance", ("gradient_moments",), list(_variance(tables))),
         "sensitivity": Plate("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
         "endings": Plate("endings", ("stop_reasons",), list(_endings(tables))),
         "cost": Plate("cost", ("cost_by_part", "cost"), list(_cost(tables))),
@@ -99,12 +99,13 @@ def _success(tables: Tables, methods: list[str]) -> Iterator[Panel]:
 def _curves(tables: Tables, methods: list[str]) -> Iterator[Panel]:
     for (environment,), part in _per(tables["learning_curves"], "environment"):
         runs = tables["training"].filter(environment=environment).select("iteration", "method", "seed", "success")
-        yield figures.learning_curve(part, methods, f"{environment}: mean over seeds")
-        yield figures.seed_curves(runs, methods, f"{environment}: every run")
+        yield figures.learning_curve(part, methods, f"{environment}: all seeds")
+        interval = part.filter(pl.col("seeds") >= FEWEST_SEEDS)
+        yield figures.seed_curves(runs, interval, methods, f"{environment}: every run")
 
 
 def _stability(tables: Tables, methods: list[str]) -> Iterator[Panel]:
-    for (environment,), part in _per(tables["stability"], "environment"):
+    for (environment,), part in _per(tables["training_course"], "environment"):
         for metric, title in METRICS.items():
             if len(rows := part.filter(metric=metric)):
                 yield figures.spread(rows, methods, f"{environment}: {title}", title)
@@ -116,13 +117,13 @@ def _histograms(table: pl.DataFrame, methods: list[str], x_title: str) -> Iterat
 
 
 def _entropy_change(tables: Tables, methods: list[str]) -> Iterator[Panel]:
-    for (environment,), part in _per(tables["entropy_change"].filter(quantity="change"), "environment"):
+    for (environment,), part in _per(tables["entropy_change"], "environment"):
         yield figures.percentiles(part, methods, environment)
 
 
 def _equal_reward(tables: Tables, methods: list[str]) -> Iterator[Panel]:
     for (environment,), part in _per(tables["equal_reward"], "environment"):
-        yield figures.lines(part, methods, environment, "share of |advantage|")
+        yield figures.spread(part, methods, environment, "share of |advantage|", percent=True)
 
 
 def _proposition1(tables: Tables, methods: list[str]) -> Iterator[Panel]:
@@ -145,10 +146,12 @@ def _norms(study: Study, tables: Tables) -> Iterator[Panel]:
         yield figures.gradient_norm(part, f"{environment}: {method}")
 
 
-def _variance(study: Study, tables: Tables) -> Iterator[Panel]:
-    scaled = pl.col("method").is_in(modulated(study)) & (pl.col("weight") != "outcome advantage")
-    for (environment,), part in _per(tables["gradient_variance"].filter(scaled).drop_nulls("relative"), "environment"):
-        yield figures.ratios(part, environment)
+def _variance(tables: Tables) -> Iterator[Panel]:
+    scaled = tables["gradient_moments"].filter(pl.col("weight") != "outcome")
+    for (environment,), part in _per(scaled, "environment"):
+        for name, title in RATIOS.items():
+            if len(rows := part.drop_nulls(name)):
+                yield figures.ratios(rows, name, f"{environment}: {title}")
 
 
 def _sensitivity(study: Study, tables: Tables) -> Iterator[Panel]:

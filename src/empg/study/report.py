@@ -16,7 +16,8 @@ from markupsafe import Markup
 from empg.config import Study, parse, read_yaml
 from empg.files import atomic_directory, atomic_path, read_json, write_json, write_text
 from empg.provenance import stage
-from empg.study import analysis, dynamics, figures, trajectories
+from empg.study import analysis, course, entropy_change, figures, trajectories
+from empg.study.aggregates import FEWEST_SEEDS, aggregate_table
 from empg.study.plates import Plate, plates
 from empg.study.results import WARM_START, Results, Run
 from empg.study.sensitivity import sensitivity
@@ -47,6 +48,7 @@ PAPER = {
     ),
 }
 GRADIENTS = ("norm", "before", "after")
+STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradient_variance")
 CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy", "gradient_scale")
 
 
@@ -58,7 +60,11 @@ def run(config: Path, results: Path, out: Path) -> None:
     study = parse(Study, read_yaml(config), str(config))
     read = Results(study, results)
     inputs = {
-        folder.relative_to(results).as_posix(): folder for run in read.runs() for folder in (run.train, run.evaluate)
+        folder.relative_to(results).as_posix(): folder
+        for folder in [
+            *(folder for run in read.runs() for folder in (run.train, run.evaluate)),
+            *(results / environment / "rollouts" for environment in study.environments),
+        ]
     }
     with stage("report", study, out, inputs=inputs):
         tables = make_tables(read)
@@ -69,7 +75,7 @@ def run(config: Path, results: Path, out: Path) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # altair's remarks on the panels' differing legends
                 write_text(out / "figures" / f"{plate.name}.svg", figures.to_svg(plate.whole(), themed=False))
-        write_json(out / "metrics.json", metrics(tables["results"]))
+        write_json(out / "metrics.json", metrics(tables["results"], tables["aggregates"]))
         templates = environment()
         with atomic_directory(out / "trajectories") as folder:
             for run in read.trained():
@@ -79,29 +85,51 @@ def run(config: Path, results: Path, out: Path) -> None:
 
 def make_tables(results: Results) -> dict[str, pl.DataFrame]:
     """Every table of the report by name."""
-    from empg.study.proposition import bin_means, equal_counts, equal_widths, measure
-
     study = results.study
     panels, episodes, training = results.panels(), results.episodes(), results.training()
     credited = pl.concat(results.credited(run, CREDITED_COLUMNS) for run in results.trained())
-    measured = [measure(results, run) for run in results.trained()]
-    score_norms, gradient_norms = (pl.concat(pair[i] for pair in measured) for i in (0, 1))
+    rescored = pl.concat(entropy_change.rescored_steps(results, run) for run in results.trained())
+    progress = course.training_progress(results, training, credited)
+    efficiency = course.sample_efficiency(study, progress)
     scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
-    per = ["environment", "method"]
     trained = credited.filter(pl.col("trained"))
-    changes = pl.concat(dynamics.entropy_changes(results, run) for run in results.trained())
     result_table = analysis.result_table(study, panels, episodes)
-    return {
+    tables = {
         "results": result_table,
+        "aggregates": aggregate_table(study, episodes),
         "panels": panels,
         "success_by_type": analysis.success_by_type(episodes),
         "stop_reasons": analysis.stop_reasons(episodes),
         "episode_metrics": analysis.episode_metrics(episodes),
         "learning_curves": analysis.learning_curves(training, credited),
         "training": training,
+        "training_course": analysis.over_seeds(training, ["kl", "grad_norm", "step_entropy_mean"]),
+        "stability": course.stability(study, progress, training, entropy_change.forward_kl(rescored)),
+        "progress": progress,
+        "sample_efficiency": efficiency,
+        "efficiency": course.efficiency_over_seeds(efficiency),
         "step_entropy": analysis.histograms(trained, "step_entropy"),
         "gradient_scale": analysis.histograms(trained.filter(pl.col("method").is_in(scaled)), "gradient_scale"),
-        "equal_reward": analysis.over_seeds(training, "equal_reward_mass"),
+        "equal_reward": analysis.over_seeds(training, ["equal_reward_mass"]),
+        "rescored_steps": rescored,
+        "entropy_change": entropy_change.entropy_change(rescored, study.baseline),
+        **gradient_tables(results),
+        "sensitivity": sensitivity(study, result_table),
+        "cost": analysis.cost(results),
+        "cost_by_part": analysis.cost_by_part(results),
+    }
+    return {name: analysis.with_seeds(study, table) for name, table in tables.items()}
+
+
+def gradient_tables(results: Results) -> dict[str, pl.DataFrame]:
+    """What was measured on the trained networks: Proposition 1, norms and variance of gradients."""
+    from empg.study.proposition import bin_means, equal_counts, equal_widths, measure
+
+    measured = [measure(results, run) for run in results.trained()]
+    score_norms, gradient_norms, moments = (pl.concat(parts[i] for parts in measured) for i in (0, 1, 2))
+    ratios = course.gradient_ratios(moments)
+    per = ["environment", "method"]
+    return {
         "score_norms": score_norms,
         "proposition1": bin_means(
             score_norms, "renyi2", ["measured", "expected"], bins=equal_widths("renyi2", 24), per=per
@@ -110,13 +138,8 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
         "gradient_norm": bin_means(
             gradient_norms, "step_entropy", list(GRADIENTS), bins=equal_counts("step_entropy", 6), per=per
         ),
-        "gradient_variance": dynamics.gradient_variance(gradient_norms),
-        "stability": dynamics.stability(training),
-        "entropy_changes": changes,
-        "entropy_change": dynamics.by_percentile(changes),
-        "sensitivity": sensitivity(study, result_table),
-        "cost": analysis.cost(results),
-        "cost_by_part": dynamics.cost_by_part(results),
+        "gradient_moments": ratios,
+        "gradient_variance": course.gradient_variance(ratios),
     }
 
 
@@ -128,14 +151,19 @@ def save_table(table: pl.DataFrame, folder: Path, name: str) -> None:
         table.write_csv(path)
 
 
-def metrics(result_table: pl.DataFrame) -> dict[str, Any]:
-    """Environment → split → mode → method → numbers: what ``dvc metrics show`` reads."""
+def metrics(result_table: pl.DataFrame, aggregates: pl.DataFrame) -> dict[str, Any]:
+    """Environment → split → mode → method → numbers that are there: what ``dvc metrics show`` reads."""
     nested: dict[str, Any] = {}
-    for row in result_table.iter_rows(named=True):
-        place = nested
-        for name in (*analysis.PANEL_KEY, "method"):
-            place = place.setdefault(row[name], {})
-        place |= {name: row[name] for name in ("success", "low", "high", "lift")}
+    chosen = {
+        "success": result_table, "low": result_table, "high": result_table, "lift": result_table,
+        "difference": result_table, "interquartile_mean": aggregates, "improvement": aggregates,
+    }  # fmt: skip
+    for name, table in chosen.items():
+        for row in table.drop_nulls(name).iter_rows(named=True):
+            place = nested
+            for level in (*analysis.PANEL_KEY, "method"):
+                place = place.setdefault(row[level], {})
+            place[name] = row[name]
     return nested
 
 
@@ -151,6 +179,7 @@ def environment() -> Environment:
     templates.filters |= {
         "percent": analysis.percent,
         "points": analysis.points,
+        "numeral": numeral,
         "anchor": lambda title: title.lower().replace(" ", "-"),
     }
     return templates
@@ -171,7 +200,23 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]
         cost=tables["cost"].to_dicts(),
         paper={name: dict(zip(("title", "heads", "rows"), table, strict=True)) for name, table in PAPER.items()},
         runs=[run_view(results, run) for run in results.runs()],
+        statistics={name: tables[name].to_dicts() for name in STATISTICS},
+        fewest_seeds=FEWEST_SEEDS,
+        window=course.WINDOW,
+        range_width=100 // entropy_change.BINS,
     )
+
+
+def numeral(value: float, style: str) -> str:
+    """A number as ``percent``, ``share`` (whole percent), ``points``, ``whole`` or ``plain`` (three digits)."""
+    styles = {
+        "percent": analysis.percent,
+        "share": "{:.0%}".format,
+        "points": analysis.points,
+        "whole": "{:,.0f}".format,
+        "plain": "{:.3g}".format,
+    }
+    return styles[style](value).replace("-", "−")
 
 
 def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: str) -> dict[str, Any]:

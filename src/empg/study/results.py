@@ -112,6 +112,11 @@ class Results:
             raise DataError(f"{run.train / 'rollouts'}: expected iteration_*.parquet, found none")
         return files
 
+    def iteration_seconds(self, run: Run) -> list[float | None]:
+        """CPU seconds of each iteration of one run; null for those that ended before a training that was resumed."""
+        seconds: list[float | None] = [sum(i.values()) for i in read_json(run.train / "timing.json")["iterations"]]
+        return [None] * (len(self.rollout_files(run)) - len(seconds)) + seconds
+
     def timings(self) -> Iterator[tuple[str, dict[str, Any], Path]]:
         """(stage, content, file) of every ``timing.json`` under the study's folder."""
         for path in sorted(self.root.rglob("timing.json")):

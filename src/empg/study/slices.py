@@ -16,10 +16,12 @@ from pydantic import TypeAdapter
 from empg import provenance
 from empg.config import (
     Data,
+    EnvironmentStudy,
     Model,
     Study,
     evaluate_run,
     load_data,
+    load_environments,
     load_study,
     rollouts_run,
     train_run,
@@ -41,7 +43,7 @@ def prepare(config: Path, study_name: str | None, results: Path) -> Study:
     """
     data = load_data(config / "data.yaml")
     path = config / "study" / f"{study_name}.yaml" if study_name else config / "config.yaml"
-    study = load_study(path, data)
+    study = load_study(path, data, load_environments(config / "environments.yaml"))
     if study_name and study.study != study_name:
         raise ConfigError(f"{path}: study: expected {study_name!r}, as the file is called, found {study.study!r}")
     for key, reserved in RESERVED.items():
@@ -61,12 +63,13 @@ def _contents(study: Study, data: dict[str, Data], results: Path) -> Iterator[tu
         yield results / "sources" / f"{stage}.json", provenance.source_hashes(provenance.STAGES[stage])
     folder = results / study.study / "config"
     models: dict[Path, Model] = {folder / "study.json": study}
+    for name in dict.fromkeys(map(study.data_set, study.environments)):
+        for stage in provenance.STAGES.keys() - set(OF_THE_STUDY):
+            hashes = provenance.source_hashes(provenance.STAGES[stage], data[name].type)
+            yield results / "sources" / name / f"{stage}.json", hashes
+        models[results / "data" / "config" / f"{name}.json"] = data[name]
     for environment in study.environments:
         own = folder / environment
-        for stage in provenance.STAGES.keys() - set(OF_THE_STUDY):
-            hashes = provenance.source_hashes(provenance.STAGES[stage], data[environment].type)
-            yield results / "sources" / environment / f"{stage}.json", hashes
-        models[results / "data" / "config" / f"{environment}.json"] = data[environment]
         models[own / "warmstart.json"] = warmstart_run(study, data, environment)
         models[own / "rollouts.json"] = rollouts_run(study, data, environment)
         models[own / "warmstart_evaluate.json"] = evaluate_run(study, data, environment, "warmstart", 0)
@@ -80,8 +83,9 @@ def _contents(study: Study, data: dict[str, Data], results: Path) -> Iterator[tu
 
 
 def schemas() -> dict[str, Any]:
-    """File name → JSON schema of ``config/config.yaml`` and of ``config/data.yaml``."""
+    """File name → JSON schema of a study, of ``config/data.yaml`` and of ``config/environments.yaml``."""
     return {
         "config.schema.json": Study.model_json_schema(),
         "data.schema.json": TypeAdapter(dict[str, Data]).json_schema(),
+        "environments.schema.json": TypeAdapter(dict[str, EnvironmentStudy]).json_schema(),
     }

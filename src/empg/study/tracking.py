@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from empg.config import Model
+from empg.config import Model, Study, parse
 from empg.files import read_json
 from empg.provenance import json_digest
 
@@ -124,7 +124,8 @@ class Tracker:
         run = self.client.create_run(self.experiment, start_time=start, tags=tags, run_name=identity.name)
         params = [Param(key, value[:6000]) for key, value in flatten(config).items()]
         self.client.log_batch(run.info.run_id, params=params)
-        self._log_dataset(run, identity.environment)
+        if identity.environment:
+            self._log_dataset(run, data_set(self.study, identity.environment))
         return run
 
     def resume(self, identity: Identity, config: Mapping[str, Any]) -> Run:
@@ -146,17 +147,17 @@ class Tracker:
             self.client.delete_traces(self.experiment, trace_ids=traces)
         self.client.delete_run(run.info.run_id)
 
-    def _log_dataset(self, run: Run, environment: str) -> None:
+    def _log_dataset(self, run: Run, name: str) -> None:
         """The task data under the hash that DVC knows it by."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        path = self.root / "data" / f"{environment}.json"
-        if not environment or not path.exists():
+        path = self.root / "data" / f"{name}.json"
+        if not path.exists():
             return
         identity = read_json(path)
         profile = {key: identity[key] for key in ("size", "nfiles") if key in identity}
         source = json.dumps({"uri": identity["path"]})
-        dataset = Dataset(environment, identity["md5"], "local", source, profile=json.dumps(profile))
+        dataset = Dataset(name, identity["md5"], "local", source, profile=json.dumps(profile))
         tag = InputTag("mlflow.data.context", "tasks")
         self.client.log_inputs(run.info.run_id, [DatasetInput(dataset, [tag])])
 
@@ -169,16 +170,23 @@ DESCRIPTIONS = {
 }
 
 
+def data_set(study: Path, environment: str) -> str:
+    """The name of the environment's data set; several environments of a study may share one."""
+    path = study / "config" / "study.json"
+    return parse(Study, read_json(path), str(path)).data_set(environment)
+
+
 def command(study: Path, identity: Identity) -> str:
     """What makes this run's results."""
     if identity.stage == "report":
         return f"empg report --config {study}/config/study.json --results {study} --out {study}/report"
     place = f"{identity.method}/seed{identity.seed}/train" if identity.stage == "train" else identity.stage
     environment, folder = identity.environment, f"{study}/{identity.environment}"
+    data = f"data/{data_set(study, environment)}"
     model = "" if identity.stage == "warmstart" else f" --model {folder}/warmstart/model"
     rollouts = f" --rollouts {folder}/rollouts" if identity.stage == "train" else ""
     config = f"{study}/config/{environment}/{place}.json"
-    return f"empg {identity.stage} --config {config} --data data/{environment}{model}{rollouts} --out {folder}/{place}"
+    return f"empg {identity.stage} --config {config} --data {data}{model}{rollouts} --out {folder}/{place}"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from empg.core.entropy import token_statistics
+from empg.core.entropy import token_renyi2, token_statistics
 from empg.policy.transformer import Transformer
 
 
@@ -40,6 +40,12 @@ class Pack:
         """Log-probability and entropy (nats) of each masked token, ``[targets]``, with gradients."""
         hidden = network(self.ids, self.lengths)[self.target - 1]
         return token_statistics(hidden, network.output_weight, self.ids[self.target], temperature=temperature)
+
+    @torch.no_grad()
+    def renyi2(self, network: Transformer, temperature: float = 1.0) -> Tensor:
+        """Rényi-2 entropy (nats) of the distribution of each masked token, ``[targets]``, without gradient."""
+        hidden = network(self.ids, self.lengths)[self.target - 1]
+        return token_renyi2(hidden, network.output_weight, temperature=temperature)
 
 
 def packs(conversations: Sequence[Conversation], max_tokens: int, device: torch.device) -> Iterator[Pack]:

@@ -33,7 +33,7 @@ from empg.seeding import derive_seed
 from empg.training import checkpoint
 from empg.training.credit import Credit, credit_batch, groups_of
 from empg.training.optimiser import Optimiser, learning_rate_factor
-from empg.training.update import token_batch, update
+from empg.training.update import renyi2_entropies, token_batch, update
 
 Metrics = dict[str, float | None]
 
@@ -102,7 +102,7 @@ class Loop:
         version = self.progress.updates
         kept, dropped = self.collect(iteration)
         clock.append(time.process_time())
-        credited = credit_batch(kept, self.config.method, self.config.sampling.max_response, train.reward)
+        credited = self._credit(kept)
         parts = [self._update(*part) for part in _minibatches(kept, credited, train.updates)]
         clock.append(time.process_time())
         self._write_rollouts(iteration, version, kept, dropped, credited)
@@ -120,6 +120,13 @@ class Loop:
             dict(zip(("collect", "update", "write"), np.diff(clock).tolist(), strict=True))
         )
         return metrics
+
+    def _credit(self, trajectories: list[Trajectory]) -> Credit:
+        config, entropies = self.config, None
+        if config.method.entropy == "renyi2":
+            entropies = renyi2_entropies(self.policy.network, trajectories, temperature=config.sampling.temperature,
+                                         micro_batch_tokens=config.train.micro_batch_tokens)  # fmt: skip
+        return credit_batch(trajectories, config.method, config.sampling.max_response, config.train.reward, entropies)
 
     def collect(self, iteration: int) -> tuple[list[Trajectory], list[Trajectory]]:
         """The iteration's trajectories: those to train on, and those that dynamic sampling dropped."""
@@ -195,12 +202,13 @@ class Loop:
 
 def _minibatches(trajectories: list[Trajectory], credited: Credit,
                  count: int) -> Iterator[tuple[list[Trajectory], Tensor]]:  # fmt: skip
-    """The batch's trajectories and their steps' advantages, in ``count`` parts of whole trajectories."""
-    steps = np.cumsum([0] + [len(t.steps) for t in trajectories])
+    """The batch's trajectories and their tokens' advantages, in ``count`` parts of whole trajectories."""
+    tokens = np.cumsum([0] + [sum(len(step.response_ids) for step in t.steps) for t in trajectories])
+    advantage = credited.token_advantage
     bounds = np.linspace(0, len(trajectories), count + 1).astype(int)
     for start, end in pairwise(bounds):
         if end > start:
-            yield trajectories[start:end], credited.modulation.advantage[steps[start] : steps[end]]
+            yield trajectories[start:end], advantage[tokens[start] : tokens[end]]
 
 
 def batch_metrics(kept: list[Trajectory], dropped: list[Trajectory], credited: Credit) -> Metrics:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from empg.config import Method
-from empg.core.loss import clipped_tokens, kl_k3, policy_loss, token_weights
+from empg.core.loss import clipped_tokens, entropy_bonus, kl_k3, policy_loss, token_weights
 from empg.errors import DivergenceError
 from empg.policy.transformer import Transformer
 from empg.rollouts.episodes import Trajectory
@@ -35,17 +35,28 @@ def conversation(trajectory: Trajectory) -> Conversation:
     return Conversation(np.concatenate(parts), np.concatenate(mask))
 
 
-def token_batch(trajectories: Sequence[Trajectory], step_advantage: Tensor, aggregation: str,
+def renyi2_entropies(network: Transformer, trajectories: Sequence[Trajectory], *, temperature: float,
+                     micro_batch_tokens: int) -> Tensor:  # fmt: skip
+    """Rényi-2 entropy (nats) of the distribution that each sampled token came from, ``[tokens]``, on the CPU.
+
+    The rollouts hold Shannon entropies. Before its first update of an iteration the network is still the one that
+    sampled, so one pass without gradients gives what the sampler would have recorded.
+    """
+    conversations = [conversation(t) for t in trajectories]
+    parts = packs(conversations, micro_batch_tokens, network.embedding.device)
+    return torch.cat([pack.renyi2(network, temperature) for pack in parts]).cpu()
+
+
+def token_batch(trajectories: Sequence[Trajectory], token_advantage: Tensor, aggregation: str,
                 device: torch.device) -> TokenBatch:  # fmt: skip
-    """Spread each step's advantage over its tokens; weights over the whole optimiser step."""
-    response = torch.tensor([len(step.response_ids) for t in trajectories for step in t.steps])
+    """The sampled tokens with their advantages (``[tokens]``); weights over the whole optimiser step."""
     sampled = torch.tensor([sum(len(step.response_ids) for step in t.steps) for t in trajectories])
     old_logprob = np.concatenate([step.logprobs for t in trajectories for step in t.steps])
     weight = token_weights(aggregation, torch.repeat_interleave(sampled), len(trajectories))
     return TokenBatch(
         [conversation(t) for t in trajectories],
         torch.from_numpy(old_logprob).to(device),
-        torch.repeat_interleave(step_advantage, response).float().to(device),
+        token_advantage.float().to(device),
         weight.to(device),
     )
 
@@ -57,7 +68,7 @@ def accumulate_gradients(network: Transformer, reference: Transformer | None, ba
     clip = {"clip_low": method.clip_low, "clip_high": method.clip_high}
     for pack in packs(batch.conversations, micro_batch_tokens, network.embedding.device):
         old, advantage, weight = (x[pack.rows] for x in (batch.old_logprob, batch.advantage, batch.weight))
-        logprob, _ = pack.statistics(network, temperature)
+        logprob, entropy = pack.statistics(network, temperature)
         loss = policy_loss(logprob, old, advantage, weight, **clip)
         if reference is not None:
             with torch.no_grad():
@@ -65,6 +76,8 @@ def accumulate_gradients(network: Transformer, reference: Transformer | None, ba
             kl = (weight * kl_k3(logprob, ref_logprob)).sum()
             loss = loss + method.kl_coef * kl
             totals["kl"] += float(kl.detach())
+        if method.entropy_coef:
+            loss = loss + entropy_bonus(entropy, weight, coef=method.entropy_coef)
         loss.backward()  # type: ignore[no-untyped-call]
         totals["loss"] += float(loss.detach())
         totals["clip_fraction"] += float(clipped_tokens(logprob, old, advantage, **clip).sum())

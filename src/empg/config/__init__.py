@@ -1,0 +1,70 @@
+"""The configuration: frozen models that refuse unknown keys. Class defaults are the vetted settings.
+
+``config/data.yaml`` names data sets (what DVC owns), ``config/environments.yaml`` the settings that studies share;
+``config/config.yaml`` and ``config/study/*.yaml`` describe studies. Every stage gets the slice that it needs as a JSON
+file, so that changing one setting reruns only what depends on it.
+"""
+
+from __future__ import annotations
+
+from empg.config.base import Model, Name, Positive
+from empg.config.data import AlfworldData, Data, DeepsearchData, QuestionSizes, ShopSizes, Sizes, WebshopData
+from empg.config.methods import Dapo, Gigpo, Grpo, Method, Rloo
+from empg.config.policy import Interface, Policy, PretrainedPolicy, Sampling, TinyPolicy
+from empg.config.reading import DATA, load_data, load_environments, load_study, parse, read_yaml
+from empg.config.slices import (
+    EvaluateRun,
+    RolloutsRun,
+    TrainRun,
+    WarmStartRun,
+    evaluate_run,
+    rollouts_run,
+    train_run,
+    warmstart_run,
+)
+from empg.config.stages import Evaluate, Optimiser, Rollouts, Train, WarmStart
+from empg.config.study import EnvironmentStudy, Study
+
+__all__ = [
+    "DATA",
+    "AlfworldData",
+    "Dapo",
+    "Data",
+    "DeepsearchData",
+    "EnvironmentStudy",
+    "Evaluate",
+    "EvaluateRun",
+    "Gigpo",
+    "Grpo",
+    "Interface",
+    "Method",
+    "Model",
+    "Name",
+    "Optimiser",
+    "Policy",
+    "Positive",
+    "PretrainedPolicy",
+    "QuestionSizes",
+    "Rloo",
+    "Rollouts",
+    "RolloutsRun",
+    "Sampling",
+    "ShopSizes",
+    "Sizes",
+    "Study",
+    "TinyPolicy",
+    "Train",
+    "TrainRun",
+    "WarmStart",
+    "WarmStartRun",
+    "WebshopData",
+    "evaluate_run",
+    "load_data",
+    "load_environments",
+    "load_study",
+    "parse",
+    "read_yaml",
+    "rollouts_run",
+    "train_run",
+    "warmstart_run",
+]

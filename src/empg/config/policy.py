@@ -1,0 +1,76 @@
+"""The policy, how it is sampled and what an agent meets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from empg.config.base import Model, Positive
+
+
+class TinyPolicy(Model):
+    """A small network made from nothing, with a tokenizer trained on the environment's text.
+
+    ``induction`` starts it with heads that repeat sequences: for names of several tokens.
+    """
+
+    type: Literal["tiny"] = "tiny"
+    family: Literal["qwen2", "llama"] = "qwen2"
+    vocab_size: Positive = 1000
+    width: Positive = 96
+    layers: Positive = 3
+    heads: Positive = 4
+    kv_heads: Positive = 2
+    mlp_width: Positive = 256
+    max_positions: Positive = 1024
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    induction: bool = False
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> TinyPolicy:
+        if self.width % (2 * self.heads) or self.heads % self.kv_heads:
+            raise ValueError(
+                f"expected width divisible by 2·heads and heads by kv_heads, "
+                f"found width={self.width}, heads={self.heads}, kv_heads={self.kv_heads}"
+            )
+        return self
+
+
+class PretrainedPolicy(Model):
+    """Any Qwen2-, Qwen3- or Llama-family causal LM with a chat template: a folder or a hub id."""
+
+    type: Literal["pretrained"]
+    model: str
+    gradient_checkpointing: bool = True
+
+
+Policy = Annotated[TinyPolicy | PretrainedPolicy, Field(discriminator="type")]
+
+
+class Sampling(Model):
+    """How episodes are sampled. The loss uses the same temperature.
+
+    ``max_refused`` invalid actions in a row end an episode; 0 lets it go on to its step limit. ``rows`` episodes are in
+    play at once.
+    """
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    max_response: Positive = 40
+    max_context: Positive = 1024
+    max_refused: Annotated[int, Field(ge=0)] = 2
+    rows: Positive = 256
+
+
+class Interface(Model):
+    """What an agent sees and may do in WebShop (``observation``) and Deep Search (the rest); ALFWorld has no choice.
+
+    ``retriever`` is ``local``, the data set's own index, or the address of a server. A search shows ``top_k``
+    documents, in at most ``max_observation`` characters.
+    """
+
+    observation: Literal["text", "text_rich"] = "text_rich"
+    retriever: Annotated[str, Field(pattern=r"^(local|https?://\S+)$")] = "local"
+    top_k: Positive = 3
+    max_searches: Positive = 8
+    max_observation: Positive = 2000

@@ -1,0 +1,103 @@
+"""From YAML files to models, with errors that name file, key, what was expected and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from empg.config.data import Data
+from empg.config.study import EnvironmentStudy, Study
+from empg.errors import ConfigError
+
+T = TypeVar("T")
+DATA: TypeAdapter[Data] = TypeAdapter(Data)
+
+
+def parse(model: type[T] | TypeAdapter[T], value: Any, where: str) -> T:
+    """Validate; raises :class:`ConfigError` that names the file, each key, what was expected and what was found."""
+    adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        lines = [
+            f"{where}: {'.'.join(str(part) for part in e['loc']) or '(top level)'}: {e['msg']}, found {e['input']!r}"
+            for e in error.errors()
+        ]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Raises :class:`ConfigError` that names the file when it is missing or not YAML."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: expected a YAML file, found none") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: expected YAML, found {error}") from None
+
+
+def load_data(path: Path) -> dict[str, Data]:
+    """The data sets of ``config/data.yaml`` by name."""
+    return {name: parse(DATA, entry, f"{path}: {name}") for name, entry in _entries(path, "data set names")}
+
+
+def load_environments(path: Path) -> dict[str, EnvironmentStudy]:
+    """The settings of ``config/environments.yaml`` by name; an entry without ``data`` has the data set of that name."""
+    environments = {}
+    for name, entry in _entries(path, "environments"):
+        settings = parse(EnvironmentStudy, entry, f"{path}: {name}")
+        if settings.base is not None:
+            raise ConfigError(
+                f"{path}: {name}.base: expected none, since this is where bases are, found {settings.base!r}"
+            )
+        environments[name] = settings.model_copy(update={"data": settings.data or name})
+    return environments
+
+
+def load_study(path: Path, data: dict[str, Data], environments: dict[str, EnvironmentStudy]) -> Study:
+    """A study. Its environments that have a ``base`` are laid over that entry of ``environments``.
+
+    Raises :class:`ConfigError` for a base or a data set that does not exist, and for what :func:`parse` refuses.
+    """
+    value = read_yaml(path)
+    if isinstance(value, dict) and isinstance(entries := value.get("environments"), dict):
+        over = {
+            name: _over_base(entry, environments, f"{path}: environments.{name}") for name, entry in entries.items()
+        }
+        value = value | {"environments": over}
+    study = parse(Study, value, str(path))
+    for name, settings in study.environments.items():
+        if (data_set := study.data_set(name)) not in data:
+            key = f"environments.{name}" if settings.data is None else f"environments.{name}.data"
+            raise ConfigError(f"{path}: {key}: expected one of the data sets {', '.join(data)}, found {data_set!r}")
+    return study
+
+
+def _entries(path: Path, what: str) -> ItemsView[str, Any]:
+    value = read_yaml(path)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a mapping of {what}, found {type(value).__name__}")
+    return value.items()
+
+
+def _over_base(entry: Any, environments: dict[str, EnvironmentStudy], where: str) -> Any:
+    base = entry.get("base") if isinstance(entry, dict) else None
+    if base is None:
+        return entry
+    if not isinstance(base, str) or base not in environments:
+        known = ", ".join(environments)
+        raise ConfigError(f"{where}.base: expected one of environments.yaml's entries {known}, found {base!r}")
+    return _laid_over(environments[base].model_dump(mode="json"), entry)
+
+
+def _laid_over(base: Any, change: Any) -> Any:
+    """``change`` over ``base``, key by key at every depth; of a section of another ``type`` nothing is kept."""
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    if change.get("type", base.get("type")) != base.get("type"):
+        return change
+    return base | {key: _laid_over(base.get(key), value) for key, value in change.items()}

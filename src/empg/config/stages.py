@@ -1,0 +1,70 @@
+"""The settings of each stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from empg.config.base import Model, Name, Positive
+
+
+class Optimiser(Model):
+    """Muon on matrices and AdamW on the rest; ``muon_lr`` 0 leaves everything to AdamW."""
+
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    muon_lr: Annotated[float, Field(ge=0)] = 1.8e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class WarmStart(Model):
+    """Supervised fine-tuning on expert demonstrations; the budget is in tokens of packed conversations.
+
+    ``max_steps`` bounds a demonstration, which mistakes and detours make longer than an agent's episode.
+    """
+
+    seed: int = 1
+    tokens: Annotated[int, Field(ge=0)] = 2_200_000
+    batch_tokens: Positive = 4096
+    micro_batch_tokens: Positive = 16384
+    max_steps: Positive = 20
+    mistake_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    mistake_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
+    detour_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.03
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.4
+    optimiser: Optimiser = Optimiser(lr=4e-3, muon_lr=2e-2)
+    threads: Positive = 2
+
+
+class Rollouts(Model):
+    """The collection from the warm-start policy: the difficulty table and every run's first batch."""
+
+    seed: int = 0
+    tasks: Positive = 64
+
+
+class Train(Model):
+    """The reinforcement learning loop; one iteration collects a batch, credits it and updates the policy.
+
+    ``reward`` is what an episode is trained with: its outcome (1 for success, else 0) or its dense score.
+    """
+
+    iterations: Positive = 70
+    groups: Positive = 16
+    group_size: Annotated[int, Field(ge=2)] = 4
+    updates: Positive = 2
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.3
+    reward: Literal["success", "score"] = "success"
+    micro_batch_tokens: Positive = 4096
+    difficulty_floor: Annotated[float, Field(gt=0, le=1)] = 0.25
+    checkpoint_every: Positive = 5
+    optimiser: Optimiser = Optimiser()
+
+
+class Evaluate(Model):
+    """Fixed panels: every task of each split, greedy once and sampled once."""
+
+    seed: int = 0
+    splits: tuple[Name, ...] = ("valid_seen", "valid_unseen")

@@ -1,0 +1,59 @@
+"""A study: environments × methods × seeds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from empg.config.base import Model, Name, Positive
+from empg.config.methods import Method
+from empg.config.policy import Interface, Policy, Sampling, TinyPolicy
+from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
+
+
+class EnvironmentStudy(Model):
+    """Everything about one environment in a study.
+
+    ``data`` names its data set; left out, that is called as the environment. ``base`` names the entry of
+    ``config/environments.yaml`` that the other keys were laid over (:func:`empg.config.load_study`).
+    """
+
+    base: Name | None = None
+    data: Name | None = None
+    max_steps: Positive = 12
+    system: str = ""
+    interface: Interface = Interface()
+    zeta: Annotated[float, Field(ge=0)] = 0.05
+    policy: Policy = TinyPolicy()
+    sampling: Sampling = Sampling()
+    warmstart: WarmStart = WarmStart()
+    rollouts: Rollouts = Rollouts()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+
+class Study(Model):
+    """A grid: environments × methods × seeds."""
+
+    study: Name = "quick"
+    description: str = ""
+    environments: dict[Name, EnvironmentStudy]
+    methods: dict[Name, Method]
+    baseline: Name = "grpo"
+    seeds: tuple[Annotated[int, Field(ge=0)], ...]
+
+    def data_set(self, environment: str) -> str:
+        """The name of the environment's data set."""
+        return self.environments[environment].data or environment
+
+    @model_validator(mode="after")
+    def _complete(self) -> Study:
+        for name in ("environments", "methods", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: expected at least one, found none")
+        if self.baseline not in self.methods:
+            raise ValueError(f"baseline: expected one of {', '.join(self.methods)}, found {self.baseline!r}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: expected distinct seeds, found {list(self.seeds)}")
+        return self

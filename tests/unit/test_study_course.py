@@ -1,0 +1,118 @@
+"""Sample efficiency, stability and gradient variance by hand."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from empg.config import Study, parse, read_yaml
+from empg.files import read_json, write_json
+from empg.study import course
+from empg.study.results import Results
+
+METHODS = {"base": {"advantage": "grpo"}, "new": {"advantage": "dapo"}}
+STUDY = parse(Study, {"environments": {"e": {}}, "methods": METHODS, "baseline": "base", "seeds": [1, 2]}, "test")
+RECENT = {("base", 1): [None, 0.31, 0.5], ("base", 2): [None, 0.2, 0.5], ("new", 1): [None, 0.2, 0.31],
+          ("new", 2): [None, 0.6, 0.4]}  # fmt: skip
+
+
+def progress(success: float = 0.1) -> pl.DataFrame:
+    rows = [
+        {"environment": "e", "method": method, "seed": seed, "iteration": i, "success": success,
+         "recent_success": value, "environment_steps": 100 * (i + 1),
+         "cpu_seconds": None if method == "new" else 2.5 * (i + 1)}
+        for (method, seed), values in RECENT.items() for i, value in enumerate(values)
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema_overrides={"cpu_seconds": pl.Float64})
+
+
+def test_progress_adds_up(study_results: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(study_results, tmp_path / "made_up"))
+    whole, resumed = (root / "alfworld" / "grpo" / f"seed{seed}" / "train" / "timing.json" for seed in (1, 2))
+    parts = {"collect": 1.0, "update": 2.0, "write": 0.5}
+    write_json(whole, read_json(whole) | {"iterations": [parts] * 4})
+    write_json(resumed, read_json(resumed) | {"iterations": [parts] * 3})
+    study = parse(Study, read_yaml(root / "config" / "study.json"), "test")
+    results = Results(study, root)
+    credited = pl.concat(results.credited(run, ("iteration", "trajectory")) for run in results.trained())
+    found = course.training_progress(results, results.training(), credited)
+    first = found.filter(method="grpo", seed=1)
+    assert first["cpu_seconds"].to_list() == [3.5, 7.0, 10.5, 14.0]
+    assert first["environment_steps"][-1] == credited.filter(method="grpo", seed=1).height
+    assert first["recent_success"].to_list() == [None, None, None, pytest.approx(first["success"].mean())]
+    assert found.filter(method="grpo", seed=2)["cpu_seconds"].null_count() == 4
+
+
+def test_sample_efficiency_by_hand() -> None:
+    """From 0.1 to the baseline's 0.5: thresholds 0.3, 0.46 and 0.5."""
+    found = course.sample_efficiency(STUDY, progress())
+    assert found["threshold"].unique().sort().to_list() == pytest.approx([0.3, 0.46, 0.5])
+    table = {(m, s, share): (i, steps, cpu) for _, m, s, share, _, i, steps, cpu in found.iter_rows()}
+    assert table["base", 1, 0.5] == (2, 200, 5.0)
+    assert table["base", 2, 0.5] == (3, 300, 7.5)
+    assert table["new", 1, 0.5] == (3, 300, None)  # reached at an unknown cost
+    assert table["new", 1, 0.9] == (None, None, None)
+    assert table["new", 2, 1.0] == (2, 200, None)
+
+    over = course.efficiency_over_seeds(found)
+    half = over.filter(share=0.5, method="base").row(0, named=True)
+    assert (half["seeds"], half["reached"], half["cpu_seconds_median"]) == (2, 2, 6.25)
+    most = over.filter(share=0.9, method="new").row(0, named=True)
+    assert (most["reached"], most["environment_steps_least"]) == (1, 200)
+    assert (most["environment_steps_median"], most["environment_steps_most"]) == (None, None)
+
+
+def test_no_threshold_where_the_baseline_does_not_rise() -> None:
+    found = course.sample_efficiency(STUDY, progress(success=0.5))
+    assert found.select("threshold", "iteration", "environment_steps").null_count().row(0) == (12, 12, 12)
+    assert course.efficiency_over_seeds(found)["reached"].to_list() == [0] * 6
+
+
+def test_stability_by_hand() -> None:
+    rows = [
+        {"environment": "e", "method": method, "seed": seed, "iteration": i, "kl": 0.1 * i * seed,
+         "grad_norm": norm * seed, "step_entropy_mean": 1.0 / (i + 1)}
+        for method in METHODS for seed in (1, 2) for i, norm in enumerate((1.0, 2.0, 6.0))
+    ]  # fmt: skip
+    kl = pl.DataFrame(
+        [{"environment": "e", "method": m, "seed": s, "forward_kl": 0.2} for m in METHODS for s in (1, 2)]
+    )
+    found = course.stability(STUDY, progress(), pl.DataFrame(rows), kl)
+    value = {(row["quantity"], row["method"]): row for row in found.iter_rows(named=True)}
+    assert value["kl_last", "base"]["value"] == pytest.approx((0.2 + 0.4) / 2)
+    assert value["kl_last", "base"]["low"] == pytest.approx(0.3 - 0.1 * 12.706205)
+    assert value["kl_largest", "new"]["value"] is None  # DAPO computes none
+    assert value["grad_norm_peak", "base"]["value"] == pytest.approx(3)
+    assert value["grad_norm_mean", "new"]["value"] == pytest.approx(4.5)
+    assert value["grad_norm_variation", "base"]["value"] == pytest.approx(7**0.5 / 3)  # sample variance (4 + 1 + 9)/2
+    assert value["entropy_kept", "base"]["value"] == pytest.approx(1 / 3)
+    assert value["success_lost", "new"]["value"] == pytest.approx((0.0 + 0.2) / 2)
+    lost = value["success_lost", "new"]
+    assert (lost["difference"], lost["lowest_seed"], lost["highest_seed"]) == pytest.approx((0.1, 0, 0.2))
+    assert value["success_lost", "base"]["difference"] is None
+    assert found["seeds"].unique().to_list() == [2]
+
+
+def test_one_seed_has_values_and_no_interval() -> None:
+    values = pl.DataFrame({"environment": "e", "q": "x", "method": ["base", "new"], "seed": 1, "value": [1.0, 3.0]})
+    (_, row) = course.means_over_seeds(values, "q", "base").iter_rows(named=True)
+    assert (row["value"], row["difference"]) == (3, 2)
+    assert [row[name] for name in ("low", "high", "difference_low", "difference_high")] == [None] * 4
+
+
+def test_gradient_variance_by_hand() -> None:
+    columns = {"environment": "e", "method": "m", "seed": [1, 1, 2, 2], "weight": ["outcome", "scaled"] * 2,
+               "steps": 9, "size": [1.0, 0.5, 1.0, 0.5], "variance": [4.0, 2.0, 8.0, 2.0],
+               "signal": [0.1, 0.0, 0.3, 0.0]}  # fmt: skip
+    ratios = course.gradient_ratios(pl.DataFrame(columns))
+    assert ratios["ratio"].to_list() == pytest.approx([1, 0.5, 1, 0.25])
+    assert ratios["ratio_at_size"].to_list() == pytest.approx([1, 2, 1, 1])
+    found = course.gradient_variance(ratios)
+    outcome, scaled = found.iter_rows(named=True)
+    assert (outcome["variance"], outcome["ratio"], outcome["signal"]) == pytest.approx((6, 1, 0.2))
+    assert (scaled["ratio"], scaled["ratio_at_size"]) == pytest.approx((0.375, 1.5))
+    assert scaled["ratio_high"] == pytest.approx(0.375 + 0.125 * 12.706205)
+    assert (scaled["seeds"], scaled["steps"]) == (2, 18)
