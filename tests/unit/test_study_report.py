@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from empg.config import Study, parse
 from empg.errors import DataError
 from empg.study import report
 from empg.study.captions import CAPTIONS
@@ -124,3 +125,38 @@ def test_nothing_overflows_in_a_browser(study: Path, browser: Browser, width: in
     assert 250 <= narrowest <= widest <= width
     assert (mute, lost) == (0, 0)
     assert complaints == []
+
+
+def _aggregates(seeds: int) -> str:
+    """The section of a study of two environments, as text: a row of one panel, and one over both."""
+    bounds = {f"{name}_{end}": None if seeds < 3 else value for name in ("success", "interquartile_mean", "difference",
+              "improvement") for end, value in (("low", 0.25), ("high", 0.75))}  # fmt: skip
+    values = {"success": 0.512, "interquartile_mean": 0.623, "difference": 0.034, "improvement": 0.545}
+    row = {"split": "valid_seen", "mode": "greedy", "method": "grpo_empg", "seeds": seeds, **values, **bounds}
+    rows = [{"environment": "alfworld", **row}, {"environment": "all", **row, "split": "all"}]
+    methods = {"grpo": {"advantage": "grpo"}, "grpo_empg": {"advantage": "grpo", "modulation": "empg"}}
+    names = ["alfworld", "webshop"]
+    given = {"environments": {name: {} for name in names}, "methods": methods, "seeds": list(range(seeds))}
+    html = report.environment().get_template("section_results.html.j2").render(
+        study=parse(Study, given, "test"), environments=[{"name": name, "panels": []} for name in names],
+        statistics={"aggregates": rows}, fewest_seeds=3,
+    )  # fmt: skip
+    table = html[html.index("<tbody>") : html.index("</tbody>")].replace("\N{NO-BREAK SPACE}", " ")
+    return re.sub(r"\s+", " ", re.sub(r"</td>", "|", re.sub(r"<(?!/td)[^>]+>", "", table)))
+
+
+def test_aggregates_have_intervals_from_three_seeds_on() -> None:
+    interval = "(25.0 % to 75.0 %)"
+    text = _aggregates(3)
+    assert text.strip().startswith("alfworld, valid_seen, greedy|grpo_empg|3|")
+    assert "all panels, greedy|grpo_empg|3|" in text
+    for value in ("51.2 %", "62.3 %", "54.5 %"):
+        assert text.count(f"{value} {interval}") == 2
+    assert text.count("+3.4 (+25.0 to +75.0)") == 2
+
+
+def test_aggregates_of_two_seeds_say_nothing_twice() -> None:
+    """Success and difference of a panel stand above already; those over all environments only here."""
+    text = _aggregates(2)
+    assert " to " not in text
+    assert (text.count("62.3 %"), text.count("51.2 %"), text.count("+3.4")) == (2, 1, 1)

@@ -76,9 +76,9 @@ def sample_efficiency(study: Study, progress: pl.DataFrame) -> pl.DataFrame:
         ends = part.filter(pl.col("method") == study.baseline, pl.col("iteration") == pl.col("iteration").max())
         start = float(part.filter(iteration=0)["success"].to_numpy().mean())
         end = float(ends["recent_success"].to_numpy().mean())
-        for (method, seed), run in part.group_by("method", "seed", maintain_order=True):
-            for share in SHARES:
-                threshold = start + share * (end - start) if end > start else None
+        for share in SHARES:
+            threshold = start + share * (end - start) if end > start else None
+            for (method, seed), run in part.group_by("method", "seed", maintain_order=True):
                 row = {"environment": environment, "method": method, "seed": seed, "share": share}
                 rows.append({**row, "threshold": threshold, **_first(run, threshold)})
     return pl.DataFrame(rows, schema=REACHED)

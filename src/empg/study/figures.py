@@ -43,8 +43,9 @@ def to_svg(chart: Panel, *, themed: bool) -> str:
     """The chart as SVG text. ``themed``: colours as CSS variables and the title as its name aloud, for a page."""
     import vl_convert
 
-    background = "transparent" if themed else PAPER
-    specification = chart.configure(**CONFIG, background=background).to_dict()
+    # Checking a chart against Vega-Lite's schema, and copying it to configure it, cost as much as drawing it.
+    specification = chart.to_dict(validate=False)
+    specification["config"] = {**CONFIG, "background": "transparent" if themed else PAPER}
     svg = str(vl_convert.vegalite_to_svg(specification))
     if not themed:
         return svg
