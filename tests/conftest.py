@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +27,27 @@ GRID = {
 SUCCESS = {"warmstart": 0.3, "grpo": 0.5, "grpo_empg": 0.6}  # what the made-up policies solve, about
 TASKS = 40
 ITERATIONS = 4
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Callable[[Path, int], tuple[str, list[str]]]:
+    """Opens a page in a real browser, ``width`` pixels wide: its title after scripts ran, and the console's lines."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium on this machine")
+
+    profile = tmp_path / "profile"
+
+    def opened(page: Path, width: int) -> tuple[str, list[str]]:
+        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+                   "--allow-file-access-from-files", "--enable-logging=stderr", f"--user-data-dir={profile}",
+                   f"--window-size={max(width, 500)},900", "--dump-dom", page.as_uri()]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+        assert title, done.stdout[-500:]
+        return html.unescape(title[1]), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return opened
 
 
 @pytest.fixture(scope="session")

@@ -117,3 +117,18 @@ def test_episode_metrics_by_hand() -> None:
     rows = [key | {"score": score, "metrics": own} for score, own in ((1.0, recall), (0.5, both), (0.0, []))]
     found = analysis.episode_metrics(pl.DataFrame(rows)).select("metric", "value", "n").rows()
     assert found == [("score", 0.5, 3), ("recall", 0.75, 2), ("searches", 3.0, 1)]
+
+
+def test_over_seeds_by_hand() -> None:
+    metrics = {"grad_norm": [1.0, 4.0], "kl": [None, None], "equal_reward_mass": [0.1, 0.3]}
+    columns = {"environment": ["e"] * 2, "method": ["m"] * 2, "seed": [1, 2], "iteration": [0, 0], **metrics}
+    found = analysis.over_seeds(pl.DataFrame(columns, schema_overrides={"kl": pl.Float64}), list(metrics))
+    assert set(found["metric"]) == {"grad_norm", "equal_reward_mass"}  # no KL was computed
+    norm = found.row(by_predicate=pl.col("metric") == "grad_norm", named=True)
+    assert (norm["mean"], norm["lowest"], norm["highest"], norm["seeds"]) == (2.5, 1.0, 4.0, 2)
+
+
+def test_parts_of_the_cost_add_up(results: Results) -> None:
+    parts = analysis.cost_by_part(results).filter(method="grpo", seed=1)
+    assert parts["cpu_seconds"].sum() == pytest.approx(1.5 + 1.5)  # training and evaluation
+    assert parts["part"].to_list() == ["collect", "update", "write", "rest", "evaluate"]

@@ -107,7 +107,10 @@ def test_gradient_variance_by_hand() -> None:
     columns = {"environment": "e", "method": "m", "seed": [1, 1, 2, 2], "weight": ["outcome", "scaled"] * 2,
                "steps": 9, "size": [1.0, 0.5, 1.0, 0.5], "variance": [4.0, 2.0, 8.0, 2.0],
                "signal": [0.1, 0.0, 0.3, 0.0]}  # fmt: skip
-    found = course.gradient_variance(pl.DataFrame(columns))
+    ratios = course.gradient_ratios(pl.DataFrame(columns))
+    assert ratios["ratio"].to_list() == pytest.approx([1, 0.5, 1, 0.25])
+    assert ratios["ratio_at_size"].to_list() == pytest.approx([1, 2, 1, 1])
+    found = course.gradient_variance(ratios)
     outcome, scaled = found.iter_rows(named=True)
     assert (outcome["variance"], outcome["ratio"], outcome["signal"]) == pytest.approx((6, 1, 0.2))
     assert (scaled["ratio"], scaled["ratio_at_size"]) == pytest.approx((0.375, 1.5))

@@ -47,13 +47,15 @@ def test_seeds_get_other_episodes_and_methods_the_same(study_results: Path, tmp_
     root = Path(shutil.copytree(study_results, tmp_path / "made_up"))
     path = root / "alfworld" / "rollouts" / "rollouts.parquet"
     collection = read_table(path, STEPS)
-    more = [collection.with_columns(pl.col("trajectory") + 16 * i) for i in range(4)]  # 64 episodes, 32 are drawn
+    more = [
+        collection.with_columns(pl.col("trajectory") + 16 * i) for i in range(12)
+    ]  # 192 episodes, 48 are drawn for each seed
     write_table(pl.concat(more), STEPS, path)
     results = Results(parse(Study, read_yaml(root / "config" / "study.json"), "test"), root)
     runs = {(run.method, run.seed): run for run in results.trained()}
     drawn = {key: set(entropy_change.rescored_steps(results, run)["trajectory"]) for key, run in runs.items()}
-    assert drawn["grpo", 1] == drawn["grpo_empg", 1] == set(range(0, 64, 2))
-    assert drawn["grpo", 2] == set(range(1, 64, 2))
+    assert drawn["grpo", 1] == drawn["grpo_empg", 1] == set(range(0, 192, 4))
+    assert drawn["grpo", 2] == set(range(1, 192, 4))
     with pytest.raises(ValueError, match="not in"):
         entropy_change.rescored_steps(results, replace(runs["grpo", 1], seed=7))
 

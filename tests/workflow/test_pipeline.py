@@ -12,6 +12,7 @@ import time
 import pytest
 
 from empg.provenance import digest, tree
+from empg.study.captions import CAPTIONS
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 
@@ -41,7 +42,12 @@ def test_snakemakes_own_report(project):
     page = project.root / "snakemake.html"
     result = project.snakemake("--report", str(page))
     assert result.returncode == 0, result.stderr
-    assert "report.html" in page.read_text()
+    text = page.read_text()
+    assert "report.html" in text
+    figures = [path.stem for path in (project.root / "results/mini/report/figures").glob("*.svg")]
+    assert len(figures) >= 8  # a study this small has too few steps for some
+    assert [name for name in figures if CAPTIONS[name].title not in text] == []
+    assert "rooms-grpo_empg-seed1.html" in text
 
 
 def start(project, log):

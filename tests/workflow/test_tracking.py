@@ -193,7 +193,7 @@ def test_data_set_has_the_hash_that_dvc_knows(tracked: Path) -> None:
 def test_report_is_an_artifact(tracked: Path) -> None:
     client = MlflowClient(tracking.uri(tracked.parent))
     artifacts = {file.path for file in client.list_artifacts(runs(tracked)["report"].info.run_id)}
-    assert {"report.html", "manifest.json", "tables", "figures"} <= artifacts
+    assert {"report.html", "manifest.json", "tables", "figures", "trajectories"} <= artifacts
 
 
 def test_model_loads_and_generates(tracked: Path) -> None:
@@ -316,14 +316,14 @@ def test_unfinished_model_is_dropped(study: Path) -> None:
 
 
 def test_pages_of_a_run_are_its_artifacts(study: Path) -> None:
-    page = study / "alfworld" / "grpo" / "seed1" / "trajectories.html"
+    page = study / "report" / "trajectories" / "alfworld-grpo-seed1.html"
     page.write_text("<!doctype html><title>first</title>")
     tracking.rebuild(study)
     page.write_text("<!doctype html><title>second</title>")  # and no manifest knows of it
     tracking.rebuild(study)
     client = MlflowClient(tracking.uri(study.parent))
     run = runs(study)["alfworld grpo seed 1"]
-    assert "second" in Path(client.download_artifacts(run.info.run_id, "trajectories.html")).read_text()
+    assert "second" in Path(client.download_artifacts(run.info.run_id, page.name)).read_text()
 
 
 def test_killed_and_resumed_stage_is_one_run(study: Path) -> None:

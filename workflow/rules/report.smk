@@ -1,3 +1,6 @@
+from empg.study.captions import CAPTIONS
+
+
 rule report:
     input:
         config=f"{STUDY}/config/study.json",
@@ -26,6 +29,12 @@ rule report:
             caption="../report/figure.rst",
             category="Figures",
         ),
+        trajectories=report(
+            directory(f"{STUDY}/report/trajectories"),
+            patterns=["{name}.html"],
+            caption="../report/trajectories.rst",
+            category="Trajectories",
+        ),
         tables=report(
             directory(f"{STUDY}/report/tables"),
             patterns=["{name}.csv"],
@@ -43,6 +52,7 @@ rule report:
     params:
         results=subpath(input.config, ancestor=2),
         out=subpath(output.manifest, parent=True),
+        captions={name: f"**{caption.title}.** {caption.text}" for name, caption in CAPTIONS.items()},
     message:
         "Write the report."
     shell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from empg.config import Study
+from empg.files import read_json
 from empg.study.results import WARM_START, Results
 from empg.study.statistics import mean_over_seeds, paired_difference, wilson
 
@@ -128,15 +130,17 @@ def with_seeds(study: Study, table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(count.cast(pl.Int64).alias("seeds"))
 
 
-def seed_curves(training: pl.DataFrame) -> pl.DataFrame:
-    """The metrics of every iteration of every run, as they were written."""
-    return training.sort("environment", "method", "seed", "iteration")
+def over_seeds(training: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
+    """Mean, lowest and highest seed of training metrics for each iteration and method.
 
-
-def over_seeds(training: pl.DataFrame, column: str) -> pl.DataFrame:
-    """Mean over seeds of a training metric for each iteration and method, as ``value``."""
-    key = ("environment", "method", "iteration")
-    return training.group_by(key, maintain_order=True).agg(pl.col(column).mean().alias("value"))
+    Long: environment, method, iteration, metric, mean, lowest, highest, seeds. A metric that a method does not compute
+    has no rows.
+    """
+    key = ["environment", "method", "iteration"]
+    value = pl.col("value").cast(pl.Float64)
+    long = training.unpivot(metrics, index=key, variable_name="metric").drop_nulls("value")
+    summary = (value.mean().alias("mean"), value.min().alias("lowest"), value.max().alias("highest"))
+    return long.group_by(*key, "metric", maintain_order=True).agg(*summary, pl.len().cast(pl.Int64).alias("seeds"))
 
 
 def histograms(credited: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -194,6 +198,18 @@ def cost(results: Results) -> pl.DataFrame:
     )
     order = [WARM_START, "rollouts", "train", "evaluate"]
     return summed.sort(pl.col("stage").replace_strict(order, range(len(order)), default=len(order)))
+
+
+def cost_by_part(results: Results) -> pl.DataFrame:
+    """CPU seconds of each trained run by part: collect, update, write, rest, evaluate. One row a run and part."""
+    rows: list[dict[str, Any]] = []
+    for run in results.trained():
+        train, evaluate = (read_json(folder / "timing.json") for folder in (run.train, run.evaluate))
+        parts = {part: sum(i[part] for i in train["iterations"]) for part in ("collect", "update", "write")}
+        parts["rest"] = max(0.0, train["cpu_seconds"] - sum(parts.values()))
+        parts["evaluate"] = evaluate["cpu_seconds"]
+        rows += ({**run.key, "part": part, "cpu_seconds": float(seconds)} for part, seconds in parts.items())
+    return pl.DataFrame(rows)
 
 
 def verdict(study: Study, results: pl.DataFrame) -> list[str]:

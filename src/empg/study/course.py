@@ -76,9 +76,9 @@ def sample_efficiency(study: Study, progress: pl.DataFrame) -> pl.DataFrame:
         ends = part.filter(pl.col("method") == study.baseline, pl.col("iteration") == pl.col("iteration").max())
         start = float(part.filter(iteration=0)["success"].to_numpy().mean())
         end = float(ends["recent_success"].to_numpy().mean())
-        for (method, seed), run in part.group_by("method", "seed", maintain_order=True):
-            for share in SHARES:
-                threshold = start + share * (end - start) if end > start else None
+        for share in SHARES:
+            threshold = start + share * (end - start) if end > start else None
+            for (method, seed), run in part.group_by("method", "seed", maintain_order=True):
                 row = {"environment": environment, "method": method, "seed": seed, "share": share}
                 rows.append({**row, "threshold": threshold, **_first(run, threshold)})
     return pl.DataFrame(rows, schema=REACHED)
@@ -168,25 +168,33 @@ def means_over_seeds(values: pl.DataFrame, what: str, baseline: str) -> pl.DataF
     return pl.DataFrame(rows, schema={"environment": pl.String, what: values.schema[what], **OVER_SEEDS})
 
 
-def gradient_variance(moments: pl.DataFrame) -> pl.DataFrame:
-    """The gradient's variance without and with EMPG's scaling, one row for each method and weight of a step.
+def gradient_ratios(moments: pl.DataFrame) -> pl.DataFrame:
+    """The gradient's variance with each weight of a step over that without scaling, for each run.
 
-    ``moments`` are of :class:`empg.study.proposition.Moments`, a row a run and weight. ``variance`` and ``signal`` are
-    its; ``ratio`` is the variance over that of ``outcome`` on the same steps, and ``ratio_at_size`` the same for
-    weights that are as large on average, since smaller weights alone make for less variance and less signal alike.
-    Each is a mean over seeds with Student's t interval; null where a run has none.
+    ``moments`` are of :class:`empg.study.proposition.Moments`, a row a run and weight. Added are ``ratio``, the
+    variance over that of ``outcome`` on the same steps, and ``ratio_at_size``, the same for weights that are as large
+    on average, since smaller weights alone make for less variance and less signal alike. Null where a run has none.
     """
     base = moments.filter(weight="outcome").select(*RUN, pl.col("variance", "size").name.suffix("_outcome"))
     ratio = pl.col("variance") / pl.col("variance_outcome")
-    ratios = moments.join(base, on=RUN, how="left", maintain_order="left").with_columns(
-        ratio.alias("ratio"), (ratio / (pl.col("size") / pl.col("size_outcome")) ** 2).alias("ratio_at_size")
+    at_size = ratio / (pl.col("size") / pl.col("size_outcome")) ** 2
+    joined = moments.join(base, on=RUN, how="left", maintain_order="left")
+    return joined.select(
+        *moments.columns, ratio.fill_nan(None).alias("ratio"), at_size.fill_nan(None).alias("ratio_at_size")
     )
+
+
+def gradient_variance(ratios: pl.DataFrame) -> pl.DataFrame:
+    """:func:`gradient_ratios` over seeds, one row for each method and weight: means with Student's t intervals.
+
+    Null where a run has no value.
+    """
     key = ["environment", "method", "weight"]
     rows = []
     for names, part in ratios.group_by(key, maintain_order=True):
         row = dict(zip(key, names, strict=True)) | {"seeds": len(part), "steps": part["steps"].sum()}
         for quantity in ("variance", "ratio", "ratio_at_size", "signal"):
-            numbers = _numbers(part.select(pl.col(quantity).fill_nan(None).alias("value")))
+            numbers = _numbers(part.select(value=quantity))
             estimate = (None, None, None) if numbers is None else mean_over_seeds(numbers)
             row |= dict(zip((quantity, f"{quantity}_low", f"{quantity}_high"), estimate, strict=True))
         rows.append(row)

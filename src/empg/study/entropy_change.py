@@ -6,6 +6,8 @@ not of the situations that it gets into.
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 import torch
 
@@ -18,7 +20,7 @@ from empg.study.results import Results, Run
 from empg.training.packing import packs
 from empg.training.update import conversation
 
-EPISODES = 32  # of the collection for each seed, spread over its tasks
+EPISODES = 96  # of all seeds of a method together, each an equal part; spread over the collection's tasks
 BINS = 20  # of 5 % of the steps each, as in the paper
 PACK_TOKENS = 4096
 
@@ -27,14 +29,15 @@ def rescored_steps(results: Results, run: Run) -> pl.DataFrame:
     """Step entropies of the warm start's own steps before and after one training run.
 
     Methods are given the same steps, seeds others, so that an interval over seeds is about other steps too. One row a
-    step of :data:`EPISODES` episodes of the collection: environment, method, seed, trajectory, step,
+    step of the seed's part of :data:`EPISODES` episodes of the collection: environment, method, seed, trajectory, step,
     ``before`` (as recorded when sampled) and ``after`` (nats), and ``log_ratio``, the mean over the step's tokens of
     log π_warm − log π_trained (nats).
     """
     collection = read_table(results.root / run.environment / "rollouts" / "rollouts.parquet", STEPS)
     numbers = collection["trajectory"].unique().sort()
-    apart = max(1, len(numbers) // EPISODES)  # a group's episodes are neighbours, so this takes a share of each task
-    drawn = numbers.gather_every(apart, results.study.seeds.index(run.seed) % apart).head(EPISODES)
+    count = math.ceil(EPISODES / len(results.study.seeds))
+    apart = max(1, len(numbers) // count)  # a group's episodes are neighbours, so this takes a share of each task
+    drawn = numbers.gather_every(apart, results.study.seeds.index(run.seed) % apart).head(count)
     steps = collection.filter(pl.col("trajectory").is_in(drawn.implode()))
     network = load_transformer(run.train / "model", device="cuda" if torch.cuda.is_available() else "cpu")
     temperature = results.study.environments[run.environment].sampling.temperature

@@ -7,6 +7,7 @@ or dark as its reader prefers; in a file they stay as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import altair as alt
@@ -15,6 +16,7 @@ import polars as pl
 Panel = Any  # one of altair's chart classes, which share no base that says what they can do
 
 WIDTH, HEIGHT = 300, 200
+LIMIT = 0.5  # a difference of success beyond it is cut off, so that the interval of two seeds does not hide the rest
 
 INK, MUTED, GRID, PAPER = "#1c2733", "#5a6875", "#d8dee4", "#ffffff"
 COLOURS = ("#2563a8", "#d2691e", "#2a8a62", "#8a4fb0", "#b3325c", "#7a6a12", "#1c8ca0", "#55606b")
@@ -26,7 +28,7 @@ CONFIG: dict[str, Any] = {
     "view": {"stroke": None},
     "axis": {
         "labelColor": MUTED, "titleColor": MUTED, "gridColor": GRID, "domainColor": MUTED, "tickColor": MUTED,
-        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal",
+        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 9, "labelFlush": False,
     },
     "legend": {
         "labelColor": INK, "orient": "bottom", "title": None, "labelFontSize": 11, "symbolStrokeWidth": 2, "columns": 2,
@@ -38,28 +40,24 @@ CONFIG: dict[str, Any] = {
 
 
 def to_svg(chart: Panel, *, themed: bool) -> str:
-    """The chart as SVG text. ``themed``: colours as CSS variables, for a page."""
+    """The chart as SVG text. ``themed``: colours as CSS variables and the title as its name aloud, for a page."""
     import vl_convert
 
-    background = "transparent" if themed else PAPER
-    specification = chart.configure(**CONFIG, background=background).to_dict()
+    # Checking a chart against Vega-Lite's schema, and copying it to configure it, cost as much as drawing it.
+    specification = chart.to_dict(validate=False)
+    specification["config"] = {**CONFIG, "background": "transparent" if themed else PAPER}
     svg = str(vl_convert.vegalite_to_svg(specification))
     if not themed:
         return svg
     for colour, name in CSS_NAMES.items():
         svg = svg.replace(f'"{colour}"', f'"var(--{name})"')
-    return svg.replace("<svg ", '<svg role="img" ', 1)
+    name = escape(str(specification.get("title", "")), quote=True)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
 
 
-def side_by_side(charts: Sequence[Panel]) -> Panel:
+def side_by_side(charts: Sequence[Panel], columns: int) -> Panel:
     """All panels of a figure as one chart, for its file."""
-    return alt.concat(*charts, columns=2).resolve_scale(color="independent")
-
-
-def nothing(message: str) -> Panel:
-    """A panel that says why it is empty."""
-    text = alt.Chart(pl.DataFrame({"text": [message]})).mark_text(color=MUTED, lineBreak="\n").encode(text="text:N")
-    return alt.layer(text).properties(width=WIDTH, height=60)
+    return alt.concat(*charts, columns=columns).resolve_scale(color="independent")
 
 
 def _method(methods: Sequence[str]) -> alt.Color:
@@ -74,6 +72,16 @@ def _base(frame: pl.DataFrame, title: str) -> Panel:
 
 def _layer(title: str, *charts: Panel) -> Panel:
     return alt.layer(*charts).properties(width=WIDTH, height=HEIGHT, title=title)
+
+
+def share(name: str, title: str) -> alt.X:
+    """A horizontal axis from 0 to 100 %."""
+    return alt.X(f"{name}:Q", title=title, axis=alt.Axis(format="%", tickCount=5), scale=alt.Scale(domain=[0, 1]))
+
+
+def amount(name: str, title: str) -> alt.X:
+    """A horizontal axis from 0."""
+    return alt.X(f"{name}:Q", title=title, axis=alt.Axis(tickCount=5))
 
 
 def _success(name: str = "success") -> alt.Y:
@@ -91,10 +99,17 @@ def learning_curve(frame: pl.DataFrame, methods: Sequence[str], title: str) -> P
     return _layer(title, band, base.mark_line(strokeWidth=2).encode(y=_success()))
 
 
-def seed_curves(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
-    """Columns iteration, method, seed, success: a line for each run."""
-    line = _base(frame, title).mark_line(strokeWidth=1, opacity=0.8)
-    return line.encode(x=_iteration(), y=_success(), detail="seed:N", color=_method(methods))
+def seed_curves(frame: pl.DataFrame, interval: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
+    """Columns iteration, method, seed, success: a line for each run. ``interval``, which may have no rows, has columns
+    iteration, method, seeds_low, seeds_high: a band for each method."""
+    line = alt.Chart(frame).mark_line(strokeWidth=1, opacity=0.8)
+    lines = line.encode(x=_iteration(), y=_success(), detail="seed:N", color=_method(methods))
+    band = alt.Chart(interval).mark_area(opacity=0.18, strokeWidth=0)
+    return _layer(
+        title,
+        band.encode(x=_iteration(), y=_success("seeds_low"), y2="seeds_high:Q", color=_method(methods)),
+        lines,
+    )
 
 
 def success(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
@@ -107,10 +122,43 @@ def success(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
         alt.FieldOneOfPredicate("method", list(methods)), _method(methods).legend(None), alt.value(MUTED)
     )
     base = alt.Chart(frame).encode(y=alt.Y("run:N", sort=order, title=None), color=colour)
-    x = alt.X("success_low:Q", title="success", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
-    interval = base.mark_rule(strokeWidth=2).encode(x=x, x2="success_high:Q")
+    interval = base.mark_rule(strokeWidth=2).encode(x=share("success_low", "success"), x2="success_high:Q")
     point = base.mark_point(filled=True, size=50, opacity=1).encode(x="success:Q")
     return _layer(title, interval, point).properties(height=alt.Step(20))
+
+
+def differences(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
+    """Columns panel, method, difference, difference_{seeds,tasks}_{low,high}: for each a point with both intervals.
+
+    An interval over seeds that is null (one seed) is not drawn.
+    """
+    cut = [pl.col(f"difference_{end}").cast(pl.Float64).clip(-LIMIT, LIMIT) for end in ("seeds_low", "seeds_high")]
+    shown = frame.with_columns(cut)
+    reach = max(0.02, *(abs(v) for c in shown.columns if c.startswith("difference") for v in shown[c].drop_nulls()))
+    scale = alt.Scale(domain=[-1.05 * reach, 1.05 * reach])
+    several = shown["method"].n_unique() > 1
+    base = alt.Chart(shown).encode(
+        y=alt.Y("panel:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
+        yOffset=alt.YOffset("method:N", sort=list(methods)),
+        color=_method(methods).legend(values=[m for m in methods if m in set(shown["method"])]),
+    )
+    axis = alt.Axis(format="+.0%", tickCount=5)
+    x = alt.X("difference:Q", title="difference of success", axis=axis, scale=scale)
+    seeds = base.mark_rule(strokeWidth=1.5).encode(
+        x=alt.X("difference_seeds_low:Q", scale=scale), x2="difference_seeds_high:Q"
+    )
+    tasks = base.mark_rule(strokeWidth=5, opacity=0.55).encode(
+        x=alt.X("difference_tasks_low:Q", scale=scale), x2="difference_tasks_high:Q"
+    )
+    point = base.mark_point(filled=True, size=60, opacity=1).encode(x=x)
+    zero = (
+        alt.Chart(pl.DataFrame({"x": [0.0]}))
+        .mark_rule(color=MUTED, strokeDash=[3, 3])
+        .encode(x=alt.X("x:Q", scale=scale))
+    )
+    step = alt.Step(16 if several else 26, **{"for": "offset" if several else "position"})
+    # narrower than others, so that with its long labels two stand side by side
+    return _layer(title, zero, seeds, tasks, point).properties(height=step, width=WIDTH - 40)
 
 
 def histogram(frame: pl.DataFrame, methods: Sequence[str], title: str, x_title: str) -> Panel:
@@ -124,13 +172,28 @@ def histogram(frame: pl.DataFrame, methods: Sequence[str], title: str, x_title: 
     )
 
 
-def lines(frame: pl.DataFrame, methods: Sequence[str], title: str, y_title: str) -> Panel:
-    """Columns iteration, method, value (a share): one line for each method."""
-    return _base(frame, title).mark_line(strokeWidth=2).encode(
-        x=_iteration(),
-        y=alt.Y("value:Q", title=y_title, axis=alt.Axis(format="%")),
+def spread(frame: pl.DataFrame, methods: Sequence[str], title: str, y_title: str, *, percent: bool = False) -> Panel:
+    """Columns iteration, method, mean, lowest, highest: a line with a band for each method that has rows."""
+    shown = [name for name in methods if name in set(frame["method"])]
+    axis = alt.Axis(format="%") if percent else alt.Axis()
+    base = alt.Chart(frame).encode(x=_iteration(), color=_method(methods).legend(values=shown))
+    low = alt.Y("lowest:Q", title=y_title, axis=axis)
+    band = base.mark_area(opacity=0.18, strokeWidth=0).encode(y=low, y2="highest:Q")
+    return _layer(title, band, base.mark_line(strokeWidth=1.5).encode(y=alt.Y("mean:Q", title=y_title, axis=axis)))
+
+
+def percentiles(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
+    """Columns method, percentile, value, lowest_seed, highest_seed: a line with a band for each method, about 0."""
+    base = alt.Chart(frame).encode(
+        x=alt.X("percentile:Q", title="percentile of step entropy before", scale=alt.Scale(domain=[0, 100])),
         color=_method(methods),
-    )  # fmt: skip
+    )
+    y_title = "change of step entropy (nats)"
+    zero = alt.Chart(pl.DataFrame({"y": [0.0]})).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(y="y:Q")
+    lowest = alt.Y("lowest_seed:Q", title=y_title)
+    band = base.mark_area(opacity=0.18, strokeWidth=0).encode(y=lowest, y2="highest_seed:Q")
+    line = base.mark_line(point=True, strokeWidth=1.5).encode(y=alt.Y("value:Q", title=y_title))
+    return _layer(title, zero, band, line)
 
 
 def proposition(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
@@ -158,3 +221,47 @@ def gradient_norm(frame: pl.DataFrame, title: str) -> Panel:
     interval = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q")
     line = base.mark_line(point=True, strokeWidth=1.5).encode(y=alt.Y("mean:Q", title=y_title))
     return _layer(title, interval, line)
+
+
+def ratios(frame: pl.DataFrame, name: str, title: str) -> Panel:
+    """Columns method, weight, and ``name``, a ratio: a point for each run, one row for each method and weight."""
+    weights = frame["weight"].unique(maintain_order=True).to_list()
+    colour = alt.Color("weight:N", scale=alt.Scale(domain=weights, range=list(COLOURS[: len(weights)])))
+    one = alt.Chart(pl.DataFrame({"x": [1.0]})).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x="x:Q")
+    points = alt.Chart(frame).mark_point(filled=True, size=50, opacity=0.85)
+    points = points.encode(
+        x=alt.X(f"{name}:Q", title="variance over the unscaled", axis=alt.Axis(tickCount=5)),
+        y=alt.Y("method:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
+        yOffset=alt.YOffset("weight:N", sort=weights),
+        color=colour.legend(columns=1),
+    )
+    return _layer(title, one, points).properties(height=alt.Step(16, **{"for": "offset"}))
+
+
+def heat_map(frame: pl.DataFrame, x: str, y: str, names: dict[str, str], title: str) -> Panel:
+    """Columns ``x``, ``y``, success: a cell with its number for each pair of values.
+
+    Cells are light and their numbers dark whatever the page's theme.
+    """
+    base = alt.Chart(frame).encode(
+        x=alt.X(f"{x}:O", title=names[x], axis=alt.Axis(labelAngle=0)),
+        y=alt.Y(f"{y}:O", title=names[y], sort="descending"),
+    )
+    scale = alt.Scale(range=["#eef4fb", "#7fb2e6"])
+    cells = base.mark_rect().encode(color=alt.Color("success:Q", scale=scale, legend=None))
+    numbers = base.mark_text(color="#0b1320", fontSize=11).encode(text=alt.Text("success:Q", format=".1%"))
+    return _layer(title, cells, numbers).properties(height=HEIGHT * 0.8)
+
+
+def stacked(frame: pl.DataFrame, by: str, colours: dict[str, str], x: alt.X, title: str) -> Panel:
+    """Columns method, ``by`` and that of ``x``: a bar for each method, split in the order of ``colours`` (by part)."""
+    order = pl.col(by).replace_strict(list(colours), range(len(colours)))
+    shown = [part for part in colours if part in set(frame[by])]
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    bars = alt.Chart(frame.with_columns(order=order)).mark_bar().encode(
+        x=x.stack("zero"),
+        y=alt.Y("method:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
+        color=alt.Color(f"{by}:N", scale=scale).legend(values=shown, columns=3),
+        order=alt.Order("order:Q"),
+    )  # fmt: skip
+    return alt.layer(bars).properties(width=WIDTH, height=alt.Step(24), title=title)

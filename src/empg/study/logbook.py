@@ -18,6 +18,7 @@ from empg.study.history import History
 from empg.study.system import PREFIX, load, system_history
 from empg.study.traces import delete_strays, log_rewards, log_sample
 from empg.study.tracking import MILLISECONDS_A_STEP, Identity, Tracker, uri
+from empg.study.trajectories import page_name
 from empg.study.views import SUCCESS
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Logbook:
     def _write_run(self, identity: Identity, folders: list[Path]) -> Written | None:
         """Log everything that is missing; None when nothing is."""
         manifest = read_json(folders[0] / "manifest.json")
-        pages = self._pages(folders[0])
+        pages = self._pages(identity, folders[0])
         manifests = [read_json(folder / "manifest.json") for folder in folders]
         stamp = json_digest([self.sources, manifests, {page.name: file_digest(page) for page in pages}])
         points = self._points(identity, folders)
@@ -141,9 +142,10 @@ class Logbook:
             for first in range(0, len(metrics), 1000):
                 self.client.log_batch(run.info.run_id, metrics=metrics[first : first + 1000])
 
-    def _pages(self, folder: Path) -> list[Path]:
-        """HTML pages of a stage and, of a trained policy, of its run: MLflow shows them inline."""
-        return [*sorted(folder.rglob("*.html")), *(sorted(folder.parent.glob("*.html")) * (folder.name == "train"))]
+    def _pages(self, identity: Identity, folder: Path) -> list[Path]:
+        """HTML pages of a stage and, of a trained policy, its sample of trajectories: MLflow shows them inline."""
+        name = page_name(identity.environment, identity.method, identity.seed)
+        return [*sorted(folder.glob("*.html")), *sorted((self.study / "report" / "trajectories").glob(name))]
 
     def _log_files(self, run: Run, identity: Identity, folders: list[Path]) -> None:
         """Small files that say what the run is; for the report, all of it."""
@@ -153,7 +155,7 @@ class Logbook:
                 if path.exists():
                     self.client.log_artifact(run.info.run_id, str(path), place)
         if identity.stage == "report":
-            for name in ("tables", "figures"):
+            for name in ("tables", "figures", "trajectories"):
                 self.client.log_artifacts(run.info.run_id, str(folders[0] / name), name)
 
     def _log_model(self, run: Run, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which figures the report shows, each with its caption: how it was made and what it may be read as."""
+"""Which figures the report shows and of what tables; what each is called and says is in :mod:`empg.study.captions`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,23 @@ from dataclasses import dataclass
 import polars as pl
 
 from empg.config import Study
+from empg.rollouts.episodes import StopReason
 from empg.study import figures
+from empg.study.aggregates import FEWEST_SEEDS
+from empg.study.captions import CAPTIONS, Caption
 from empg.study.figures import Panel
+from empg.study.results import WARM_START
+from empg.study.sensitivity import SETTINGS, maps
+
+Tables = dict[str, pl.DataFrame]
+GREEN, BLUE, ORANGE = figures.COLOURS[2], figures.COLOURS[0], figures.COLOURS[1]
+# The same colour for an ending, and for a part of the cost, everywhere.
+ENDINGS = dict(
+    zip((reason.replace("_", " ") for reason in StopReason), (GREEN, *figures.COLOURS[3:7], ORANGE), strict=True)
+)
+PARTS = {"collect": BLUE, "update": ORANGE, "write": figures.COLOURS[3], "rest": figures.COLOURS[7], "evaluate": GREEN}
+RATIOS = {"ratio": "as trained with", "ratio_at_size": "at the same size of weight"}
+METRICS = {"kl": "KL to the warm start", "grad_norm": "gradient norm", "step_entropy_mean": "step entropy (nats)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,150 +32,152 @@ class Plate:
     """A figure of one or more panels. ``tables`` are the names of the tables that it shows."""
 
     name: str
-    title: str
-    caption: str
     tables: tuple[str, ...]
     panels: list[Panel]
+    columns: int = 2
+
+    @property
+    def caption(self) -> Caption:
+        return CAPTIONS[self.name]
 
     def whole(self) -> Panel:
         """All panels as one chart."""
-        return figures.side_by_side(self.panels)
+        return figures.side_by_side(self.panels, self.columns)
 
 
-def plates(study: Study, tables: dict[str, pl.DataFrame]) -> list[Plate]:
-    """Every figure, in the order of the page."""
+def plates(study: Study, tables: Tables) -> list[Plate]:
+    """Every figure that has something to show, in the order of the page."""
     methods = list(study.methods)
-    return [
-        learning_curves(study, tables, methods),
-        success(tables, methods),
-        step_entropy(tables, methods),
-        gradient_scale(tables, methods),
-        equal_reward(tables, methods),
-        proposition1(tables, methods),
-        gradient_norm(study, tables),
-    ]
+    made = {
+        "difference": Plate("difference", ("results",), list(_differences(study, tables))),
+        "success": Plate("success", ("panels",), list(_success(tables, methods))),
+        "learning_curves": Plate("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
+        "stability": Plate("stability", ("training_course", "training"), list(_stability(tables, methods)), columns=3),
+        "step_entropy": Plate(
+            "step_entropy",
+            ("step_entropy",),
+            list(_histograms(tables["step_entropy"], methods, "step entropy (nats)")),
+        ),
+        "entropy_change": Plate(
+            "entropy_change", ("entropy_change", "rescored_steps"), list(_entropy_change(tables, methods))
+        ),
+        "gradient_scale": Plate(
+            "gradient_scale",
+            ("gradient_scale",),
+            list(_histograms(tables["gradient_scale"], methods, "gradient scale g")),
+        ),
+        "equal_reward": Plate("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods))),
+        "proposition1": Plate("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods))),
+        "gradient_norm": Plate("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables))),
+        "gradient_variance": Plate("gradient_variance", ("gradient_moments",), list(_variance(tables))),
+        "sensitivity": Plate("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
+        "endings": Plate("endings", ("stop_reasons",), list(_endings(tables))),
+        "cost": Plate("cost", ("cost_by_part", "cost"), list(_cost(tables))),
+    }
+    return [made[name] for name in CAPTIONS if made[name].panels]
 
 
-def _environments(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    for (name,), part in table.group_by("environment", maintain_order=True):
-        yield str(name), part
+def _per(table: pl.DataFrame, *names: str) -> Iterator[tuple[list[str], pl.DataFrame]]:
+    """Parts of a table by these columns, in its order."""
+    for key, part in table.group_by(names, maintain_order=True):
+        yield [str(value) for value in key], part
 
 
-def learning_curves(study: Study, tables: dict[str, pl.DataFrame], methods: list[str]) -> Plate:
-    panels: list[Panel] = []
-    for name, part in _environments(tables["learning_curves"]):
-        runs = tables["training"].filter(environment=name)
-        panels += [
-            figures.learning_curve(part, methods, f"{name}: mean over seeds"),
-            figures.seed_curves(runs, methods, f"{name}: every run"),
-        ]
-    return Plate(
-        "learning_curves",
-        "Learning curves",
-        "Success of each iteration's own training episodes. These tasks are drawn anew for every iteration, those "
-        "always or never solved less often, so a curve is not the success on a panel. Left, the mean over seeds; its "
-        "band is Wilson's 95 % interval for the episodes of one iteration, all seeds together: the noise of "
-        f"measuring, not the spread of seeds. Right, each of the {len(study.seeds)} runs of a method.",
-        ("learning_curves", "training"),
-        panels,
-    )
+def _differences(study: Study, tables: Tables) -> Iterator[Panel]:
+    compared = tables["results"].filter(pl.col("method") != study.baseline)
+    named = compared.with_columns(panel=pl.format("{}, {}", "split", "mode"))
+    for (environment,), part in _per(named, "environment"):
+        yield figures.differences(part, list(study.methods), f"{environment}: minus {study.baseline}")
 
 
-def success(tables: dict[str, pl.DataFrame], methods: list[str]) -> Plate:
-    panels: list[Panel] = []
-    key = ["environment", "split", "mode"]
-    for (environment, split, mode), part in tables["panels"].group_by(key, maintain_order=True):
-        run = pl.when(pl.col("seed").is_null()).then("method").otherwise(pl.format("{} {}", "method", "seed"))
-        panels.append(figures.success(part.with_columns(run=run), methods, f"{environment}: {split}, {mode}"))
-    return Plate(
-        "success",
-        "Success of each policy",
-        "Every task of the panel played once by every policy (the number behind a name is the seed), the warm start "
-        "beside. Bars are Wilson's 95 % intervals for that policy's episodes.",
-        ("panels",),
-        panels,
-    )
+def _success(tables: Tables, methods: list[str]) -> Iterator[Panel]:
+    run = pl.when(pl.col("seed").is_null()).then("method").otherwise(pl.format("{} {}", "method", "seed"))
+    for (environment, split, mode), part in _per(tables["panels"], "environment", "split", "mode"):
+        yield figures.success(part.with_columns(run=run), methods, f"{environment}: {split}, {mode}")
 
 
-def step_entropy(tables: dict[str, pl.DataFrame], methods: list[str]) -> Plate:
-    return Plate(
-        "step_entropy",
-        "Step entropy",
-        "Share of training steps by their step entropy (mean over a step's tokens of the sampling distribution's "
-        "entropy), in the first and the last quarter of the iterations, all seeds together. The outermost 0.1 % lie "
-        "in the outer bins.",
-        ("step_entropy",),
-        _histograms(tables["step_entropy"], methods, "step entropy (nats)"),
-    )
+def _curves(tables: Tables, methods: list[str]) -> Iterator[Panel]:
+    for (environment,), part in _per(tables["learning_curves"], "environment"):
+        runs = tables["training"].filter(environment=environment).select("iteration", "method", "seed", "success")
+        yield figures.learning_curve(part, methods, f"{environment}: all seeds")
+        interval = part.filter(pl.col("seeds") >= FEWEST_SEEDS)
+        yield figures.seed_curves(runs, interval, methods, f"{environment}: every run")
 
 
-def gradient_scale(tables: dict[str, pl.DataFrame], methods: list[str]) -> Plate:
-    return Plate(
-        "gradient_scale",
-        "Gradient scale",
-        "Share of training steps by EMPG's factor g, which multiplies the outcome advantage and is 1 on average in "
-        "every iteration; above 1 for confident steps. Only methods that scale; phases and bins as for the step "
-        "entropy.",
-        ("gradient_scale",),
-        _histograms(tables["gradient_scale"], methods, "gradient scale g"),
-    )
+def _stability(tables: Tables, methods: list[str]) -> Iterator[Panel]:
+    for (environment,), part in _per(tables["training_course"], "environment"):
+        for metric, title in METRICS.items():
+            if len(rows := part.filter(metric=metric)):
+                yield figures.spread(rows, methods, f"{environment}: {title}", title)
 
 
-def _histograms(table: pl.DataFrame, methods: list[str], x_title: str) -> list[Panel]:
-    if table.is_empty():
-        return [figures.nothing("No method of this study scales gradients.")]
-    return [
-        figures.histogram(part, methods, f"{environment}: {phase}", x_title)
-        for (environment, phase), part in table.group_by("environment", "phase", maintain_order=True)
-    ]
+def _histograms(table: pl.DataFrame, methods: list[str], x_title: str) -> Iterator[Panel]:
+    for (environment, phase), part in _per(table, "environment", "phase"):
+        yield figures.histogram(part, methods, f"{environment}: {phase}", x_title)
 
 
-def equal_reward(tables: dict[str, pl.DataFrame], methods: list[str]) -> Plate:
-    return Plate(
-        "equal_reward",
-        "Weight of groups that cannot rank",
-        "Share of the summed |advantage| that comes from groups whose rewards are all equal, mean over seeds. Their "
-        "outcome advantage is 0, so without a bonus the share is 0; with EMPG's clarity bonus such groups are still "
-        "trained on.",
-        ("equal_reward", "training"),
-        [
-            figures.lines(part, methods, name, "share of |advantage|")
-            for name, part in _environments(tables["equal_reward"])
-        ],
-    )
+def _entropy_change(tables: Tables, methods: list[str]) -> Iterator[Panel]:
+    for (environment,), part in _per(tables["entropy_change"], "environment"):
+        yield figures.percentiles(part, methods, environment)
 
 
-def proposition1(tables: dict[str, pl.DataFrame], methods: list[str]) -> Plate:
-    measured = tables["proposition1"].filter(quantity="measured")
-    return Plate(
-        "proposition1",
-        "Proposition 1, measured",
-        "Squared norm of ∇ log π(a) with respect to the logits, for tokens a drawn from the trained policy at contexts "
-        "of its last rollouts, 16 tokens a context, in bins of equal width by Rényi-2 entropy (mean and 95 % interval, "
-        "all seeds; bins of fewer than 10 contexts left out); dashed, the proposition's expectation 1 − exp(−H₂). The "
-        "bin at the left end holds most contexts: trained policies are sure of most tokens.",
-        ("proposition1", "score_norms"),
-        [figures.proposition(part, methods, name) for name, part in _environments(measured)],
-    )
+def _equal_reward(tables: Tables, methods: list[str]) -> Iterator[Panel]:
+    for (environment,), part in _per(tables["equal_reward"], "environment"):
+        yield figures.spread(part, methods, environment, "share of |advantage|", percent=True)
 
 
-def gradient_norm(study: Study, tables: dict[str, pl.DataFrame]) -> Plate:
-    table = tables["gradient_norm"]
-    modulated = [name for name, method in study.methods.items() if method.modulation != "none"] or [study.baseline]
+def _proposition1(tables: Tables, methods: list[str]) -> Iterator[Panel]:
+    for (environment,), part in _per(tables["proposition1"].filter(quantity="measured"), "environment"):
+        yield figures.proposition(part, methods, environment)
+
+
+def modulated(study: Study) -> list[str]:
+    """The methods that modulate advantages; the baseline where none does."""
+    return [name for name, method in study.methods.items() if method.modulation != "none"] or [study.baseline]
+
+
+def _norms(study: Study, tables: Tables) -> Iterator[Panel]:
     labels = {"before": "before modulation", "after": "after modulation", "norm": "without advantage"}
-    renamed = table.filter(pl.col("method").is_in(modulated)).with_columns(pl.col("quantity").replace(labels))
-    renamed = renamed.sort(
+    shown = tables["gradient_norm"].filter(pl.col("method").is_in(modulated(study)))
+    renamed = shown.with_columns(pl.col("quantity").replace(labels)).sort(
         "environment", "method", pl.col("quantity").cast(pl.Enum(list(labels.values()))), "step_entropy"
     )
-    return Plate(
-        "gradient_norm",
-        "Gradient norm against step entropy",
-        "Norm over all parameters of the gradient of a step's mean log-probability under the trained policy, for "
-        "steps drawn from the last iteration, alone, times the step's outcome advantage (before modulation) and "
-        "times its final one (after). Bins of equal count by step entropy; mean and 95 % interval, all seeds.",
-        ("gradient_norm", "gradient_norms"),
-        [
-            figures.gradient_norm(part, f"{environment}: {method}")
-            for (environment, method), part in renamed.group_by("environment", "method", maintain_order=True)
-        ],
+    for (environment, method), part in _per(renamed, "environment", "method"):
+        yield figures.gradient_norm(part, f"{environment}: {method}")
+
+
+def _variance(tables: Tables) -> Iterator[Panel]:
+    scaled = tables["gradient_moments"].filter(pl.col("weight") != "outcome")
+    for (environment,), part in _per(scaled, "environment"):
+        for name, title in RATIOS.items():
+            if len(rows := part.drop_nulls(name)):
+                yield figures.ratios(rows, name, f"{environment}: {title}")
+
+
+def _sensitivity(study: Study, tables: Tables) -> Iterator[Panel]:
+    last = {name: settings.evaluate.splits[-1] for name, settings in study.environments.items()}
+    sampled = tables["sensitivity"].filter(mode="sampled")
+    for (environment, family), rows in _per(sampled, "environment", "family"):
+        shown = rows.filter(split=last[environment])
+        place = {"environment": environment, "split": last[environment], "mode": "sampled", "method": study.baseline}
+        base = float(tables["results"].filter(**place)["success"].item())
+        for x, y, part in maps(shown):
+            title = f"{environment}: {family} ({study.baseline}: {100 * base:.1f} %)"
+            yield figures.heat_map(part, x, y, SETTINGS, title)
+
+
+def _endings(tables: Tables) -> Iterator[Panel]:
+    rows = (
+        tables["stop_reasons"].filter(mode="sampled").with_columns(pl.col("method").replace(WARM_START, "warm start"))
     )
+    named = rows.with_columns(pl.col("stop_reason").str.replace_all("_", " "))
+    for (environment, split), part in _per(named, "environment", "split"):
+        x = figures.share("share", "share of episodes")
+        yield figures.stacked(part, "stop_reason", ENDINGS, x, f"{environment}: {split}")
+
+
+def _cost(tables: Tables) -> Iterator[Panel]:
+    for (environment,), part in _per(tables["cost_by_part"], "environment"):
+        mean = part.group_by("method", "part", maintain_order=True).agg(pl.col("cpu_seconds").mean())
+        x = figures.amount("cpu_seconds", "CPU seconds of a run")
+        yield figures.stacked(mean, "part", PARTS, x, environment)

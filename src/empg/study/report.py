@@ -1,4 +1,7 @@
-"""The report: one HTML page that needs no network and no script, its tables as CSV and Parquet, its figures as SVG."""
+"""The report: one HTML page that needs no network and no script, its tables as CSV and Parquet, its figures as SVG.
+
+Beside it lies a page for each trained run with a sample of its trajectories.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from empg.config import Study, parse, read_yaml
-from empg.files import atomic_path, read_json, write_json, write_text
+from empg.files import atomic_directory, atomic_path, read_json, write_json, write_text
 from empg.provenance import stage
-from empg.study import analysis, course, entropy_change, figures
-from empg.study.aggregates import aggregate_table
+from empg.study import analysis, course, entropy_change, figures, trajectories
+from empg.study.aggregates import FEWEST_SEEDS, aggregate_table
 from empg.study.commands import command
 from empg.study.plates import Plate, plates
 from empg.study.results import WARM_START, Results, Run
+from empg.study.sensitivity import sensitivity
 
 # The tables of arXiv 2509.09265 by type of environment: title, heads, rows; percent.
 _TABLE_1 = ("model (paper)", "GRPO", "GRPO + EMPG", "DAPO", "DAPO + EMPG")
@@ -50,7 +54,7 @@ CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy"
 
 
 def run(config: Path, results: Path, out: Path) -> None:
-    """Make ``out/report.html``, ``out/metrics.json``, ``out/tables`` and ``out/figures``.
+    """Make ``out/report.html``, ``out/metrics.json``, ``out/tables``, ``out/figures`` and ``out/trajectories``.
 
     ``config`` is the study's file, ``results`` the folder (results/STUDY) that holds what its stages wrote.
     """
@@ -73,35 +77,60 @@ def run(config: Path, results: Path, out: Path) -> None:
                 warnings.simplefilter("ignore", UserWarning)  # altair's remarks on the panels' differing legends
                 write_text(out / "figures" / f"{plate.name}.svg", figures.to_svg(plate.whole(), themed=False))
         write_json(out / "metrics.json", metrics(tables["results"], tables["aggregates"]))
-        write_text(out / "report.html", render(read, tables, drawn))
+        templates = environment()
+        with atomic_directory(out / "trajectories") as folder:
+            for run in read.trained():
+                write_text(folder / trajectories.page_name(**run.key), trajectories.render(read, run, templates))
+        write_text(out / "report.html", render(read, tables, drawn, templates))
 
 
 def make_tables(results: Results) -> dict[str, pl.DataFrame]:
     """Every table of the report by name."""
-    from empg.study.proposition import bin_means, equal_counts, equal_widths, measure
-
     study = results.study
     panels, episodes, training = results.panels(), results.episodes(), results.training()
     credited = pl.concat(results.credited(run, CREDITED_COLUMNS) for run in results.trained())
-    measured = [measure(results, run) for run in results.trained()]
-    score_norms, gradient_norms, gradient_moments = (pl.concat(parts[i] for parts in measured) for i in (0, 1, 2))
     rescored = pl.concat(entropy_change.rescored_steps(results, run) for run in results.trained())
     progress = course.training_progress(results, training, credited)
     efficiency = course.sample_efficiency(study, progress)
     scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
-    per = ["environment", "method"]
     trained = credited.filter(pl.col("trained"))
+    result_table = analysis.result_table(study, panels, episodes)
     tables = {
-        "results": analysis.result_table(study, panels, episodes),
+        "results": result_table,
+        "aggregates": aggregate_table(study, episodes),
         "panels": panels,
         "success_by_type": analysis.success_by_type(episodes),
         "stop_reasons": analysis.stop_reasons(episodes),
         "episode_metrics": analysis.episode_metrics(episodes),
         "learning_curves": analysis.learning_curves(training, credited),
         "training": training,
+        "training_course": analysis.over_seeds(training, ["kl", "grad_norm", "step_entropy_mean"]),
+        "stability": course.stability(study, progress, training, entropy_change.forward_kl(rescored)),
+        "progress": progress,
+        "sample_efficiency": efficiency,
+        "efficiency": course.efficiency_over_seeds(efficiency),
         "step_entropy": analysis.histograms(trained, "step_entropy"),
         "gradient_scale": analysis.histograms(trained.filter(pl.col("method").is_in(scaled)), "gradient_scale"),
-        "equal_reward": analysis.over_seeds(training, "equal_reward_mass"),
+        "equal_reward": analysis.over_seeds(training, ["equal_reward_mass"]),
+        "rescored_steps": rescored,
+        "entropy_change": entropy_change.entropy_change(rescored, study.baseline),
+        **gradient_tables(results),
+        "sensitivity": sensitivity(study, result_table),
+        "cost": analysis.cost(results),
+        "cost_by_part": analysis.cost_by_part(results),
+    }
+    return {name: analysis.with_seeds(study, table) for name, table in tables.items()}
+
+
+def gradient_tables(results: Results) -> dict[str, pl.DataFrame]:
+    """What was measured on the trained networks: Proposition 1, norms and variance of gradients."""
+    from empg.study.proposition import bin_means, equal_counts, equal_widths, measure
+
+    measured = [measure(results, run) for run in results.trained()]
+    score_norms, gradient_norms, moments = (pl.concat(parts[i] for parts in measured) for i in (0, 1, 2))
+    ratios = course.gradient_ratios(moments)
+    per = ["environment", "method"]
+    return {
         "score_norms": score_norms,
         "proposition1": bin_means(
             score_norms, "renyi2", ["measured", "expected"], bins=equal_widths("renyi2", 24), per=per
@@ -110,18 +139,9 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
         "gradient_norm": bin_means(
             gradient_norms, "step_entropy", list(GRADIENTS), bins=equal_counts("step_entropy", 6), per=per
         ),
-        "cost": analysis.cost(results),
-        "aggregates": aggregate_table(study, episodes),
-        "progress": progress,
-        "sample_efficiency": efficiency,
-        "efficiency": course.efficiency_over_seeds(efficiency),
-        "stability": course.stability(study, progress, training, entropy_change.forward_kl(rescored)),
-        "rescored_steps": rescored,
-        "entropy_change": entropy_change.entropy_change(rescored, study.baseline),
-        "gradient_moments": gradient_moments,
-        "gradient_variance": course.gradient_variance(gradient_moments),
+        "gradient_moments": ratios,
+        "gradient_variance": course.gradient_variance(ratios),
     }
-    return {name: analysis.with_seeds(study, table) for name, table in tables.items()}
 
 
 def save_table(table: pl.DataFrame, folder: Path, name: str) -> None:
@@ -148,8 +168,8 @@ def metrics(result_table: pl.DataFrame, aggregates: pl.DataFrame) -> dict[str, A
     return nested
 
 
-def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]) -> str:
-    """The page."""
+def environment() -> Environment:
+    """The templates. Whatever they print is escaped."""
     templates = Environment(
         loader=PackageLoader("empg.study"),
         autoescape=True,
@@ -157,30 +177,42 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"percent": analysis.percent, "points": analysis.points, "numeral": numeral}
-    environments = [environment_view(results, tables, name) for name in results.study.environments]
-    types = dict.fromkeys(environment["type"] for environment in environments)
+    templates.filters |= {
+        "percent": analysis.percent,
+        "points": analysis.points,
+        "numeral": numeral,
+        "anchor": lambda title: title.lower().replace(" ", "-"),
+    }
+    return templates
+
+
+def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate], templates: Environment) -> str:
+    """The page."""
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for plate in drawn:
+        panels = [Markup(figures.to_svg(panel, themed=True)) for panel in plate.panels]
+        sections.setdefault(plate.caption.section, []).append({"plate": plate, "panels": panels})
     return templates.get_template("report.html.j2").render(
         study=results.study,
         verdict=analysis.verdict(results.study, tables["results"]),
-        environments=environments,
-        plates=[
-            {"plate": plate, "panels": [Markup(figures.to_svg(panel, themed=True)) for panel in plate.panels]}
-            for plate in drawn
-        ],
+        environments=[environment_view(results, tables, name) for name in results.study.environments],
+        episodes=int(tables["panels"]["n"].sum()),
+        sections=sections,
         cost=tables["cost"].to_dicts(),
-        paper=[dict(zip(("title", "heads", "rows"), PAPER[t], strict=True)) for t in types],
+        paper={name: dict(zip(("title", "heads", "rows"), table, strict=True)) for name, table in PAPER.items()},
         runs=[run_view(results, run) for run in results.runs()],
-        tables=list(tables),
-        statistics={name: tables[name].to_dicts() for name in STATISTICS}
-        | {"window": course.WINDOW, "percentiles": 100 // entropy_change.BINS},
+        statistics={name: tables[name].to_dicts() for name in STATISTICS},
+        fewest_seeds=FEWEST_SEEDS,
+        window=course.WINDOW,
+        range_width=100 // entropy_change.BINS,
     )
 
 
 def numeral(value: float, style: str) -> str:
-    """A number as ``percent``, ``points``, ``whole`` or ``plain`` (three significant digits)."""
+    """A number as ``percent``, ``share`` (whole percent), ``points``, ``whole`` or ``plain`` (three digits)."""
     styles = {
         "percent": analysis.percent,
+        "share": "{:.0%}".format,
         "points": analysis.points,
         "whole": "{:,.0f}".format,
         "plain": "{:.3g}".format,
@@ -230,4 +262,5 @@ def run_view(results: Results, run: Run) -> dict[str, str]:
         "train": results.relative(run.train),
         "evaluate": results.relative(run.evaluate),
         "commands": "\n".join([*made, f"empg audit {study / place}"]),
+        "trajectories": "" if run.method == WARM_START else f"trajectories/{trajectories.page_name(**run.key)}",
     }

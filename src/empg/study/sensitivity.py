@@ -1,0 +1,46 @@
+"""How success depends on EMPG's own settings, for studies whose methods form a grid of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import polars as pl
+
+from empg.config import Study
+
+SETTINGS = {"k": "k", "k_future": "k'", "zeta": "ζ"}
+
+
+def sensitivity(study: Study, results: pl.DataFrame) -> pl.DataFrame:
+    """The result table's rows of the methods that differ in k, k' or ζ alone, with these settings in front.
+
+    Such methods are a family, named by its first method (GRPO's and DAPO's are two). No rows where no family varies at
+    least two of the settings.
+    """
+    rows = [
+        {"environment": environment, "method": name, "k": method.k, "k_future": method.k_future,
+         "zeta": settings.zeta if method.zeta is None else method.zeta,
+         "others": method.model_dump_json(exclude=set(SETTINGS))}
+        for environment, settings in study.environments.items()
+        for name, method in study.methods.items()
+        if method.modulation != "none"
+    ]  # fmt: skip
+    schema = dict.fromkeys(("environment", "method", "others"), pl.String) | dict.fromkeys(SETTINGS, pl.Float64)
+    per = ["environment", "others"]
+    varied = pl.sum_horizontal(pl.col(name).n_unique().over(per) > 1 for name in SETTINGS) >= 2
+    grid = pl.DataFrame(rows, schema=schema).filter(varied).with_columns(family=pl.col("method").first().over(per))
+    columns = ["environment", "split", "mode", "method", "seeds", "success", "low", "high"]
+    joined = grid.join(results.select(columns), on=["environment", "method"], maintain_order="left")
+    return joined.select(
+        "environment", "split", "mode", "family", "method", *SETTINGS, "seeds", "success", "low", "high"
+    )
+
+
+def maps(rows: pl.DataFrame) -> Iterator[tuple[str, str, pl.DataFrame]]:
+    """Each pair of settings that varies, with the rows in which the third has its most frequent value."""
+    for x, y in combinations(SETTINGS, 2):
+        (third,) = set(SETTINGS) - {x, y}
+        part = rows.filter(pl.col(third) == rows[third].mode().sort().first())
+        if part[x].n_unique() > 1 and part[y].n_unique() > 1:
+            yield x, y, part
