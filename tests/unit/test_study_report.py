@@ -10,8 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from empg.config import Study, parse
+from empg.config import Study, parse, read_yaml
 from empg.errors import DataError
+from empg.files import read_json, write_json
 from empg.study import report
 from empg.study.captions import CAPTIONS
 
@@ -91,6 +92,19 @@ def test_missing_evaluation_is_named(study_results: Path, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=re.escape(str(path))):
         report.run(root / "config" / "study.json", root, root / "report")
     assert not (root / "report" / "report.html").exists()
+
+
+def test_one_method_and_one_seed_are_enough(study_results: Path, tmp_path: Path) -> None:
+    """Nothing to compare with, no interval over seeds: such numbers are left out, not made up."""
+    given = read_yaml(study_results / "config" / "study.json")
+    methods = {"grpo": given["methods"]["grpo"]}
+    write_json(tmp_path / "study.json", given | {"methods": methods, "seeds": [1]})
+    report.run(tmp_path / "study.json", study_results, tmp_path / "report")
+    table = pl.read_parquet(tmp_path / "report" / "tables" / "results.parquet")
+    assert table.select("low", "high", "difference").null_count().row(0) == (4, 4, 4)
+    panel = read_json(tmp_path / "report" / "metrics.json")["alfworld"]["valid_seen"]["sampled"]["grpo"]
+    assert set(panel) == {"success", "lift", "interquartile_mean"}
+    assert not (tmp_path / "report" / "figures" / "difference.svg").exists()
 
 
 def test_every_figure_says_how_it_was_made_and_links_to_its_data(page: str) -> None:

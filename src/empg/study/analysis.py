@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from empg.config import Study
 from empg.files import read_json
 from empg.study.results import WARM_START, Results
-from empg.study.statistics import mean_over_seeds, paired_difference, wilson
+from empg.study.statistics import PairedDifference, mean_over_seeds, paired_difference, wilson
 
 PANEL_KEY = ("environment", "split", "mode")
 BINS = 40
@@ -45,11 +45,13 @@ def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> 
             row |= {"low": _clip(success.low), "high": _clip(success.high), "lowest_seed": float(by_seed.min())}
             row |= {"highest_seed": float(by_seed.max()), "warm_start": warm, "lift": lift.value}
             row |= {"lift_low": lift.low, "lift_high": lift.high, "lift_lowest_seed": float((by_seed - warm).min())}
+            paired: dict[str, float | None] = dict.fromkeys(PairedDifference._fields)
             if method != study.baseline:
                 paired = paired_difference(outcome, by_method[study.baseline])._asdict()
-                row |= {f"difference_{name}".removesuffix("_value"): value for name, value in paired.items()}
+            row |= {f"difference_{name}".removesuffix("_value"): value for name, value in paired.items()}
             rows.append(row)
-    return pl.DataFrame(rows, infer_schema_length=None)
+    # With one method, or one seed, whole columns are null.
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
 
 
 def outcomes(played: pl.DataFrame, method: str) -> NDArray[np.float64]:
