@@ -96,6 +96,20 @@ def test_stability_by_hand() -> None:
     assert found["seeds"].unique().to_list() == [2]
 
 
+def test_a_training_without_gradients_has_no_ratios() -> None:
+    rows = [
+        {"environment": "e", "method": m, "seed": s, "iteration": i, "kl": 0.0, "grad_norm": 0.0,
+         "step_entropy_mean": float(i)}
+        for m in METHODS for s in (1, 2) for i in range(3)
+    ]  # fmt: skip
+    kl = pl.DataFrame(
+        [{"environment": "e", "method": m, "seed": s, "forward_kl": 0.2} for m in METHODS for s in (1, 2)]
+    )
+    found = course.stability(STUDY, progress(), pl.DataFrame(rows), kl).filter(method="base")
+    missing = found.filter(pl.col("value").is_null())["quantity"]
+    assert set(missing) == {"grad_norm_variation", "grad_norm_peak", "entropy_kept"}
+
+
 def test_one_seed_has_values_and_no_interval() -> None:
     values = pl.DataFrame({"environment": "e", "q": "x", "method": ["base", "new"], "seed": 1, "value": [1.0, 3.0]})
     (_, row) = course.means_over_seeds(values, "q", "base").iter_rows(named=True)
@@ -110,6 +124,8 @@ def test_gradient_variance_by_hand() -> None:
     ratios = course.gradient_ratios(pl.DataFrame(columns))
     assert ratios["ratio"].to_list() == pytest.approx([1, 0.5, 1, 0.25])
     assert ratios["ratio_at_size"].to_list() == pytest.approx([1, 2, 1, 1])
+    without = course.gradient_ratios(pl.DataFrame(columns).with_columns(variance=0.0 * pl.col("variance")))
+    assert without["ratio"].null_count() == 4  # no steps trained: 0 / 0
     found = course.gradient_variance(ratios)
     outcome, scaled = found.iter_rows(named=True)
     assert (outcome["variance"], outcome["ratio"], outcome["signal"]) == pytest.approx((6, 1, 0.2))

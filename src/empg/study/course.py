@@ -122,7 +122,7 @@ def stability(study: Study, progress: pl.DataFrame, training: pl.DataFrame, forw
     ``grad_norm_variation``, its standard deviation over the mean; ``grad_norm_peak``, the largest over the median;
     ``entropy_kept``, mean step entropy of the last quarter over that of the first iteration; and ``forward_kl`` at the
     end, from :func:`empg.study.entropy_change.forward_kl`. The first two KLs are null for a method that computes none
-    (``kl_coef`` 0).
+    (``kl_coef`` 0), and a ratio to 0 is null.
     """
     recent = progress.group_by(*RUN, maintain_order=True).agg(
         pl.col("success").mean().alias("success_mean"),
@@ -140,7 +140,9 @@ def stability(study: Study, progress: pl.DataFrame, training: pl.DataFrame, forw
     )  # fmt: skip
     without_kl = [name for name, method in study.methods.items() if method.kl_coef == 0]
     masked = pl.when(~pl.col("method").is_in(without_kl)).then(pl.col("kl_last", "kl_largest"))
-    runs = recent.join(other.with_columns(masked), on=RUN, maintain_order="left")
+    ratios = pl.col("grad_norm_variation", "grad_norm_peak", "entropy_kept")
+    kept = pl.when(ratios.is_finite()).then(ratios)
+    runs = recent.join(other.with_columns(masked, kept), on=RUN, maintain_order="left")
     runs = runs.join(forward_kl, on=RUN, maintain_order="left")
     return means_over_seeds(runs.unpivot(index=RUN, variable_name="quantity"), "quantity", study.baseline)
 
@@ -173,14 +175,16 @@ def gradient_ratios(moments: pl.DataFrame) -> pl.DataFrame:
 
     ``moments`` are of :class:`empg.study.proposition.Moments`, a row a run and weight. Added are ``ratio``, the
     variance over that of ``outcome`` on the same steps, and ``ratio_at_size``, the same for weights that are as large
-    on average, since smaller weights alone make for less variance and less signal alike. Null where a run has none.
+    on average, since smaller weights alone make for less variance and less signal alike. Null where a run has none, or
+    where that is a ratio to 0.
     """
     base = moments.filter(weight="outcome").select(*RUN, pl.col("variance", "size").name.suffix("_outcome"))
     ratio = pl.col("variance") / pl.col("variance_outcome")
     at_size = ratio / (pl.col("size") / pl.col("size_outcome")) ** 2
     joined = moments.join(base, on=RUN, how="left", maintain_order="left")
+    kept = {"ratio": ratio, "ratio_at_size": at_size}
     return joined.select(
-        *moments.columns, ratio.fill_nan(None).alias("ratio"), at_size.fill_nan(None).alias("ratio_at_size")
+        *moments.columns, *(pl.when(value.is_finite()).then(value).alias(name) for name, value in kept.items())
     )
 
 
