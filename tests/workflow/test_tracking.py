@@ -317,6 +317,7 @@ def test_unfinished_model_is_dropped(study: Path) -> None:
 
 def test_pages_of_a_run_are_its_artifacts(study: Path) -> None:
     page = study / "report" / "trajectories" / "alfworld-grpo-seed1.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("<!doctype html><title>first</title>")
     tracking.rebuild(study)
     page.write_text("<!doctype html><title>second</title>")  # and no manifest knows of it
@@ -432,7 +433,8 @@ def test_a_run_names_its_environments_data_set(database: Path, tmp_path: Path) -
     tracker = tracking.Tracker(study)
     for environment in ("rooms", "llama"):
         run = tracker.begin(tracking.Identity("train", environment, "grpo", 1), {})
-        (found,) = tracker.client.get_run(run.info.run_id).inputs.dataset_inputs
+        logged = tracker.client.get_run(run.info.run_id)
+        (found,) = logged.inputs.dataset_inputs
         assert (found.dataset.name, found.dataset.digest) == ("rooms", MD5)
-        note = run.data.tags["mlflow.note.content"]
+        note = logged.data.tags["mlflow.note.content"]
         assert f"--data data/rooms --model {study}/{environment}/warmstart/model" in note
