@@ -127,6 +127,19 @@ def test_other_settings_than_the_configuration_are_found(study: Path) -> None:
     assert "train.json has other settings now" in differences(study / RUN)
 
 
+def test_what_the_rows_cannot_give_is_missing_and_no_difference(study: Path) -> None:
+    """The rollouts hold no Rényi-2 entropies of tokens, which the advantages follow from."""
+    train = study / RUN / "train"
+    manifest = read_json(train / "manifest.json")
+    config = manifest["config"] | {"method": manifest["config"]["method"] | {"entropy": "renyi2"}}
+    write_json(train / "manifest.json", manifest | {"config": config})
+    write_json(study / "config" / RUN / "train.json", config)
+    found = [line for line in lines(study / RUN) if "advantages and metrics" in line]
+    assert len(found) == 1
+    assert found[0].startswith("  missing ")
+    assert found[0].endswith("the method has renyi2; not computed again")
+
+
 def test_exit_codes(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", str(study / RUN)]) == 0
     assert cli.main(["audit", str(study / "alfworld" / "grpo" / "seed9")]) == 2

@@ -20,13 +20,13 @@ from empg.schema import CREDIT, CREDITED_STEPS, DIFFICULTY, EPISODES, STEPS, rea
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Numbers by name as ``file`` records them and as ``rows`` give them."""
+    """Numbers by name as ``file`` records them and as ``rows`` give them; ``recomputed`` None: they cannot."""
 
     what: str
     file: Path
     rows: str
     recorded: Mapping[str, Any]
-    recomputed: Mapping[str, Any]
+    recomputed: Mapping[str, Any] | None
     tolerance: float = 0.0  # absolute or relative; 0: equal to the last bit
 
 
@@ -58,6 +58,10 @@ def training(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
         raise DataError(f"{folder / 'rollouts'}: expected iteration_*.parquet, found none")
     path, steps = files[-1], read_table(files[-1], CREDITED_STEPS)
     trained = steps.filter("trained")
+    if config.method.entropy != "shannon":
+        what = f"advantages and metrics: the rows hold Shannon entropies, the method has {config.method.entropy}"
+        yield Numbers(what, path, f"{len(trained)} rows of rollouts/{path.name}", {}, None)
+        return
     kept, dropped = (from_table(part, config.environment) for part in (trained, steps.filter(~pl.col("trained"))))
     credited = credit_batch(kept, config.method, config.sampling.max_response, config.train.reward)
     columns, rows = credited.columns(), f"{len(trained)} rows of rollouts/{path.name} where trained"
