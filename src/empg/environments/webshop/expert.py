@@ -1,9 +1,10 @@
 """An expert that shops from observations alone, with a short thought per step, for an agent to imitate.
 
-It searches for what titles name, opens what fits and is cheap enough, reads the features where the request goes beyond
-the title, returns from what does not fit, chooses the options and buys. A thought says first what is needed and then
-what to do about it. The expert knows the shop's words, which is common sense, and remembers which products it has read
-about and rejected; it knows nothing of the shop's hidden state. It reads pages of the mode ``text_rich``.
+It searches for what titles name, opens the first product that it has not opened and whose title fits, checks need after
+need, reads the features where the request goes beyond the title, returns from what does not fit, chooses the options
+and buys. Its first thought says all that is needed, later ones each check with its outcome. The expert knows the shop's
+words, which is common sense, and remembers what it has read; it knows nothing of the shop's hidden state. It reads
+pages of the mode ``text_rich``, which mark what was opened.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def _names(text: str, words: str) -> bool:
 class _Memory:
     """What the expert has read so far.
 
-    ``searched`` counts its own searches; ``missing`` says, per product, what its features lack, "" if nothing.
+    ``searched`` counts its own searches; ``missing`` says, per product, what its features lack, "" if nothing;
+    ``looked`` holds the products whose page was checked.
     """
 
     need: Need
