@@ -13,6 +13,7 @@ from typing import Any
 
 from empg.files import read_json
 from empg.provenance import PACKAGE, STAGES, json_digest, source_hashes
+from empg.study.commands import data_set
 
 COMMITS = 1000  # newest ones that are searched
 
@@ -61,7 +62,8 @@ def _listings(manifest: dict[str, Any], study: Path) -> list[list[str]]:
     """The names that a stage's source files may have: those of this tree, and those of the study's last run."""
     stage, config = manifest["stage"], manifest["config"]
     listings = [[*source_hashes(STAGES[stage], config.get("data", {}).get("type"))]]
-    recorded = study.parent / "sources" / config.get("environment", "") / f"{stage}.json"
+    place = data_set(study, config["environment"]) if "environment" in config else ""
+    recorded = study.parent / "sources" / place / f"{stage}.json"
     return [*listings, [*read_json(recorded)]] if recorded.exists() else listings
 
 
