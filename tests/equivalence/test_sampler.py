@@ -158,11 +158,11 @@ def test_waves_change_nothing_but_how_many_are_in_play(make_policy, monkeypatch)
 def test_openings_are_shared_rows_wait_and_ended_ones_leave(make_policy, monkeypatch):
     policy = make_policy("qwen2")
     calls = []
-    extend, compact, turn = Transformer.extend, sampling._Batch._compact, sampling._Batch._turn
+    prefill, compact, turn = Transformer.prefill, sampling._Batch._compact, sampling._Batch._turn
 
-    def spy_extend(self, token_ids, *args):
-        calls.append(tuple(token_ids.shape))
-        return extend(self, token_ids, *args)
+    def spy_prefill(self, token_ids, lengths, *args):
+        calls.append(list(lengths))
+        return prefill(self, token_ids, lengths, *args)
 
     waited, sizes = [], []
 
@@ -174,17 +174,17 @@ def test_openings_are_shared_rows_wait_and_ended_ones_leave(make_policy, monkeyp
         sizes.append(len(self.rows))
         return compact(self, decoding)
 
-    monkeypatch.setattr(Transformer, "extend", spy_extend)
+    monkeypatch.setattr(Transformer, "prefill", spy_prefill)
     monkeypatch.setattr(sampling._Batch, "_turn", spy_turn)
     monkeypatch.setattr(sampling._Batch, "_compact", spy_compact)
     told = []
     trajectories = make_sampler(policy).play(episodes(groups=3, group_size=6), told.append)
-    assert calls[0][0] == 3, "each task's opening once"
+    assert len(calls[0]) == 3, "each task's opening once"
     assert any(waiting < alive for waiting, alive in waited), "some rows prefill while others decode"
     assert any(waiting > 1 for waiting, _ in waited), "rows prefill together"
     assert len(set(sizes)) > 1, "the batch shrinks as rows end"
     tokens = sum(t.tokens for t in trajectories)
-    prefilled = sum(rows * new for rows, new in calls if new > 1)
+    prefilled = sum(map(sum, calls))
     assert prefilled < tokens, "observations are encoded once"
     assert sum(told) == len(trajectories)
 

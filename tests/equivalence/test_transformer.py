@@ -113,26 +113,24 @@ def test_packed_sequences_do_not_see_each_other(model, tokens):
 
 def test_extending_a_cache_in_any_portions_gives_the_packed_hidden_states(model, tokens):
     network = load_transformer(model[1])
-    lengths = torch.tensor([25, 9, 25])
     rows = [tokens[:60], tokens[30:74], tokens[40:100]]
     cache = Cache(network.architecture, 3, 60, torch.float32, torch.device("cpu"))
-    first = torch.stack([row[:25] for row in rows])  # row 1 ends in padding after 9 tokens
-    hidden = network.extend(first, torch.zeros(3, dtype=torch.long), cache)
-    found = [[h[:n]] for h, n in zip(hidden, lengths.tolist(), strict=True)]
-    # Two of the rows, in another order, then all of them token by token.
-    some = torch.tensor([2, 1])
-    hidden = network.extend(torch.stack([rows[2][25:30], rows[1][9:14]]), lengths[some], cache, some)
-    for r, h in zip(some.tolist(), hidden, strict=True):
-        found[r].append(h)
-    lengths[some] += 5
-    for _ in range(30):
-        ids = torch.stack([row[n] for row, n in zip(rows, lengths.tolist(), strict=True)])[:, None]
-        hidden = network.extend(ids, lengths, cache)
-        lengths += 1
+    lengths, found = [0, 0, 0], [[], [], []]
+    # Some of the rows in any order and portions, then all of them token by token.
+    for portions in ({0: 25, 1: 9, 2: 25}, {2: 5, 1: 5}, {1: 1}):
+        ids = torch.cat([rows[r][lengths[r] : lengths[r] + n] for r, n in portions.items()])
+        hidden = network.prefill(ids, list(portions.values()), [lengths[r] for r in portions], cache, list(portions))
+        for (r, n), part in zip(portions.items(), hidden.split(list(portions.values())), strict=True):
+            found[r].append(part)
+            lengths[r] += n
+    for _ in range(29):
+        ids = torch.stack([row[n] for row, n in zip(rows, lengths, strict=True)])
+        hidden = network.decode(ids, torch.tensor(lengths), cache)
+        lengths = [n + 1 for n in lengths]
         for r, h in enumerate(hidden):
-            found[r].append(h)
+            found[r].append(h[None])
     with torch.no_grad():
-        for row, parts, length in zip(rows, found, lengths.tolist(), strict=True):
+        for row, parts, length in zip(rows, found, lengths, strict=True):
             torch.testing.assert_close(torch.cat(parts), network(row[:length], [length]), **TOLERANCE)
 
 

@@ -1,7 +1,8 @@
 """A decoder-only transformer that runs Qwen2-, Qwen3- and Llama-family weights in two ways.
 
 :meth:`Transformer.forward` scores packed sequences without padding, with gradients: training and scoring.
-:meth:`Transformer.extend` appends tokens to many cached conversations at once, without gradients: sampling.
+:meth:`Transformer.prefill` and :meth:`Transformer.decode` append to many cached conversations at once, without
+gradients: sampling.
 
 Query, key and value projections are one matrix here, and so are gate and up: fewer, larger products. The folder on
 disk keeps Hugging Face's names (see :mod:`empg.policy.checkpoint`), so `transformers` loads what this trains.
@@ -207,32 +208,57 @@ class Transformer(nn.Module):
         return rms_norm(x, self.norm, self.architecture.norm_eps)
 
     @torch.no_grad()
-    def extend(self, token_ids: Tensor, start: Tensor, cache: Cache, rows: Tensor | None = None) -> Tensor:
-        """Append tokens to cached conversations; hidden states ``[rows, new, width]``.
+    def prefill(self, token_ids: Tensor, lengths: Sequence[int], start: Sequence[int], cache: Cache,
+                rows: Sequence[int]) -> Tensor:  # fmt: skip
+        """Append a chunk of tokens to each of some cached conversations; hidden states ``[tokens, width]``.
 
         Args:
-            token_ids: ``[rows, new]``; a row may end in padding, whose hidden states mean nothing.
-            start: ``[rows]``, the length of each conversation before this call.
+            token_ids: ``[tokens]``, the chunks end to end, without padding.
+            lengths: of the chunks.
+            start: the length of each of those conversations before this call.
             cache: filled in place.
-            rows: which of the cache's rows these are; all of them when omitted.
+            rows: of the cache, one for each chunk.
         """
-        count, new = token_ids.shape
-        positions = start[:, None] + torch.arange(new, device=start.device)
-        longest = int(positions.max()) + 1
+        device = token_ids.device
+        places = [torch.arange(s, s + n, device=device) for s, n in zip(start, lengths, strict=True)]
+        positions = torch.cat(places)
+        row = torch.tensor(rows, device=device).repeat_interleave(torch.tensor(lengths, device=device))
+        # A lone token sees everything before it, which needs no mask.
+        masks = [torch.arange(s + n, device=device) <= p[:, None] if n > 1 else None
+                 for s, n, p in zip(start, lengths, places, strict=True)]  # fmt: skip
         cos, sin = self.cos[positions], self.sin[positions]
-        visible = torch.arange(longest, device=start.device) <= positions[:, :, None]
-        bias = torch.zeros(visible.shape, dtype=self.embedding.dtype, device=start.device)
-        bias = bias.masked_fill_(~visible, -torch.inf)[:, None]
-        row = torch.arange(count, device=start.device) if rows is None else rows
         x = F.embedding(token_ids, self.embedding)
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             q, k, v = layer.project(x, cos, sin)
-            keys[row[:, None], :, positions] = k
-            values[row[:, None], :, positions] = v
-            k, v = keys[:, :, :longest], values[:, :, :longest]
-            if rows is not None:
-                k, v = k[rows], v[rows]
-            x = layer.finish(x, grouped_attention(q, k, v, bias))
+            keys[row, :, positions] = k
+            values[row, :, positions] = v
+            attended = [
+                F.scaled_dot_product_attention(q_i.transpose(0, 1)[None], keys[r : r + 1, :, : s + n],
+                                               values[r : r + 1, :, : s + n], attn_mask=mask,
+                                               enable_gqa=layer.heads > layer.kv_heads)
+                for q_i, r, s, n, mask in zip(torch.split(q, list(lengths)), rows, start, lengths, masks, strict=True)
+            ]  # fmt: skip
+            x = layer.finish(x, torch.cat(attended, dim=2)[0].transpose(0, 1).flatten(1))
+        return rms_norm(x, self.norm, self.architecture.norm_eps)
+
+    @torch.no_grad()
+    def decode(self, token_ids: Tensor, start: Tensor, cache: Cache) -> Tensor:
+        """Append a token to every cached conversation; hidden states ``[rows, width]``.
+
+        ``token_ids`` ``[rows]``; ``start`` ``[rows]``, the length of each before this call; ``cache`` is filled.
+        """
+        longest = int(start.max()) + 1
+        cos, sin = self.cos[start], self.sin[start]
+        visible = torch.arange(longest, device=start.device) <= start[:, None]
+        bias = torch.zeros(visible.shape, dtype=self.embedding.dtype, device=start.device)
+        bias = bias.masked_fill_(~visible, -torch.inf)[:, None]
+        row = torch.arange(len(token_ids), device=start.device)
+        x = F.embedding(token_ids, self.embedding)
+        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+            q, k, v = layer.project(x, cos, sin)
+            keys[row, :, start] = k
+            values[row, :, start] = v
+            x = layer.finish(x, grouped_attention(q, keys[:, :, :longest], values[:, :, :longest], bias))
         return rms_norm(x, self.norm, self.architecture.norm_eps)
 
 
@@ -250,14 +276,10 @@ def packed_block(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, lengths: Seq
 
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention of ``q`` ``[rows, new, heads, w]`` over cached ``k``, ``v`` ``[rows, kv_heads, length, w]``.
-
-    Returns ``[rows, new, heads * w]``. ``bias`` ``[rows, 1, new, length]`` is added to the scores.
-    """
-    rows, new, heads, width = q.shape
+    """Attention of a new token of each row, ``q`` ``[rows, heads, w]``, over cached ``k``, ``v`` ``[rows, kv_heads,
+    length, w]``; ``bias`` ``[rows, 1, length]`` is added to the scores. Returns ``[rows, heads * w]``."""
+    rows, heads, width = q.shape
     kv_heads = k.shape[1]
-    repeats = heads // kv_heads
-    q = q.transpose(1, 2).reshape(rows, kv_heads, repeats * new, width)
-    scores = (q @ k.transpose(2, 3)).mul_(width**-0.5).view(rows, kv_heads, repeats, new, -1).add_(bias[:, :, None])
-    probabilities = scores.softmax(dim=-1).flatten(2, 3)
-    return (probabilities @ v).view(rows, kv_heads, repeats, new, width).permute(0, 3, 1, 2, 4).flatten(2)
+    q = q.view(rows, kv_heads, heads // kv_heads, width)
+    scores = (q @ k.transpose(2, 3)).mul_(width**-0.5).add_(bias[:, None])
+    return (scores.softmax(dim=-1) @ v).flatten(1)

@@ -232,18 +232,22 @@ class _Batch:
 
     def _prefill(self, rows: list[int], chunks: list[list[int]]) -> None:
         """Append each row's chunk to its conversation and keep the hidden state of its last token."""
-        order = sorted(range(len(rows)), key=lambda i: len(chunks[i]))  # similar lengths together: less padding
-        while order:
-            longest = len(chunks[order[-1]])
-            size = max(1, PREFILL_TOKENS // longest)
-            part, order = order[-size:], order[:-size]
-            row = torch.tensor([rows[i] for i in part], device=self.device)
-            sizes = torch.tensor([len(chunks[i]) for i in part], device=self.device)
-            ids = torch.tensor([chunks[i] + [0] * (longest - len(chunks[i])) for i in part], device=self.device)
-            self._reserve(int(self.length[row].max()) + longest)
-            hidden = self.network.extend(ids, self.length[row], self.cache, row)
-            self.hidden[row] = hidden[torch.arange(len(part), device=self.device), sizes - 1]
-            self.length[row] += sizes
+        sizes = [len(chunk) for chunk in chunks]
+        start = self.length[torch.tensor(rows, device=self.device)].tolist()
+        self._reserve(max(map(sum, zip(start, sizes, strict=True))))
+        first = 0
+        while first < len(rows):
+            end, total = first, 0
+            while end < len(rows) and (end == first or total + sizes[end] <= PREFILL_TOKENS):
+                total += sizes[end]
+                end += 1
+            part = slice(first, end)
+            ids = torch.tensor([i for chunk in chunks[part] for i in chunk], device=self.device)
+            hidden = self.network.prefill(ids, sizes[part], start[part], self.cache, rows[part])
+            row, size = (torch.tensor(x[part], device=self.device) for x in (rows, sizes))
+            self.hidden[row] = hidden[size.cumsum(0) - 1]
+            self.length[row] += size
+            first = end
 
     def _decode(self, decoding: list[int]) -> list[int]:
         """Sample one token for each decoding row; the rows whose response ended with it."""
@@ -277,7 +281,7 @@ class _Batch:
         ids[active] = tokens
         index = torch.tensor(going, device=self.device)
         self._reserve(int(self.length.max()) + 1)
-        self.hidden = self.network.extend(ids[:, None], self.length, self.cache)[:, 0]
+        self.hidden = self.network.decode(ids, self.length, self.cache)
         self.length[index] += 1
 
     def _reserve(self, length: int) -> None:
