@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint format ui setup lock schema report times tune parity bench clean help
+.PHONY: run test lint format ui setup lock schema report publish times tune parity bench clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -40,6 +40,9 @@ times: setup  ## print where the time of a study went (STUDY=quick)
 
 report: setup  ## write Snakemake's own report of the default study
 	snakemake --report results/$(STUDY)/snakemake.html
+
+publish: setup  ## write a study's results into docs/results (STUDY=quick)
+	empg publish --results results/$(STUDY) --out docs/results/$(STUDY)
 
 schema: setup  ## regenerate the JSON schemas of the configuration from its models
 	empg schema --out workflow/schemas

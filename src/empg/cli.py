@@ -102,6 +102,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command("schema", _schema, "write the JSON schemas of the configuration", out="folder to write")
     audit = command("audit", _audit, "compute a run's numbers again from their rows and check its files' hashes")
+    command("publish", _publish, "write a study's results as a page in Markdown with its figures and small tables",
+            results=RESULTS, out="folder to write (docs/results/STUDY)")  # fmt: skip
     command("times", _times, "print where the time of a study's stages went", results=RESULTS)
 
     for sub in (data, dvc):
@@ -203,6 +205,12 @@ def _audit(args: argparse.Namespace) -> None:
     from empg.study import audit
 
     audit.run(args.path, print)
+
+
+def _publish(args: argparse.Namespace) -> None:
+    from empg.study import publish
+
+    publish.run(args.results, args.out)
 
 
 def _times(args: argparse.Namespace) -> None:

@@ -111,27 +111,48 @@ def test_packed_sequences_do_not_see_each_other(model, tokens):
     torch.testing.assert_close(logits(network, tokens, lengths), torch.cat(one_by_one), atol=1e-5, rtol=0.0)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_wanted_states_and_their_gradients_are_those_of_the_whole(model, tokens, share):
+    """Few wanted tokens leave most of the last layer out; a sequence may have none of them."""
+    network = load_transformer(model[1])
+    lengths = [1, 40, 17, 42]
+    wanted = torch.nonzero(torch.arange(100) % 10 < 10 * share)[:, 0]
+    wanted = wanted[(wanted < 41) | (wanted >= 58)] if share < 0.9 else wanted
+    whole = network(tokens, lengths)[wanted]
+    whole.pow(2).sum().backward()
+    used = [p for p in network.parameters() if p.grad is not None]  # hidden states need no output weight
+    gradients = [p.grad.clone() for p in used]
+    network.zero_grad()
+    part = network(tokens, lengths, wanted)
+    part.pow(2).sum().backward()
+    torch.testing.assert_close(part, whole, **TOLERANCE)
+    for parameter, expected in zip(used, gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_extending_a_cache_in_any_portions_gives_the_packed_hidden_states(model, tokens):
     network = load_transformer(model[1])
     rows = [tokens[:60], tokens[30:74], tokens[40:100]]
     cache = Cache(network.architecture, 3, 60, torch.float32, torch.device("cpu"))
-    lengths, found = [0, 0, 0], [[], [], []]
+    lengths, found = [0, 0, 0], [{}, {}, {}]
     # Some of the rows in any order and portions, then all of them token by token.
     for portions in ({0: 25, 1: 9, 2: 25}, {2: 5, 1: 5}, {1: 1}):
         ids = torch.cat([rows[r][lengths[r] : lengths[r] + n] for r, n in portions.items()])
         hidden = network.prefill(ids, list(portions.values()), [lengths[r] for r in portions], cache, list(portions))
-        for (r, n), part in zip(portions.items(), hidden.split(list(portions.values())), strict=True):
-            found[r].append(part)
+        for (r, n), last in zip(portions.items(), hidden, strict=True):
             lengths[r] += n
+            found[r][lengths[r] - 1] = last
     for _ in range(29):
         ids = torch.stack([row[n] for row, n in zip(rows, lengths, strict=True)])
         hidden = network.decode(ids, torch.tensor(lengths), cache)
         lengths = [n + 1 for n in lengths]
         for r, h in enumerate(hidden):
-            found[r].append(h[None])
+            found[r][lengths[r] - 1] = h
     with torch.no_grad():
         for row, parts, length in zip(rows, found, lengths, strict=True):
-            torch.testing.assert_close(torch.cat(parts), network(row[:length], [length]), **TOLERANCE)
+            assert len(parts) > 29
+            expected = network(row[:length], [length])[list(parts)]
+            torch.testing.assert_close(torch.stack(list(parts.values())), expected, **TOLERANCE)
 
 
 def test_gradient_checkpointing_changes_no_gradient(model, tokens):

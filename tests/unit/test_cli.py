@@ -14,7 +14,7 @@ from empg.errors import ConfigError, DivergenceError
 
 COMMANDS = (
     "data", "dvc", "warmstart", "rollouts", "train", "evaluate", "report", "track", "serve-retriever", "schema",
-    "audit", "times",
+    "audit", "publish", "times",
 )  # fmt: skip
 
 

@@ -61,6 +61,16 @@ def test_no_two_methods_of_a_study_are_the_same():
         assert len({method.model_dump_json() for method in study.methods.values()}) == len(study.methods), study.study
 
 
+def test_modulation_is_compared_with_the_same_method_without_it():
+    bases = {name: {m: study.compared_with(m) for m in study.methods} for name, study in GRIDS.items()}
+    assert bases["paper"] == {"grpo": None, "grpo_empg": "grpo", "dapo": "grpo", "dapo_empg": "dapo"}
+    assert {m: bases["ablation"][m] for m in ("dapo_scale", "dapo_bonus", "dapo_empg")} == dict.fromkeys(
+        ("dapo_scale", "dapo_bonus", "dapo_empg"), "dapo"
+    )
+    assert bases["baselines"]["gigpo_empg"] == "gigpo"
+    assert set(bases["sensitivity"].values()) == set(bases["entropy"].values()) == {"grpo", None}
+
+
 def test_the_sensitivity_study_has_every_pair_of_values():
     methods = [m for m in GRIDS["sensitivity"].methods.values() if m.modulation == "empg"]
     paper = {"k": 1.0, "k_future": 1.0, "zeta": 0.05}

@@ -19,7 +19,7 @@ def block(*methods: list[list[float]], types: np.ndarray = TYPES) -> Block:
 def test_values_by_hand() -> None:
     # Scores of the first method, by seed: a 0, 0, ½, 1 and b 0, 1, 1, 1; the middle four of eight are 0, ½, 1, 1.
     base = [[0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1]]
-    first, second = aggregate([block(base, np.ones((4, 3)).tolist())], 0)
+    first, second = aggregate([block(base, np.ones((4, 3)).tolist())], [0, 0])
     assert (first.success.value, first.interquartile_mean.value) == pytest.approx((0.5, 0.625))
     assert (first.difference.value, first.improvement.value) == (0, 0.5)
     assert (second.success.value, second.interquartile_mean.value, second.difference.value) == pytest.approx(
@@ -29,25 +29,34 @@ def test_values_by_hand() -> None:
     assert second.improvement.value == pytest.approx(((3 + 0.5) / 4 + (1 + 1.5) / 4) / 2)
 
 
+def test_each_method_against_its_own() -> None:
+    """The third is compared with the second: it solves one task of three less, and is worse on type a alone."""
+    solved = block([[0, 0, 0]] * 3, [[1, 1, 1]] * 3, [[1, 0, 1]] * 3)
+    base, second, third = aggregate([solved], [0, 0, 1])
+    assert (base.difference.value, second.difference.value) == (0, 1)
+    assert third.difference.value == pytest.approx(-1 / 3)
+    assert third.improvement.value == pytest.approx((0 + 0.5) / 2)
+
+
 def test_environments_count_alike_whatever_their_size() -> None:
     small = block([[1, 1, 1]] * 3, types=np.array(["x"] * 3))
     large = block([[0] * 30] * 3, types=np.array(["x"] * 30))
-    (found,) = aggregate([small, large], 0)
+    (found,) = aggregate([small, large], [0])
     assert found.success == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_seeds_are_drawn_whole() -> None:
     """Eight seeds, four solve everything: resamples are Binomial(8, ½)/8, whose 2.5 % quantile is 1/8."""
     outcomes = np.repeat([1.0, 0.0], 4)[:, None] * np.ones(6)
-    (found,) = aggregate([Block(outcomes[None], np.array(list("aabbcc")))], 0)
+    (found,) = aggregate([Block(outcomes[None], np.array(list("aabbcc")))], [0])
     assert found.success == pytest.approx((0.5, 1 / 8, 7 / 8))
 
 
 def test_tasks_are_drawn_within_their_type() -> None:
     solved = np.tile(np.repeat([1.0, 0.0], 50), (3, 1))[None]
-    (by_type,) = aggregate([Block(solved, np.repeat(["easy", "hard"], 50))], 0)
+    (by_type,) = aggregate([Block(solved, np.repeat(["easy", "hard"], 50))], [0])
     assert by_type.success == pytest.approx((0.5, 0.5, 0.5))  # each type is sure of its own
-    (mixed,) = aggregate([Block(solved, np.repeat(["all"], 100))], 0)
+    (mixed,) = aggregate([Block(solved, np.repeat(["all"], 100))], [0])
     assert mixed.success == pytest.approx((0.5, 0.402, 0.598), abs=0.02)  # ± 1.96·√(0.25/100)
 
 
@@ -56,30 +65,30 @@ def test_methods_meet_the_same_draws() -> None:
     base = np.array([[1.0, 0, 0, 0], [0, 0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 0]])
     better = base.copy()
     better[:, 3] = 1
-    found = aggregate([Block(np.stack([base, better]), np.array(list("abcd")))], 0)[1]
+    found = aggregate([Block(np.stack([base, better]), np.array(list("abcd")))], [0, 0])[1]
     assert found.difference == pytest.approx((0.25, 0.25, 0.25))
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_few_seeds_have_no_interval(seeds: int) -> None:
-    found = aggregate([block([[1, 0, 1]] * seeds, [[1, 1, 1]] * seeds)], 0)[1]
+    found = aggregate([block([[1, 0, 1]] * seeds, [[1, 1, 1]] * seeds)], [0, 0])[1]
     assert found.difference == (pytest.approx(1 / 3), None, None)
     assert [e[1:] for e in found] == [(None, None)] * 4
 
 
 def test_the_same_again() -> None:
     blocks = [Block((np.random.default_rng(0).random((3, 5, 40)) < 0.5).astype(float), np.tile(["a", "b"], 20))]
-    first = aggregate(blocks, 1)
-    assert first == aggregate(blocks, 1)
+    first = aggregate(blocks, [1, 1, 0])
+    assert first == aggregate(blocks, [1, 1, 0])
     for method in first:
         assert all(e.low <= e.value <= e.high for e in method)  # type: ignore[operator]
 
 
 def test_aggregate_refuses() -> None:
     with pytest.raises(ValueError, match="as many methods and seeds"):
-        aggregate([block([[1, 0, 1]]), block([[1, 0, 1]] * 2)], 0)
+        aggregate([block([[1, 0, 1]]), block([[1, 0, 1]] * 2)], [0])
     with pytest.raises(ValueError, match="as many methods and seeds"):
-        aggregate([Block(np.ones((1, 1, 2)), TYPES)], 0)
+        aggregate([Block(np.ones((1, 1, 2)), TYPES)], [0])
 
 
 def test_table_has_a_row_over_all_environments() -> None:

@@ -86,7 +86,7 @@ def _verdict(seeds: tuple[float | None, float | None], tasks: tuple[float, float
     study = parse(Study, grid, "test")
     rows = [
         BASE | {"method": "base", "success": 0.4},
-        BASE | {"method": "new", "success": 0.5, "difference": 0.1, "difference_seeds_low": seeds[0],
+        BASE | {"method": "new", "success": 0.5, "against": "base", "difference": 0.1, "difference_seeds_low": seeds[0],
                 "difference_seeds_high": seeds[1], "difference_tasks_low": tasks[0], "difference_tasks_high": tasks[1]},
     ]  # fmt: skip
     (sentence,) = analysis.verdict(study, pl.DataFrame(rows, infer_schema_length=None))
@@ -94,20 +94,37 @@ def _verdict(seeds: tuple[float | None, float | None], tasks: tuple[float, float
 
 
 def test_verdict_claims_a_gain_only_with_both_intervals() -> None:
-    assert "new beats base" in _verdict((0.01, 0.19), (0.02, 0.18))
-    assert "does not show" in _verdict((-0.01, 0.21), (0.02, 0.18))
-    assert "does not show" in _verdict((0.01, 0.19), (-0.02, 0.22))
+    undecided = "new is not shown to be better or worse than base on any of 1 panel."
+    assert "new beats base on e valid_unseen." in _verdict((0.01, 0.19), (0.02, 0.18))
+    assert undecided in _verdict((-0.01, 0.21), (0.02, 0.18))
+    assert undecided in _verdict((0.01, 0.19), (-0.02, 0.22))
 
 
 def test_verdict_owns_up_to_a_loss() -> None:
     sentence = _verdict((-0.3, -0.1), (-0.2, -0.05))
-    assert "new loses to base" in sentence
+    assert "new loses to base on e valid_unseen." in sentence
     assert "−30.0 to −10.0 for other seeds" in sentence
 
 
 def test_verdict_with_one_seed_claims_nothing() -> None:
     sentence = _verdict((None, None), (0.02, 0.18))
     assert "no difference between new and base can be shown" in sentence
+
+
+def test_conclusion_names_the_panels() -> None:
+    ends = {"better": (0.01, 0.2), "worse": (-0.2, -0.01), "open": (-0.1, 0.1)}
+    rows = [
+        {"environment": "e", "split": split}
+        | {
+            f"difference_{of}_{end}": value
+            for of in ("seeds", "tasks")
+            for end, value in (("low", low), ("high", high))
+        }
+        for split, (low, high) in ends.items()
+    ]
+    assert analysis.conclusion(rows, "new", "base") == (
+        "new beats base on e better and loses to base on e worse; on the other 1 an interval includes 0."
+    )
 
 
 def test_episode_metrics_by_hand() -> None:

@@ -112,7 +112,7 @@ def test_a_training_without_gradients_has_no_ratios() -> None:
 
 def test_one_seed_has_values_and_no_interval() -> None:
     values = pl.DataFrame({"environment": "e", "q": "x", "method": ["base", "new"], "seed": 1, "value": [1.0, 3.0]})
-    (_, row) = course.means_over_seeds(values, "q", "base").iter_rows(named=True)
+    (_, row) = course.means_over_seeds(values, "q", STUDY).iter_rows(named=True)
     assert (row["value"], row["difference"]) == (3, 2)
     assert [row[name] for name in ("low", "high", "difference_low", "difference_high")] == [None] * 4
 

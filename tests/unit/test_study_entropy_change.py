@@ -17,6 +17,9 @@ from empg.schema import STEPS, read_table, write_table
 from empg.study import entropy_change
 from empg.study.results import Results
 
+METHODS = {"base": {"advantage": "grpo"}, "new": {"advantage": "dapo"}}
+STUDY = parse(Study, {"environments": {"e": {}}, "methods": METHODS, "baseline": "base", "seeds": [1, 2]}, "test")
+
 
 def test_rescored_by_plain_softmax(study_results: Path, tmp_path: Path) -> None:
     """Against a direct computation of one conversation, with a temperature; the collection's own values are kept."""
@@ -69,7 +72,7 @@ def test_ranges_by_hand() -> None:
         for m, s, shift in runs
     ]  # fmt: skip
     rescored = pl.concat(frames)
-    found = entropy_change.entropy_change(rescored, "base")
+    found = entropy_change.entropy_change(rescored, STUDY)
     assert found["percentile"].unique().sort().to_list() == list(range(5, 101, 5))
     assert found["steps"].unique().to_list() == [4]  # two of each seed
     lowest, highest = (found.filter(percentile=p, method="new").row(0, named=True) for p in (5, 100))

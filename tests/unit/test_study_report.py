@@ -13,7 +13,7 @@ import pytest
 from empg.config import Study, parse, read_yaml
 from empg.errors import DataError
 from empg.files import read_json, write_json
-from empg.study import report
+from empg.study import publish, report
 from empg.study.captions import CAPTIONS
 
 Browser = Callable[[Path, int], tuple[str, list[str]]]
@@ -182,3 +182,40 @@ def test_aggregates_of_two_seeds_say_nothing_twice() -> None:
     text = _aggregates(2)
     assert " to " not in text
     assert (text.count("62.3 %"), text.count("51.2 %"), text.count("+3.4")) == (2, 1, 1)
+
+
+def test_published_results_have_their_numbers_and_files(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "docs" / "results" / "made_up"
+    (out / "tables").mkdir(parents=True)
+    (out / "tables" / "old.csv").touch()
+    publish.run(study, out)
+    text = (out / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 30
+    assert [link for link in links if not (out / link).is_file()] == []
+    assert not (out / "tables" / "old.csv").exists()
+    assert read_json(out / "study.json") == read_json(study / "config" / "study.json")
+    table = pl.read_csv(study / "report" / "tables" / "results.csv")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("|  | grpo_empg |")]
+    compared = table.filter(method="grpo_empg")
+    assert [row[3] for row in rows] == [f"{100 * value:.1f}" for value in compared["success"]]
+    assert [row[7] for row in rows] == [f"{100 * d:+.1f} to grpo".replace("-", "−") for d in compared["difference"]]
+    assert "2 seeds, difference in points of success, sampled: alfworld valid_seen" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {11}
+
+
+def test_large_tables_are_named_and_left_out(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "LARGEST", 1000)
+    publish.run(study, tmp_path / "out")
+    left = {path.name for path in (study / "report" / "tables").glob("*.csv")}
+    left -= {path.name for path in (tmp_path / "out" / "tables").iterdir()}
+    assert "training.csv" in left
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert all(name in text.partition("Too large")[2] for name in left)
+
+
+def test_nothing_is_published_without_a_report(study_results: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected the study's report"):
+        publish.run(study_results, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,13 @@ class EnvironmentStudy(Model):
     evaluate: Evaluate = Evaluate()
 
 
+MODULATION = {"modulation", "k", "k_future", "zeta", "entropy", "level"}
+
+
+def _unmodulated(method: Method) -> dict[str, Any]:
+    return method.model_dump(exclude=MODULATION)
+
+
 class Study(Model):
     """A grid: environments × methods × seeds."""
 
@@ -46,6 +53,17 @@ class Study(Model):
     def data_set(self, environment: str) -> str:
         """The name of the environment's data set."""
         return self.environments[environment].data or environment
+
+    def compared_with(self, method: str) -> str | None:
+        """The method that this one's differences are to: the same without its modulation, where the study has that.
+
+        Anything else is compared with the baseline, and the baseline with nothing.
+        """
+        if self.methods[method].modulation != "none":
+            for name, other in self.methods.items():
+                if other.modulation == "none" and _unmodulated(other) == _unmodulated(self.methods[method]):
+                    return name
+        return None if method == self.baseline else self.baseline
 
     @model_validator(mode="after")
     def _complete(self) -> Study:

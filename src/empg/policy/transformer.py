@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812 — its customary name
 
 from empg.errors import DataError
 
+FEW = 0.75  # of the tokens: fewer are worth a last layer of their own
 FAMILIES = ("qwen2", "qwen3", "llama")
 NUMBERS = ("num_attention_heads", "hidden_size", "vocab_size", "num_hidden_layers", "intermediate_size", "rms_norm_eps",
            "max_position_embeddings")  # fmt: skip
@@ -120,15 +121,29 @@ class Layer(nn.Module):
         self.down = nn.Parameter(torch.empty(a.width, a.mlp_width))
         self.down_bias = nn.Parameter(torch.zeros(a.width)) if a.mlp_bias else None
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries ``[..., heads, head_width]`` and keys, and values, ``[..., kv_heads, head_width]``."""
-        x = F.linear(rms_norm(x, self.attention_norm, self.eps), self.qkv, self.qkv_bias)
-        q, k, v = torch.split(x, self.sizes, dim=-1)
+    def project(
+        self, x: Tensor, cos: Tensor, sin: Tensor, wanted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries ``[..., heads, head_width]`` and keys, and values, ``[..., kv_heads, head_width]``.
+
+        With ``wanted`` there are queries for those of the tokens only.
+        """
+        x = rms_norm(x, self.attention_norm, self.eps)
+        if wanted is None:
+            q, k, v = torch.split(F.linear(x, self.qkv, self.qkv_bias), self.sizes, dim=-1)
+            q_cos, q_sin = cos, sin
+        else:
+            ends = [self.sizes[0], sum(self.sizes[1:])]
+            q_weight, kv_weight = torch.split(self.qkv, ends)
+            q_bias, kv_bias = (None, None) if self.qkv_bias is None else torch.split(self.qkv_bias, ends)
+            q = F.linear(x[wanted], q_weight, q_bias)
+            k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
+            q_cos, q_sin = cos[wanted], sin[wanted]
         q = torch.unflatten(q, -1, (self.heads, self.head_width))
         k, v = (torch.unflatten(t, -1, (self.kv_heads, self.head_width)) for t in (k, v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = rms_norm(q, self.q_norm, self.eps), rms_norm(k, self.k_norm, self.eps)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+        return rotate(q, q_cos, q_sin), rotate(k, cos, sin), v
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The block's output, given its input and the attention's result, both ``[..., width]``."""
@@ -195,22 +210,31 @@ class Transformer(nn.Module):
         """``[vocabulary, width]``."""
         return self.embedding if self.head is None else self.head
 
-    def forward(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Final hidden states ``[tokens, width]`` of sequences packed end to end, ``token_ids`` ``[tokens]``."""
+    def forward(self, token_ids: Tensor, lengths: Sequence[int], wanted: Tensor | None = None) -> Tensor:
+        """Final hidden states ``[tokens, width]`` of sequences packed end to end, ``token_ids`` ``[tokens]``.
+
+        With ``wanted``, ascending places in ``token_ids``, the states of those tokens only: where they are few, the
+        last layer computes nothing but keys and values for the others.
+        """
         positions = torch.cat([torch.arange(n, device=token_ids.device) for n in lengths])
         cos, sin = self.cos[positions], self.sin[positions]
         x = F.embedding(token_ids, self.embedding)
+        pruned = wanted if wanted is not None and len(wanted) < FEW * len(token_ids) else None
         for layer in self.layers:
+            arguments = (layer, x, cos, sin, lengths, pruned if layer is self.layers[-1] else None)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(packed_block, layer, x, cos, sin, lengths, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(packed_block, *arguments, use_reentrant=False)
             else:
-                x = packed_block(layer, x, cos, sin, lengths)
+                x = packed_block(*arguments)
+        if pruned is None and wanted is not None:
+            x = x[wanted]
         return rms_norm(x, self.norm, self.architecture.norm_eps)
 
     @torch.no_grad()
     def prefill(self, token_ids: Tensor, lengths: Sequence[int], start: Sequence[int], cache: Cache,
                 rows: Sequence[int]) -> Tensor:  # fmt: skip
-        """Append a chunk of tokens to each of some cached conversations; hidden states ``[tokens, width]``.
+        """Append a chunk of tokens to each of some cached conversations; hidden state of each chunk's last token,
+        ``[chunks, width]``.
 
         Args:
             token_ids: ``[tokens]``, the chunks end to end, without padding.
@@ -223,21 +247,25 @@ class Transformer(nn.Module):
         places = [torch.arange(s, s + n, device=device) for s, n in zip(start, lengths, strict=True)]
         positions = torch.cat(places)
         row = torch.tensor(rows, device=device).repeat_interleave(torch.tensor(lengths, device=device))
-        # A lone token sees everything before it, which needs no mask.
-        masks = [torch.arange(s + n, device=device) <= p[:, None] if n > 1 else None
+        masks = [torch.arange(s + n, device=device) <= p[:, None]
                  for s, n, p in zip(start, lengths, places, strict=True)]  # fmt: skip
         cos, sin = self.cos[positions], self.sin[positions]
         x = F.embedding(token_ids, self.embedding)
+        sizes, wanted = list(lengths), None
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            q, k, v = layer.project(x, cos, sin)
+            if layer is self.layers[-1]:
+                wanted = torch.tensor(lengths, device=device).cumsum(0) - 1
+                sizes, masks = [1] * len(lengths), [mask[-1:] for mask in masks]
+            q, k, v = layer.project(x, cos, sin, wanted)
             keys[row, :, positions] = k
             values[row, :, positions] = v
             attended = [
                 F.scaled_dot_product_attention(q_i.transpose(0, 1)[None], keys[r : r + 1, :, : s + n],
                                                values[r : r + 1, :, : s + n], attn_mask=mask,
                                                enable_gqa=layer.heads > layer.kv_heads)
-                for q_i, r, s, n, mask in zip(torch.split(q, list(lengths)), rows, start, lengths, masks, strict=True)
+                for q_i, r, s, n, mask in zip(torch.split(q, sizes), rows, start, lengths, masks, strict=True)
             ]  # fmt: skip
+            x = x if wanted is None else x[wanted]
             x = layer.finish(x, torch.cat(attended, dim=2)[0].transpose(0, 1).flatten(1))
         return rms_norm(x, self.norm, self.architecture.norm_eps)
 
@@ -262,17 +290,35 @@ class Transformer(nn.Module):
         return rms_norm(x, self.norm, self.architecture.norm_eps)
 
 
-def packed_block(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, lengths: Sequence[int]) -> Tensor:
-    """One block over packed sequences; causal attention inside each sequence only."""
-    q, k, v = layer.project(x, cos, sin)
-    repeats = layer.heads // layer.kv_heads
+def packed_block(  # noqa: PLR0917 — checkpointing calls it by position
+    layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, lengths: Sequence[int], wanted: Tensor | None
+) -> Tensor:
+    """One block over packed sequences; causal attention inside each sequence only; the output of ``wanted`` tokens."""
+    q, k, v = layer.project(x, cos, sin, wanted)
     q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
+    keys, values = (torch.split(t, list(lengths), dim=2) for t in (k, v))
+    masks: list[Tensor | None] = [None] * len(lengths)
+    if wanted is None:
+        queries = torch.split(q, list(lengths), dim=2)
+    else:
+        places = _places(wanted, lengths)
+        queries = torch.split(q, [len(p) for p in places], dim=2)
+        masks = [torch.arange(n, device=x.device) <= p[:, None] for n, p in zip(lengths, places, strict=True)]
+        x = x[wanted]
     parts = [
-        F.scaled_dot_product_attention(q_i, k_i, v_i, is_causal=True, enable_gqa=repeats > 1)
-        for q_i, k_i, v_i in zip(*(torch.split(t, list(lengths), dim=2) for t in (q, k, v)), strict=True)
-    ]
-    attended = torch.cat(parts, dim=2)[0].transpose(0, 1).flatten(1)
-    return layer.finish(x, attended)
+        F.scaled_dot_product_attention(q_i, k_i, v_i, mask, is_causal=mask is None,
+                                       enable_gqa=layer.heads > layer.kv_heads)
+        for q_i, k_i, v_i, mask in zip(queries, keys, values, masks, strict=True)
+    ]  # fmt: skip
+    return layer.finish(x, torch.cat(parts, dim=2)[0].transpose(0, 1).flatten(1))
+
+
+def _places(wanted: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """Places inside its sequence of each wanted token of packed sequences, sequence by sequence."""
+    ends = torch.tensor(lengths, device=wanted.device).cumsum(0)
+    counts = torch.searchsorted(wanted, ends).diff(prepend=ends.new_zeros(1)).tolist()
+    starts = [0, *ends[:-1].tolist()]
+    return [part - start for part, start in zip(torch.split(wanted, counts), starts, strict=True)]
 
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

@@ -243,9 +243,8 @@ class _Batch:
                 end += 1
             part = slice(first, end)
             ids = torch.tensor([i for chunk in chunks[part] for i in chunk], device=self.device)
-            hidden = self.network.prefill(ids, sizes[part], start[part], self.cache, rows[part])
             row, size = (torch.tensor(x[part], device=self.device) for x in (rows, sizes))
-            self.hidden[row] = hidden[size.cumsum(0) - 1]
+            self.hidden[row] = self.network.prefill(ids, sizes[part], start[part], self.cache, rows[part])
             self.length[row] += size
             first = end
 

@@ -47,13 +47,14 @@ class Aggregate(NamedTuple):
 
     success: Estimate  # mean over tasks, seeds and blocks
     interquartile_mean: Estimate  # of the scores of all seeds and types
-    difference: Estimate  # success less the baseline's
-    improvement: Estimate  # probability that a random run of it beats one of the baseline, mean over types
+    difference: Estimate  # success less that of the method that it is compared with
+    improvement: Estimate  # probability that a random run of it beats one of that method, mean over types
 
 
-def aggregate(blocks: Sequence[Block], baseline: int, *, seed: int = 0) -> list[Aggregate]:
+def aggregate(blocks: Sequence[Block], against: Sequence[int], *, seed: int = 0) -> list[Aggregate]:
     """Each method's aggregate over environments whose runs are independent of each other; no interval (``None``) with
-    fewer than :data:`FEWEST_SEEDS` seeds. ``baseline`` is a position among the methods. The bootstrap is seeded.
+    fewer than :data:`FEWEST_SEEDS` seeds. ``against`` ``[methods]``: the position of the method
+    that each is compared with. The bootstrap is seeded.
 
     Raises ``ValueError`` when the blocks' methods or seeds differ in number.
     """
@@ -70,15 +71,15 @@ def aggregate(blocks: Sequence[Block], baseline: int, *, seed: int = 0) -> list[
     weights = np.concatenate([[p.shape[2] / len(b.types) / len(blocks) for p in types]
                               for b, types in zip(blocks, parts, strict=True)])  # fmt: skip
     scores = np.concatenate([np.stack([part.mean(-1) for part in types], -1) for types in parts], -1)
-    values = _statistics(scores[:, :, None], weights, baseline)[..., 0]
+    values = _statistics(scores[:, :, None], weights, against)[..., 0]
     bounds = np.full((2, *values.shape), None)
     if seeds >= FEWEST_SEEDS:
-        bounds[:] = _intervals(parts, weights, baseline, seed)
+        bounds[:] = _intervals(parts, weights, against, seed)
     estimates = np.stack([values, *bounds]).T  # [methods, statistics, value and bounds]
     return [Aggregate(*(Estimate(*statistic) for statistic in method)) for method in estimates.tolist()]
 
 
-def _statistics(scores: Array, weights: Array, baseline: int) -> Array:
+def _statistics(scores: Array, weights: Array, against: Sequence[int]) -> Array:
     """``[statistics, methods, resamples]`` of scores ``[methods, seeds, resamples, types]``, in the order of
     :class:`Aggregate`; ``weights`` ``[types]`` are the types' shares of the tasks."""
     from scipy.stats import trim_mean  # costs half a second to import
@@ -86,12 +87,13 @@ def _statistics(scores: Array, weights: Array, baseline: int) -> Array:
     methods, _, resamples, _ = scores.shape
     success = scores.mean(1) @ weights
     middle = trim_mean(np.moveaxis(scores, 1, 2).reshape(methods, resamples, -1), 0.25, axis=-1)
-    other = scores[baseline]  # every pair of runs: Mann and Whitney's U over the number of pairs
+    index = list(against)
+    other = scores[index]  # every pair of runs: Mann and Whitney's U over the number of pairs
     wins = [np.sign(run[:, None] - other).mean((1, 3)) for run in np.moveaxis(scores, 1, 0)]
-    return np.stack([success, middle, success - success[baseline], 0.5 + np.mean(wins, 0) / 2])
+    return np.stack([success, middle, success - success[index], 0.5 + np.mean(wins, 0) / 2])
 
 
-def _intervals(parts: list[list[Array]], weights: Array, baseline: int, seed: int) -> tuple[Array, Array]:
+def _intervals(parts: list[list[Array]], weights: Array, against: Sequence[int], seed: int) -> tuple[Array, Array]:
     """Percentile intervals ``[statistics, methods]`` of a bootstrap that draws each stratum's members by number."""
     from scipy.stats import bootstrap
 
@@ -106,7 +108,7 @@ def _intervals(parts: list[list[Array]], weights: Array, baseline: int, seed: in
             seeds = next(draw).T[None, :, :, None]
             scores = np.stack([part[:, :, next(draw)].mean(-1) for part in types], -1)
             blocks.append(np.take_along_axis(scores, seeds, 1))
-        return _statistics(np.concatenate(blocks, -1), weights, baseline)
+        return _statistics(np.concatenate(blocks, -1), weights, against)
 
     random = np.random.default_rng(seed)
     interval = bootstrap(strata, statistic, n_resamples=RESAMPLES, batch=200, vectorized=True, confidence_level=LEVEL,
@@ -141,11 +143,13 @@ def _block(study: Study, played: pl.DataFrame, label: str) -> Block:
 def _rows(study: Study, key: Sequence[Any], blocks: list[Block]) -> Iterator[dict[str, Any]]:
     methods = list(study.methods)
     types = sum(len(np.unique(block.types)) for block in blocks)
-    for method, found in zip(methods, aggregate(blocks, methods.index(study.baseline)), strict=True):
+    bases = [study.compared_with(method) for method in methods]
+    against = [methods.index(base or method) for method, base in zip(methods, bases, strict=True)]
+    for method, base, found in zip(methods, bases, aggregate(blocks, against), strict=True):
         row = dict(zip(PANEL_KEY, key, strict=True))
-        row |= {"method": method, "seeds": len(study.seeds), "scores": types * len(study.seeds)}
+        row |= {"method": method, "against": base, "seeds": len(study.seeds), "scores": types * len(study.seeds)}
         for name, estimate in found._asdict().items():
-            known = method != study.baseline or name in ("success", "interquartile_mean")
+            known = base is not None or name in ("success", "interquartile_mean")
             row |= {
                 f"{name}_{part}".removesuffix("_value"): value if known else None
                 for part, value in estimate._asdict().items()

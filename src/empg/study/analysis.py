@@ -28,9 +28,10 @@ HISTOGRAM = {
 
 
 def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> pl.DataFrame:
-    """One row for each panel and method: success over seeds, lift over the warm start, difference to the baseline.
+    """One row for each panel and method: success over seeds, lift over the warm start, difference to ``against``.
 
-    ``difference_*`` is null for the baseline itself. Shares, not percent.
+    That is the method that it is compared with (:meth:`~empg.config.Study.compared_with`); null, as ``difference_*``
+    is, for the baseline. Shares, not percent.
     """
     rows = []
     for key, panel in panels.group_by(PANEL_KEY, maintain_order=True):
@@ -46,8 +47,9 @@ def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> 
             row |= {"highest_seed": float(by_seed.max()), "warm_start": warm, "lift": lift.value}
             row |= {"lift_low": lift.low, "lift_high": lift.high, "lift_lowest_seed": float((by_seed - warm).min())}
             paired: dict[str, float | None] = dict.fromkeys(PairedDifference._fields)
-            if method != study.baseline:
-                paired = paired_difference(outcome, by_method[study.baseline])._asdict()
+            row["against"] = against = study.compared_with(method)
+            if against is not None:
+                paired = paired_difference(outcome, by_method[against])._asdict()
             row |= {f"difference_{name}".removesuffix("_value"): value for name, value in paired.items()}
             rows.append(row)
     # With one method, or one seed, whole columns are null.
@@ -215,44 +217,53 @@ def cost_by_part(results: Results) -> pl.DataFrame:
 
 
 def verdict(study: Study, results: pl.DataFrame) -> list[str]:
-    """Plain sentences about the last split, sampled: for each environment the best that can honestly be said."""
+    """For each method what can honestly be said about its sampled success, over every panel, and the numbers."""
+    sampled = results.filter(mode="sampled")
     sentences = []
-    for environment in study.environments:
-        split = study.environments[environment].evaluate.splits[-1]
-        rows = results.filter(environment=environment, split=split, mode="sampled")
-        for row in rows.filter(pl.col("method") != study.baseline).iter_rows(named=True):
-            base = rows.filter(method=study.baseline).row(0, named=True)
-            where = f"On {environment} ({split}, sampled, {row['tasks']} tasks, {_plural(row['seeds'], 'seed')})"
-            sentences.append(
-                f"{where} {row['method']} solves {percent(row['success'])} and {study.baseline} "
-                f"{percent(base['success'])}, from a warm start at {percent(row['warm_start'])}: a difference of "
-                f"{points(row['difference'])} points{_interval(row)}. {conclusion(row, study.baseline)}"
-            )
-        if rows.height == 1:
-            row = rows.row(0, named=True)
-            sentences.append(f"On {environment} ({split}, sampled) {row['method']} solves {percent(row['success'])}, "
-                             f"from a warm start at {percent(row['warm_start'])}.")  # fmt: skip
+    for method in study.methods:
+        rows = sampled.filter(method=method).rows(named=True)
+        if (against := study.compared_with(method)) is not None:
+            panels = "; ".join(f"{row['environment']} {row['split']} {_difference(row)}" for row in rows)
+            sentences.append(f"{conclusion(rows, method, against)} {_seeds(rows)}, difference in points of success, "
+                             f"sampled: {panels}.")  # fmt: skip
+        elif len(study.methods) == 1:
+            solved = (f"{percent(row['success'])} of {row['environment']} {row['split']} (warm start "
+                      f"{percent(row['warm_start'])})" for row in rows)  # fmt: skip
+            sentences.append(f"{method}, sampled, {_seeds(rows)}, solves {'; '.join(solved)}.")
     return sentences
 
 
-def _interval(row: dict[str, Any]) -> str:
+def _difference(row: dict[str, Any]) -> str:
     tasks = f"{points(row['difference_tasks_low'])} to {points(row['difference_tasks_high'])} for other tasks"
     if row["difference_seeds_low"] is None:
-        return f" (95\N{NO-BREAK SPACE}% interval {tasks}; one seed says nothing about other seeds)"
+        return f"{points(row['difference'])} (95\N{NO-BREAK SPACE}% interval {tasks})"
     seeds = f"{points(row['difference_seeds_low'])} to {points(row['difference_seeds_high'])} for other seeds"
-    return f" (95\N{NO-BREAK SPACE}% interval {seeds}, {tasks})"
+    return f"{points(row['difference'])} (95\N{NO-BREAK SPACE}% interval {seeds}, {tasks})"
 
 
-def conclusion(row: dict[str, Any], baseline: str) -> str:
-    """What the intervals allow: a difference is shown only when other seeds *and* other tasks would show its sign."""
-    method, low, high = row["method"], row["difference_seeds_low"], row["difference_seeds_high"]
-    if low is None or high is None:
-        return f"With one seed no difference between {method} and {baseline} can be shown."
-    if min(low, row["difference_tasks_low"]) > 0:
-        return f"{method} beats {baseline} here."
-    if max(high, row["difference_tasks_high"]) < 0:
-        return f"{method} loses to {baseline} here."
-    return f"An interval includes 0, so this study does not show {method} to be better or worse than {baseline}."
+def conclusion(rows: Sequence[dict[str, Any]], method: str, against: str) -> str:
+    """What the panels' intervals allow: shown is what other seeds *and* other tasks would show.
+
+    ``rows`` are the method's in the table of results.
+    """
+    if any(row["difference_seeds_low"] is None for row in rows):
+        return f"With one seed no difference between {method} and {against} can be shown."
+    better = [row for row in rows if min(row["difference_seeds_low"], row["difference_tasks_low"]) > 0]
+    worse = [row for row in rows if max(row["difference_seeds_high"], row["difference_tasks_high"]) < 0]
+    shown = [f"{word} {against} on {_panels(part)}" for word, part in (("beats", better), ("loses to", worse)) if part]
+    if not shown:
+        return f"{method} is not shown to be better or worse than {against} on any of {_plural(len(rows), 'panel')}."
+    rest = len(rows) - len(better) - len(worse)
+    undecided = f"; on the other {rest} an interval includes 0" if rest else ""
+    return f"{method} {' and '.join(shown)}{undecided}."
+
+
+def _panels(rows: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(f"{row['environment']} {row['split']}" for row in rows)
+
+
+def _seeds(rows: Sequence[dict[str, Any]]) -> str:
+    return _plural(rows[0]["seeds"], "seed")
 
 
 def percent(share: float) -> str:

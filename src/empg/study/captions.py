@@ -19,11 +19,12 @@ class Caption(NamedTuple):
 CAPTIONS = {
     "difference": Caption(
         "Results",
-        "Difference to the baseline",
-        "Success minus the baseline's on the same tasks, with the same seeds and random numbers; a point is the mean "
-        "over seeds. Thin line: Student's t 95 % interval over the seeds' differences, what other seeds would give; "
-        "cut off at ± 50 points. Thick line: bootstrap over tasks for these very policies: what other tasks would "
-        "give. Only when both keep clear of 0 does the page claim a difference.",
+        "Difference in success",
+        "Success minus that of the same method without modulation, or else of the baseline, on the same tasks, with "
+        "the same seeds and random numbers; a point is the mean over seeds. Thin line: Student's t 95 % interval over "
+        "the seeds' differences, what other seeds would give; cut off at ± 50 points. Thick line: bootstrap over tasks "
+        "for these very policies: what other tasks would give. Only when both keep clear of 0 does the page claim a "
+        "difference.",
     ),
     "success": Caption(
         "Results",

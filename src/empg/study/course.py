@@ -144,26 +144,28 @@ def stability(study: Study, progress: pl.DataFrame, training: pl.DataFrame, forw
     kept = pl.when(ratios.is_finite()).then(ratios)
     runs = recent.join(other.with_columns(masked, kept), on=RUN, maintain_order="left")
     runs = runs.join(forward_kl, on=RUN, maintain_order="left")
-    return means_over_seeds(runs.unpivot(index=RUN, variable_name="quantity"), "quantity", study.baseline)
+    return means_over_seeds(runs.unpivot(index=RUN, variable_name="quantity"), "quantity", study)
 
 
-def means_over_seeds(values: pl.DataFrame, what: str, baseline: str) -> pl.DataFrame:
+def means_over_seeds(values: pl.DataFrame, what: str, study: Study) -> pl.DataFrame:
     """Mean of ``value`` over the seeds of each environment, ``what`` and method, with Student's t interval.
 
-    Beside it the lowest and the highest seed, and the mean difference to the baseline on the same seeds with its
-    interval. Null where a seed has no value; no interval for one seed; no difference where the baseline has no value.
+    Beside it the lowest and the highest seed, and the mean difference, with its interval, to the method that it is
+    compared with, on the same seeds. Null where a seed has no value; no interval for one seed; no difference where that
+    method has no value.
     """
     rows = []
     for (environment, name), part in values.group_by("environment", what, maintain_order=True):
         by_method = {m: p.sort("seed") for (m,), p in part.group_by("method", maintain_order=True)}
-        base = _numbers(by_method.get(baseline))
         for method, runs in by_method.items():
             row: dict[str, Any] = {"environment": environment, what: name, "method": method, "seeds": len(runs)}
             numbers = _numbers(runs)
             if numbers is not None:
                 row |= mean_over_seeds(numbers)._asdict()
                 row |= {"lowest_seed": float(numbers.min()), "highest_seed": float(numbers.max())}
-                if base is not None and method != baseline:
+                against = study.compared_with(method)
+                base = None if against is None else _numbers(by_method.get(against))
+                if base is not None:
                     value, low, high = mean_over_seeds(numbers - base)
                     row |= {"difference": value, "difference_low": low, "difference_high": high}
             rows.append(row)

@@ -11,6 +11,7 @@ import math
 import polars as pl
 import torch
 
+from empg.config import Study
 from empg.core.entropy import step_mean
 from empg.policy.checkpoint import load_transformer
 from empg.rollouts.table import from_table
@@ -62,7 +63,7 @@ def rescored_steps(results: Results, run: Run) -> pl.DataFrame:
     )
 
 
-def entropy_change(rescored: pl.DataFrame, baseline: str) -> pl.DataFrame:
+def entropy_change(rescored: pl.DataFrame, study: Study) -> pl.DataFrame:
     """Mean change of step entropy (nats) in each of :data:`BINS` percentile ranges of the entropy before.
 
     As :func:`~empg.study.course.means_over_seeds` makes it, ``percentile`` naming the range by its upper end, with the
@@ -79,7 +80,7 @@ def entropy_change(rescored: pl.DataFrame, baseline: str) -> pl.DataFrame:
     by_seed = by_seed.sort("environment", "percentile", "method", "seed")
     key = ["environment", "percentile", "method"]
     ranges = by_seed.group_by(key).agg(pl.col("before").mean(), pl.col("steps").sum())
-    return means_over_seeds(by_seed, "percentile", baseline).join(ranges, on=key, how="left", maintain_order="left")
+    return means_over_seeds(by_seed, "percentile", study).join(ranges, on=key, how="left", maintain_order="left")
 
 
 def forward_kl(rescored: pl.DataFrame) -> pl.DataFrame:

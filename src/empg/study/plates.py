@@ -84,10 +84,12 @@ def _per(table: pl.DataFrame, *names: str) -> Iterator[tuple[list[str], pl.DataF
 
 
 def _differences(study: Study, tables: Tables) -> Iterator[Panel]:
-    compared = tables["results"].filter(pl.col("method") != study.baseline)
+    compared = tables["results"].drop_nulls("against")
+    bases = compared["against"].unique()
+    title = f"minus {bases.item()}" if len(bases) == 1 else "minus what each is compared with"
     named = compared.with_columns(panel=pl.format("{}, {}", "split", "mode"))
     for (environment,), part in _per(named, "environment"):
-        yield figures.differences(part, list(study.methods), f"{environment}: minus {study.baseline}")
+        yield figures.differences(part, list(study.methods), f"{environment}: {title}")
 
 
 def _success(tables: Tables, methods: list[str]) -> Iterator[Panel]:

@@ -113,7 +113,7 @@ def make_tables(results: Results) -> dict[str, pl.DataFrame]:
         "gradient_scale": analysis.histograms(trained.filter(pl.col("method").is_in(scaled)), "gradient_scale"),
         "equal_reward": analysis.over_seeds(training, ["equal_reward_mass"]),
         "rescored_steps": rescored,
-        "entropy_change": entropy_change.entropy_change(rescored, study.baseline),
+        "entropy_change": entropy_change.entropy_change(rescored, study),
         **gradient_tables(results),
         "sensitivity": sensitivity(study, result_table),
         "cost": analysis.cost(results),
@@ -188,6 +188,7 @@ def environment() -> Environment:
 
 def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate], templates: Environment) -> str:
     """The page."""
+    bases = {name: base for name in results.study.methods if (base := results.study.compared_with(name))}
     sections: dict[str, list[dict[str, Any]]] = {}
     for plate in drawn:
         panels = [Markup(figures.to_svg(panel, themed=True)) for panel in plate.panels]
@@ -202,6 +203,8 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]
         paper={name: dict(zip(("title", "heads", "rows"), table, strict=True)) for name, table in PAPER.items()},
         runs=[run_view(results, run) for run in results.runs()],
         statistics={name: tables[name].to_dicts() for name in STATISTICS},
+        bases=bases,
+        base_name=next(iter(bases.values()), "") if len(set(bases.values())) < 2 else "its base",
         fewest_seeds=FEWEST_SEEDS,
         window=course.WINDOW,
         range_width=100 // entropy_change.BINS,

@@ -38,13 +38,13 @@ class Pack:
 
     def statistics(self, network: Transformer, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy (nats) of each masked token, ``[targets]``, with gradients."""
-        hidden = network(self.ids, self.lengths)[self.target - 1]
+        hidden = network(self.ids, self.lengths, self.target - 1)
         return token_statistics(hidden, network.output_weight, self.ids[self.target], temperature=temperature)
 
     @torch.no_grad()
     def renyi2(self, network: Transformer, temperature: float = 1.0) -> Tensor:
         """Rényi-2 entropy (nats) of the distribution of each masked token, ``[targets]``, without gradient."""
-        hidden = network(self.ids, self.lengths)[self.target - 1]
+        hidden = network(self.ids, self.lengths, self.target - 1)
         return token_renyi2(hidden, network.output_weight, temperature=temperature)
 
 

@@ -1,0 +1,124 @@
+"""A study's results as a page in Markdown and small files beside it, for a repository to keep."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from empg.config import Study, parse
+from empg.errors import DataError
+from empg.files import atomic_directory, read_json, write_text
+from empg.study import analysis
+from empg.study.captions import CAPTIONS
+from empg.study.history import History
+
+LARGEST = 200_000  # bytes of a table; larger ones are left out and named
+NOTE = (
+    "Success, mean over seeds, in %; lift over the warm start and differences in points. Intervals are of 95 %: "
+    "Student's t over seeds for other seeds, a bootstrap over tasks for other tasks and these very policies. A "
+    "difference is to the method named."
+)
+STAGES = ("warmstart", "train", "evaluate", "report")
+
+
+def run(results: Path, out: Path) -> None:
+    """Write ``out/README.md`` with verdict, tables and figures, ``out/tables`` (CSV), ``out/figures`` (SVG) and
+    ``out/study.json``, from ``results`` (results/STUDY), whose report is made. What ``out`` held is replaced.
+
+    Raises :class:`DataError` where there is no report.
+    """
+    report, config = results / "report", results / "config" / "study.json"
+    if not (report / "manifest.json").exists():
+        raise DataError(f"{report}: expected the study's report, found none")
+    study = parse(Study, read_json(config), str(config))
+    tables = sorted((report / "tables").glob("*.csv"), key=lambda path: path.name)
+    small = [path for path in tables if path.stat().st_size <= LARGEST]
+    figures = [name for name in CAPTIONS if (report / "figures" / f"{name}.svg").exists()]
+    large = [path.name for path in tables if path not in small]
+    with atomic_directory(out) as folder:
+        for path in (*small, *(report / "figures" / f"{name}.svg" for name in figures)):
+            target = folder / path.relative_to(report)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+        shutil.copyfile(config, folder / "study.json")
+        write_text(folder / "README.md", page(study, results, figures, [path.name for path in small], large))
+
+
+def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
+    """The page: how the results were made, the verdict, every panel, figures with captions, and the tables' names."""
+    table = pl.read_parquet(results / "report" / "tables" / "results.parquet")
+    cost = pl.read_parquet(results / "report" / "tables" / "cost.parquet")
+    lines = [f"# Results of the study `{study.study}`", "", study.description, "", *_origin(results, cost), "",
+             "## Verdict", ""]  # fmt: skip
+    lines += [line for sentence in analysis.verdict(study, table) for line in (sentence, "")]
+    for environment in study.environments:
+        lines += [f"## {environment}", "", *panels(table.filter(environment=environment)), ""]
+    lines += [NOTE, "", "## Figures", ""]
+    for name in figures:
+        lines += [f"**{CAPTIONS[name].title}.** {CAPTIONS[name].text}", "",
+                  f"![{CAPTIONS[name].title}](figures/{name}.svg)", ""]  # fmt: skip
+    lines += ["## Tables", "", ", ".join(f"[{name}](tables/{name})" for name in small) + "."]
+    if large:
+        lines += ["", f"Too large for a repository, made again by the study: {', '.join(large)}."]
+    return "\n".join([*lines, ""])
+
+
+def panels(table: pl.DataFrame) -> list[str]:
+    """One environment's rows of the table of results, as a table in Markdown."""
+    heads = ("panel", "policy", "seeds", "success", "other seeds", "lowest to highest seed", "lift", "difference",
+             "other seeds", "other tasks")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in table.iter_rows(named=True):
+        first = row["method"] == table["method"][0]
+        if first:
+            lines.append(
+                f"| {row['split']}, {row['mode']} | warm start | 1 | {_percent(row['warm_start'])} |" + " |" * 6
+            )
+        cells = ["", row["method"], str(row["seeds"]), _percent(row["success"]), _range(row, "low", "high", _percent),
+                 _range(row, "lowest_seed", "highest_seed", _percent), analysis.points(row["lift"])]  # fmt: skip
+        if row["against"] is None:
+            cells += ["", "", ""]
+        else:
+            cells += [f"{analysis.points(row['difference'])} to {row['against']}",
+                      *(_range(row, f"difference_{of}_low", f"difference_{of}_high", analysis.points)
+                        for of in ("seeds", "tasks"))]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _range(row: dict[str, Any], low: str, high: str, form: Any) -> str:
+    return "" if row[low] is None else f"{form(row[low])} to {form(row[high])}"
+
+
+def _origin(results: Path, cost: pl.DataFrame) -> list[str]:
+    """When, where and from which commits the results were made."""
+    history, study = History(), results
+    made: dict[str, set[str]] = {name: set() for name in STAGES}
+    for path in results.rglob("manifest.json"):
+        manifest = read_json(path)
+        if manifest["stage"] in made:
+            made[manifest["stage"]].add((history.commit(manifest, study) or "unknown")[:12])
+    finished = datetime.fromtimestamp((results / "report" / "manifest.json").stat().st_mtime, UTC)
+    hours = float(cost["cpu_seconds"].sum()) / 3600
+    commits = "; ".join(f"{stage} {', '.join(sorted(names))}" for stage, names in made.items() if names)
+    return [f"Finished on {finished:%Y-%m-%d}, {hours:.2f} CPU hours in {cost['jobs'].sum()} jobs, on {_machine()}. "
+            f"Commits, found by the content of each stage's sources: {commits}. "
+            "Settings: [study.json](study.json)."]  # fmt: skip
+
+
+def _machine() -> str:
+    """This machine's processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
