@@ -161,7 +161,7 @@ def _aggregates(seeds: int) -> str:
     given = {"environments": {name: {} for name in names}, "methods": methods, "seeds": list(range(seeds))}
     html = report.environment().get_template("section_results.html.j2").render(
         study=parse(Study, given, "test"), environments=[{"name": name, "panels": []} for name in names],
-        statistics={"aggregates": rows}, fewest_seeds=3,
+        statistics={"aggregates": rows}, fewest_seeds=3, bases={"grpo_empg": "grpo"}, base_name="grpo",
     )  # fmt: skip
     table = html[html.index("<tbody>") : html.index("</tbody>")].replace("\N{NO-BREAK SPACE}", " ")
     return re.sub(r"\s+", " ", re.sub(r"</td>", "|", re.sub(r"<(?!/td)[^>]+>", "", table)))
