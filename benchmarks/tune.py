@@ -1,8 +1,8 @@
-"""Chooses the learning rate on the `tune` panel, with the same budget for every method of the default study.
+"""Chooses the learning rate on the `tune` panel, with the same budget for every method of a study.
 
-Needs a finished `make run` for its warm start and rollouts. Every method trains once with each rate, on a seed that the
-study does not use, and is evaluated on the tune panel, which no report reads. Prints a table and writes it to
-`results/tune/tuning.csv`. Runs that are done are not repeated.
+Needs the study's warm starts and rollouts: `make run` makes those of the default one. Every method trains once with each
+rate, on a seed that no study uses, and is evaluated on the tune panel, which no report reads. Prints a table and writes
+it to `results/tune/tuning.csv`. Runs that are done are not repeated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from empg.config import EvaluateRun, TrainRun, evaluate_run, load_data, load_environments, load_study, train_run
+from empg.config import EvaluateRun, Study, TrainRun, evaluate_run, load_data, load_environments, load_study, train_run
 from empg.files import read_json
 from empg.study import evaluate
 from empg.training import rl
@@ -23,10 +23,9 @@ SEED = 1000  # not among any study's seeds
 RESULTS = Path("results")
 
 
-def runs(iterations: int | None, rates: list[float]) -> list[tuple[Path, TrainRun, EvaluateRun]]:
+def runs(study: Study, iterations: int | None, rates: list[float]) -> list[tuple[Path, Path, TrainRun, EvaluateRun]]:
     """One training run and its evaluation for each environment, method and rate; AdamW's rate is a sixth of Muon's."""
     data = load_data(Path("config/data.yaml"))
-    study = load_study(Path("config/config.yaml"), data, load_environments(Path("config/environments.yaml")))
     result = []
     for environment, method, rate in product(study.environments, study.methods, rates):
         train = train_run(study, data, environment, method, SEED)
@@ -37,14 +36,15 @@ def runs(iterations: int | None, rates: list[float]) -> list[tuple[Path, TrainRu
         panel = evaluate_run(study, data, environment, method, SEED)
         panel = panel.model_copy(update={"evaluate": panel.evaluate.model_copy(update={"splits": ("tune",)})})
         folder = RESULTS / "tune" / environment / method / f"{rate:g}"
-        result.append((folder, train.model_copy(update={"train": settings}), panel))
+        result.append(
+            (folder, RESULTS / study.study / environment, train.model_copy(update={"train": settings}), panel)
+        )
     return result
 
 
-def play(job: tuple[Path, TrainRun, EvaluateRun]) -> dict[str, object]:
+def play(job: tuple[Path, Path, TrainRun, EvaluateRun]) -> dict[str, object]:
     """Train and evaluate one run; its row of the table."""
-    folder, train, panel = job
-    base = RESULTS / "quick" / train.environment
+    folder, base, train, panel = job
     data = Path("data") / train.environment
     if not (folder / "evaluate/manifest.json").exists():
         rl.run(train, data, base / "warmstart/model", base / "rollouts", folder / "train",
@@ -59,13 +59,18 @@ def play(job: tuple[Path, TrainRun, EvaluateRun]) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
+        "--study", type=Path, default=Path("config/config.yaml"), help="the study's file (default: %(default)s)"
+    )
+    parser.add_argument(
         "--rates", type=float, nargs="+", default=[0.9e-3, 1.8e-3, 3.6e-3], help="Muon's learning rates"
     )
     parser.add_argument("--iterations", type=int, help="fewer iterations than the study's, for every run alike")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each")
     arguments = parser.parse_args()
+    environments = load_environments(Path("config/environments.yaml"))
+    study = load_study(arguments.study, load_data(Path("config/data.yaml")), environments)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        table = pl.DataFrame(list(pool.map(play, runs(arguments.iterations, arguments.rates))))
+        table = pl.DataFrame(list(pool.map(play, runs(study, arguments.iterations, arguments.rates))))
     table.write_csv(RESULTS / "tune/tuning.csv")
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(table)
