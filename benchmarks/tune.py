@@ -1,8 +1,8 @@
 """Chooses the learning rate on the `tune` panel, with the same budget for every method of a study.
 
-Needs the study's warm starts and rollouts: `make run` makes those of the default one. Every method trains once with each
-rate, on a seed that no study uses, and is evaluated on the tune panel, which no report reads. Prints a table and writes
-it to `results/tune/tuning.csv`. Runs that are done are not repeated.
+Needs the study's warm starts and rollouts: `make run` makes those of the default one. Every method trains once with
+each rate, on a seed that no study uses, and is evaluated on the tune panel, which no report reads. Prints a table and
+writes it to `results/tune/tuning.csv`. Runs that are done are not repeated.
 """
 
 from __future__ import annotations
