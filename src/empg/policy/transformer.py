@@ -226,9 +226,8 @@ class Transformer(nn.Module):
                 x = torch.utils.checkpoint.checkpoint(packed_block, *arguments, use_reentrant=False)
             else:
                 x = packed_block(*arguments)
-        if pruned is None and wanted is not None:
-            x = x[wanted]
-        return rms_norm(x, self.norm, self.architecture.norm_eps)
+        x = rms_norm(x, self.norm, self.architecture.norm_eps)
+        return x if wanted is None or pruned is not None else x[wanted]
 
     @torch.no_grad()
     def prefill(self, token_ids: Tensor, lengths: Sequence[int], start: Sequence[int], cache: Cache,
