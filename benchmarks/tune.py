@@ -2,7 +2,7 @@
 
 Needs the study's warm starts and rollouts: `make run` makes those of the default one. Every method trains once with
 each rate, on a seed that no study uses, and is evaluated on the tune panel, which no report reads. Prints a table and
-writes it to `results/tune/tuning.csv`. Runs that are done are not repeated.
+writes it to `results/tune/STUDY/tuning.csv`. Runs that are done are not repeated.
 """
 
 from __future__ import annotations
@@ -23,8 +23,14 @@ SEED = 1000  # not among any study's seeds
 RESULTS = Path("results")
 
 
-def runs(study: Study, iterations: int | None, rates: list[float]) -> list[tuple[Path, Path, TrainRun, EvaluateRun]]:
-    """One training run and its evaluation for each environment, method and rate; AdamW's rate is a sixth of Muon's."""
+Job = tuple[Path, Path, Path, TrainRun, EvaluateRun]
+
+
+def runs(study: Study, iterations: int | None, rates: list[float]) -> list[Job]:
+    """One training run and its evaluation for each environment, method and rate; AdamW's rate is a sixth of Muon's.
+
+    Each with its folder, that of its environment's warm start and that of its data.
+    """
     data = load_data(Path("config/data.yaml"))
     result = []
     for environment, method, rate in product(study.environments, study.methods, rates):
@@ -35,17 +41,15 @@ def runs(study: Study, iterations: int | None, rates: list[float]) -> list[tuple
             settings = settings.model_copy(update={"iterations": iterations})
         panel = evaluate_run(study, data, environment, method, SEED)
         panel = panel.model_copy(update={"evaluate": panel.evaluate.model_copy(update={"splits": ("tune",)})})
-        folder = RESULTS / "tune" / environment / method / f"{rate:g}"
-        result.append(
-            (folder, RESULTS / study.study / environment, train.model_copy(update={"train": settings}), panel)
-        )
+        folder = RESULTS / "tune" / study.study / environment / method / f"{rate:g}"
+        base, files = RESULTS / study.study / environment, Path("data") / study.data_set(environment)
+        result.append((folder, base, files, train.model_copy(update={"train": settings}), panel))
     return result
 
 
-def play(job: tuple[Path, Path, TrainRun, EvaluateRun]) -> dict[str, object]:
+def play(job: Job) -> dict[str, object]:
     """Train and evaluate one run; its row of the table."""
-    folder, base, train, panel = job
-    data = Path("data") / train.environment
+    folder, base, data, train, panel = job
     if not (folder / "evaluate/manifest.json").exists():
         rl.run(train, data, base / "warmstart/model", base / "rollouts", folder / "train",
                on_metrics=lambda *_: None, progress=lambda *_: None)  # fmt: skip
@@ -71,7 +75,7 @@ def main() -> None:
     study = load_study(arguments.study, load_data(Path("config/data.yaml")), environments)
     with ProcessPoolExecutor(arguments.jobs) as pool:
         table = pl.DataFrame(list(pool.map(play, runs(study, arguments.iterations, arguments.rates))))
-    table.write_csv(RESULTS / "tune/tuning.csv")
+    table.write_csv(RESULTS / "tune" / study.study / "tuning.csv")
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(table)
 
