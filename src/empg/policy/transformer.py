@@ -11,13 +11,15 @@ disk keeps Hugging Face's names (see :mod:`empg.policy.checkpoint`), so `transfo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 — its customary name
+from torch.utils.checkpoint import checkpoint
 
 from empg.errors import DataError
 
@@ -220,12 +222,10 @@ class Transformer(nn.Module):
         cos, sin = self.cos[positions], self.sin[positions]
         x = F.embedding(token_ids, self.embedding)
         pruned = wanted if wanted is not None and len(wanted) < FEW * len(token_ids) else None
+        saves_memory = self.gradient_checkpointing and torch.is_grad_enabled()
+        block = partial(checkpoint, packed_block, use_reentrant=False) if saves_memory else packed_block
         for layer in self.layers:
-            arguments = (layer, x, cos, sin, lengths, pruned if layer is self.layers[-1] else None)
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(packed_block, *arguments, use_reentrant=False)
-            else:
-                x = packed_block(*arguments)
+            x = block(layer, x, cos, sin, lengths, wanted=pruned if layer is self.layers[-1] else None)
         x = rms_norm(x, self.norm, self.architecture.norm_eps)
         return x if wanted is None or pruned is not None else x[wanted]
 
@@ -289,8 +289,20 @@ class Transformer(nn.Module):
         return rms_norm(x, self.norm, self.architecture.norm_eps)
 
 
-def packed_block(  # noqa: PLR0917 — checkpointing calls it by position
-    layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, lengths: Sequence[int], wanted: Tensor | None
+def portions(lengths: Sequence[int], most: int) -> Iterator[slice]:
+    """Consecutive sequences in portions of at most ``most`` tokens, of one sequence at least."""
+    start = 0
+    while start < len(lengths):
+        end, total = start + 1, lengths[start]
+        while end < len(lengths) and total + lengths[end] <= most:
+            total += lengths[end]
+            end += 1
+        yield slice(start, end)
+        start = end
+
+
+def packed_block(
+    layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, lengths: Sequence[int], *, wanted: Tensor | None = None
 ) -> Tensor:
     """One block over packed sequences; causal attention inside each sequence only; the output of ``wanted`` tokens."""
     q, k, v = layer.project(x, cos, sin, wanted)

@@ -18,7 +18,7 @@ from torch import Tensor
 from empg.environments.base import Arena, Environment, StepResult
 from empg.errors import DivergenceError
 from empg.policy.chat import Chat
-from empg.policy.transformer import Cache, Transformer
+from empg.policy.transformer import Cache, Transformer, portions
 from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
 
 CACHE_BLOCK = 64  # slots that a full cache grows by
@@ -235,18 +235,11 @@ class _Batch:
         sizes = [len(chunk) for chunk in chunks]
         start = self.length[torch.tensor(rows, device=self.device)].tolist()
         self._reserve(max(map(sum, zip(start, sizes, strict=True))))
-        first = 0
-        while first < len(rows):
-            end, total = first, 0
-            while end < len(rows) and (end == first or total + sizes[end] <= PREFILL_TOKENS):
-                total += sizes[end]
-                end += 1
-            part = slice(first, end)
+        for part in portions(sizes, PREFILL_TOKENS):
             ids = torch.tensor([i for chunk in chunks[part] for i in chunk], device=self.device)
             row, size = (torch.tensor(x[part], device=self.device) for x in (rows, sizes))
             self.hidden[row] = self.network.prefill(ids, sizes[part], start[part], self.cache, rows[part])
             self.length[row] += size
-            first = end
 
     def _decode(self, decoding: list[int]) -> list[int]:
         """Sample one token for each decoding row; the rows whose response ended with it."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from empg.core.entropy import token_renyi2, token_statistics
-from empg.policy.transformer import Transformer
+from empg.policy.transformer import Transformer, portions
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +53,12 @@ def packs(conversations: Sequence[Conversation], max_tokens: int, device: torch.
 
     A conversation ends with its last masked token: what comes after is not looked at by any target.
     """
-    start, first = 0, 0
+    first = 0
     lengths = [int(np.flatnonzero(c.mask)[-1]) + 1 for c in conversations]
-    while start < len(conversations):
-        end, total = start, 0
-        while end < len(conversations) and (end == start or total + lengths[end] <= max_tokens):
-            total += lengths[end]
-            end += 1
-        part = [(conversations[i], lengths[i]) for i in range(start, end)]
+    for portion in portions(lengths, max_tokens):
+        part = list(zip(conversations[portion], lengths[portion], strict=True))
         ids = np.concatenate([c.ids[:n] for c, n in part]).astype(np.int64)
         mask = np.concatenate([c.mask[:n] for c, n in part])
         target = torch.from_numpy(np.flatnonzero(mask)).to(device)
-        yield Pack(torch.from_numpy(ids).to(device), lengths[start:end], target, first)
-        start, first = end, first + len(target)
+        yield Pack(torch.from_numpy(ids).to(device), lengths[portion], target, first)
+        first += len(target)
