@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,10 @@ class _Method(Model):
     aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"] = "seq-mean-token-mean"
     dynamic_sampling: Annotated[int, Field(ge=0)] = 0
     overlong_cache: Annotated[int, Field(ge=0)] = 0
+
+    def unmodulated(self) -> dict[str, Any]:
+        """Every setting but those of the modulation."""
+        return self.model_dump(exclude={"modulation", "k", "k_future", "zeta", "entropy", "level"})
 
 
 class Grpo(_Method):

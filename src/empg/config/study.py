@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -33,13 +33,6 @@ class EnvironmentStudy(Model):
     evaluate: Evaluate = Evaluate()
 
 
-MODULATION = {"modulation", "k", "k_future", "zeta", "entropy", "level"}
-
-
-def _unmodulated(method: Method) -> dict[str, Any]:
-    return method.model_dump(exclude=MODULATION)
-
-
 class Study(Model):
     """A grid: environments × methods × seeds."""
 
@@ -59,9 +52,10 @@ class Study(Model):
 
         Anything else is compared with the baseline, and the baseline with nothing.
         """
-        if self.methods[method].modulation != "none":
+        own = self.methods[method]
+        if own.modulation != "none":
             for name, other in self.methods.items():
-                if other.modulation == "none" and _unmodulated(other) == _unmodulated(self.methods[method]):
+                if other.modulation == "none" and other.unmodulated() == own.unmodulated():
                     return name
         return None if method == self.baseline else self.baseline
 

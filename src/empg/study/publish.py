@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,7 @@ def panels(table: pl.DataFrame) -> list[str]:
              "other seeds", "other tasks")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in table.iter_rows(named=True):
-        first = row["method"] == table["method"][0]
-        if first:
+        if row["method"] == table["method"][0]:
             lines.append(
                 f"| {row['split']}, {row['mode']} | warm start | 1 | {_percent(row['warm_start'])} |" + " |" * 6
             )
@@ -96,23 +96,23 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _range(row: dict[str, Any], low: str, high: str, form: Any) -> str:
+def _range(row: dict[str, Any], low: str, high: str, form: Callable[[float], str]) -> str:
     return "" if row[low] is None else f"{form(row[low])} to {form(row[high])}"
 
 
 def _origin(results: Path, cost: pl.DataFrame) -> list[str]:
     """When, where and from which commits the results were made."""
-    history, study = History(), results
+    history = History()
     made: dict[str, set[str]] = {name: set() for name in STAGES}
     for path in results.rglob("manifest.json"):
         manifest = read_json(path)
         if manifest["stage"] in made:
-            made[manifest["stage"]].add((history.commit(manifest, study) or "unknown")[:12])
+            made[manifest["stage"]].add((history.commit(manifest, results) or "unknown")[:12])
     finished = datetime.fromtimestamp((results / "report" / "manifest.json").stat().st_mtime, UTC)
     hours = float(cost["cpu_seconds"].sum()) / 3600
     commits = "; ".join(f"{stage} {', '.join(sorted(names))}" for stage, names in made.items() if names)
-    return [f"Finished on {finished:%Y-%m-%d}, {hours:.2f} CPU hours in {cost['jobs'].sum()} jobs, on {_machine()}. "
-            f"Commits, found by the content of each stage's sources: {commits}. "
+    return [f"Finished on {finished:%Y-%m-%d}, {hours:.2f} CPU hours in {cost['jobs'].sum()} jobs; this page was made "
+            f"on {_machine()}. Commits, found by the content of each stage's sources: {commits}. "
             "Settings: [study.json](study.json)."]  # fmt: skip
 
 

@@ -204,7 +204,7 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]
         runs=[run_view(results, run) for run in results.runs()],
         statistics={name: tables[name].to_dicts() for name in STATISTICS},
         bases=bases,
-        base_name=next(iter(bases.values()), "") if len(set(bases.values())) < 2 else "its base",
+        base_name=next(iter(bases.values()), results.study.baseline) if len(set(bases.values())) < 2 else "its base",
         fewest_seeds=FEWEST_SEEDS,
         window=course.WINDOW,
         range_width=100 // entropy_change.BINS,
