@@ -19,7 +19,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 — its customary name
-from torch.utils.checkpoint import checkpoint
 
 from empg.errors import DataError
 
@@ -223,7 +222,11 @@ class Transformer(nn.Module):
         x = F.embedding(token_ids, self.embedding)
         pruned = wanted if wanted is not None and len(wanted) < FEW * len(token_ids) else None
         saves_memory = self.gradient_checkpointing and torch.is_grad_enabled()
-        block = partial(checkpoint, packed_block, use_reentrant=False) if saves_memory else packed_block
+        block = (
+            partial(torch.utils.checkpoint.checkpoint, packed_block, use_reentrant=False)
+            if saves_memory
+            else packed_block
+        )
         for layer in self.layers:
             x = block(layer, x, cos, sin, lengths, wanted=pruned if layer is self.layers[-1] else None)
         x = rms_norm(x, self.norm, self.architecture.norm_eps)
