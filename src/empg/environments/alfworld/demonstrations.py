@@ -20,7 +20,8 @@ def demonstrate(
 
     With probability ``mistake_rate`` a step is a mistake instead, of the kind that a weak agent makes: the expert's own
     thought and action with one name confused. Some are refused, some lead astray; the expert reads on and recovers.
-    With probability ``detour_rate`` it is a detour: going to a receptacle drawn at random, which is to be imitated.
+    With probability ``detour_rate`` it is a detour: going to a receptacle drawn at random with the thought of a search,
+    which is to be imitated.
     """
     expert = Expert()
     steps: list[DemonstrationStep] = []
@@ -35,7 +36,8 @@ def demonstrate(
             thought, action = _confuse(rng, thought, action, names + _NAME.findall(observation))
         elif draw < mistake_rate + detour_rate:
             place = pick(rng, [name for name in names if name != here])
-            thought, action = f"Look at {place}.", f"go to {place}"
+            need, _, _ = thought.rpartition(". ")
+            thought, action = f"{need}. Check {place}.".removeprefix(". "), f"go to {place}"
         expert.played(action)
         steps.append(DemonstrationStep(observation, thought, action, is_mistake))
         result = environment.step(action)
