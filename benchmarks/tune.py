@@ -26,22 +26,21 @@ RESULTS = Path("results")
 Job = tuple[Path, Path, Path, TrainRun, EvaluateRun]
 
 
-def runs(study: Study, iterations: int | None, rates: list[float]) -> list[Job]:
+def runs(study: Study, share: float, rates: list[float]) -> list[Job]:
     """One training run and its evaluation for each environment, method and rate; AdamW's rate is a sixth of Muon's.
 
-    Each with its folder, that of its environment's warm start and that of its data.
+    Each of ``share`` of the study's iterations, with its folder, that of its environment's warm start and of its data.
     """
     data = load_data(Path("config/data.yaml"))
     result = []
     for environment, method, rate in product(study.environments, study.methods, rates):
         train = train_run(study, data, environment, method, SEED)
         optimiser = train.train.optimiser.model_copy(update={"muon_lr": rate, "lr": rate / 6})
-        settings = train.train.model_copy(update={"optimiser": optimiser})
-        if iterations:
-            settings = settings.model_copy(update={"iterations": iterations})
+        iterations = max(1, round(share * train.train.iterations))
+        settings = train.train.model_copy(update={"optimiser": optimiser, "iterations": iterations})
         panel = evaluate_run(study, data, environment, method, SEED)
         panel = panel.model_copy(update={"evaluate": panel.evaluate.model_copy(update={"splits": ("tune",)})})
-        folder = RESULTS / "tune" / study.study / environment / method / f"{rate:g}"
+        folder = RESULTS / "tune" / study.study / environment / method / f"{rate:g}_{iterations}"
         base, files = RESULTS / study.study / environment, Path("data") / study.data_set(environment)
         result.append((folder, base, files, train.model_copy(update={"train": settings}), panel))
     return result
@@ -68,13 +67,13 @@ def main() -> None:
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[0.9e-3, 1.8e-3, 3.6e-3], help="Muon's learning rates"
     )
-    parser.add_argument("--iterations", type=int, help="fewer iterations than the study's, for every run alike")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the study's iterations, for every run alike")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each")
     arguments = parser.parse_args()
     environments = load_environments(Path("config/environments.yaml"))
     study = load_study(arguments.study, load_data(Path("config/data.yaml")), environments)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        table = pl.DataFrame(list(pool.map(play, runs(study, arguments.iterations, arguments.rates))))
+        table = pl.DataFrame(list(pool.map(play, runs(study, arguments.share, arguments.rates))))
     table.write_csv(RESULTS / "tune" / study.study / "tuning.csv")
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(table)
