@@ -13,8 +13,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
-run: setup  ## set up, then run the whole default study
-	snakemake --cores all
+run: setup  ## set up, then run a whole study (STUDY=quick, the default one)
+	snakemake --cores all --config study=$(STUDY)
 
 test: setup  ## run all tests, on two cores
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup
@@ -38,8 +38,8 @@ ui: setup  ## open the MLflow UI on http://127.0.0.1:5000
 times: setup  ## print where the time of a study went (STUDY=quick)
 	empg times --results results/$(STUDY)
 
-report: setup  ## write Snakemake's own report of the default study
-	snakemake --report results/$(STUDY)/snakemake.html
+report: setup  ## write Snakemake's own report of a study (STUDY=quick)
+	snakemake --report results/$(STUDY)/snakemake.html --config study=$(STUDY)
 
 publish: setup  ## write a study's results into docs/results (STUDY=quick)
 	empg publish --results results/$(STUDY) --out docs/results/$(STUDY)
@@ -47,8 +47,8 @@ publish: setup  ## write a study's results into docs/results (STUDY=quick)
 schema: setup  ## regenerate the JSON schemas of the configuration from its models
 	empg schema --out workflow/schemas
 
-tune: setup  ## choose the learning rate on the tune panel, every method with the same budget
-	OMP_NUM_THREADS=1 python benchmarks/tune.py
+tune: setup  ## search learning rates on the tune panel, every method with the same budget (STUDY=quick)
+	OMP_NUM_THREADS=1 python benchmarks/tune.py --study $(STUDY)
 
 parity: setup  ## compare our ALFWorld engine with the public one, string by string
 	python benchmarks/parity/run.py

@@ -35,7 +35,7 @@ def main() -> None:
             random, held = np.random.default_rng(seeds), np.zeros(3)
             for number in range(STUDIES):
                 success = study(random, seeds, tasks, deviation)
-                found = aggregate([Block(success, types)], 0, seed=number)[1]
+                found = aggregate([Block(success, types)], [0, 0], seed=number)[1]
                 over_seeds = mean_over_seeds((success[1] - success[0]).mean(1))
                 truths = ((found.difference, 0.0), (over_seeds, 0.0), (found.improvement, 0.5))
                 held += [e.low is not None and e.high is not None and e.low <= truth <= e.high for e, truth in truths]

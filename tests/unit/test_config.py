@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from itertools import combinations, product
 from pathlib import Path
 
@@ -119,6 +120,18 @@ def test_files_are_written_only_when_their_content_changes(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == times
     runs = len(study.environments) * len(study.methods) * len(study.seeds)
     assert len(list((tmp_path / study.study / "config").rglob("seed*/*.json"))) == 2 * runs
+
+
+def test_the_default_study_answers_to_its_name(tmp_path):
+    assert prepare(ROOT / "config", "quick", tmp_path) == prepare(ROOT / "config", None, tmp_path)
+
+
+def test_a_study_takes_no_name_of_the_results_folder(tmp_path):
+    config = tmp_path / "config"
+    shutil.copytree(ROOT / "config", config)
+    (config / "study/tune.yaml").write_text((config / "config.yaml").read_text().replace("study: quick", "study: tune"))
+    with pytest.raises(ConfigError, match=r"tune\.yaml: study: expected another name, found one of data, logs"):
+        prepare(config, "tune", tmp_path / "results")
 
 
 def test_a_study_is_named_as_its_file(tmp_path):

@@ -79,6 +79,18 @@ def test_a_whole_study_has_a_line_for_each_folder(study: Path) -> None:
     assert "alfworld.valid_seen.greedy.grpo.success" in differences(study)
 
 
+@pytest.mark.parametrize(("name", "column"), [("results", "difference_tasks_low"), ("aggregates", "success_high")])
+def test_a_retouched_interval_is_found(study: Path, name: str, column: str) -> None:
+    report.run(study / "config" / "study.json", study, study / "report")
+    path = study / "report" / "tables" / f"{name}.parquet"
+    table = pl.read_parquet(path)
+    table.with_columns(pl.col(column) + 1e-6).write_parquet(path)
+    record_anew(study / "report")
+    text = differences(study / "report")
+    assert f"{column}: {path} says" in text
+    assert f"numbers of the table {name}" in text
+
+
 def test_a_changed_byte_is_found(study: Path) -> None:
     with (study / RUN / "train" / "model" / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)

@@ -205,6 +205,25 @@ def test_published_results_have_their_numbers_and_files(study: Path, tmp_path: P
     assert widths == {11}
 
 
+def test_a_search_is_published_with_the_rest(study: Path, tmp_path: Path) -> None:
+    search = study.parent / "tune" / study.name / "tuning.csv"
+    search.parent.mkdir(parents=True)
+    row = {"environment": "alfworld", "iterations": 7, "episodes": 500}
+    pl.DataFrame([
+        {**row, "method": method, "factor": factor, "muon_lr": 0.002 * factor, "lr": 3e-4 * factor, "sampled": sampled,
+         "greedy": 0.5}
+        for method, by_factor in {"grpo": {1.0: 0.25, 0.5: 0.125}, "grpo_empg": {1.0: 0.75, 0.5: 0.625}}.items()
+        for factor, sampled in by_factor.items()
+    ]).write_csv(search)  # fmt: skip
+    publish.run(study, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| environment | Muon, AdamW | iterations | method | ×0.5 | ×1 |" in text
+    assert "| alfworld | 0.002, 0.0003 | 7 | grpo_empg | 62.5 / 50.0 | 75.0 / 50.0 |" in text
+    assert "on 500 tasks of the panel `tune`" in text
+    assert (tmp_path / "out" / "tables" / "tuning.csv").read_bytes() == search.read_bytes()
+    search.unlink()
+
+
 def test_large_tables_are_named_and_left_out(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publish, "LARGEST", 1000)
     publish.run(study, tmp_path / "out")

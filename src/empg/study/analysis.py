@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -217,20 +218,29 @@ def cost_by_part(results: Results) -> pl.DataFrame:
 
 
 def verdict(study: Study, results: pl.DataFrame) -> list[str]:
-    """For each method what can honestly be said about its sampled success, over every panel, and the numbers."""
+    """For each method what can honestly be said about its sampled success, over every panel, and the numbers.
+
+    Methods that are shown to be better stand last.
+    """
     sampled = results.filter(mode="sampled")
-    sentences = []
+    sentences: list[tuple[int, str]] = []
     for method in study.methods:
         rows = sampled.filter(method=method).rows(named=True)
         if (against := study.compared_with(method)) is not None:
             panels = "; ".join(f"{row['environment']} {row['split']} {_difference(row)}" for row in rows)
-            sentences.append(f"{conclusion(rows, method, against)} {_seeds(rows)}, difference in points of success, "
-                             f"sampled: {panels}.")  # fmt: skip
+            numbers = f"{_seeds(rows)}, difference in points of success, sampled: {panels}."
+            sentences.append((len(_shown_better(rows)), f"{conclusion(rows, method, against)} {numbers}"))
         elif len(study.methods) == 1:
             solved = (f"{percent(row['success'])} of {row['environment']} {row['split']} (warm start "
                       f"{percent(row['warm_start'])})" for row in rows)  # fmt: skip
-            sentences.append(f"{method}, sampled, {_seeds(rows)}, solves {'; '.join(solved)}.")
-    return sentences
+            sentences.append((0, f"{method}, sampled, {_seeds(rows)}, solves {'; '.join(solved)}."))
+    return [text for _, text in sorted(sentences, key=itemgetter(0))]
+
+
+def _shown_better(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The panels of which both intervals are above 0."""
+    return [row for row in rows if row["difference_seeds_low"] is not None
+            and min(row["difference_seeds_low"], row["difference_tasks_low"]) > 0]  # fmt: skip
 
 
 def _difference(row: dict[str, Any]) -> str:
@@ -248,7 +258,7 @@ def conclusion(rows: Sequence[dict[str, Any]], method: str, against: str) -> str
     """
     if any(row["difference_seeds_low"] is None for row in rows):
         return f"With one seed no difference between {method} and {against} can be shown."
-    better = [row for row in rows if min(row["difference_seeds_low"], row["difference_tasks_low"]) > 0]
+    better = _shown_better(rows)
     worse = [row for row in rows if max(row["difference_seeds_high"], row["difference_tasks_high"]) < 0]
     shown = [f"{word} {against} on {_panels(part)}" for word, part in (("beats", better), ("loses to", worse)) if part]
     if not shown:

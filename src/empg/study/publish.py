@@ -32,6 +32,8 @@ def run(results: Path, out: Path) -> None:
     """Write ``out/README.md`` with verdict, tables and figures, ``out/tables`` (CSV), ``out/figures`` (SVG) and
     ``out/study.json``, from ``results`` (results/STUDY), whose report is made. What ``out`` held is replaced.
 
+    The search for the study's learning rates is among the tables where it was made (``results/tune/STUDY``).
+
     Raises :class:`DataError` where there is no report.
     """
     report, config = results / "report", results / "config" / "study.json"
@@ -42,7 +44,11 @@ def run(results: Path, out: Path) -> None:
     small = [path for path in tables if path.stat().st_size <= LARGEST]
     figures = [name for name in CAPTIONS if (report / "figures" / f"{name}.svg").exists()]
     large = [path.name for path in tables if path not in small]
+    search = _search_file(results)
     with atomic_directory(out) as folder:
+        if search.exists():
+            (folder / "tables").mkdir()
+            shutil.copyfile(search, folder / "tables" / search.name)
         for path in (*small, *(report / "figures" / f"{name}.svg" for name in figures)):
             target = folder / path.relative_to(report)
             target.parent.mkdir(exist_ok=True)
@@ -60,7 +66,10 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
     lines += [line for sentence in analysis.verdict(study, table) for line in (sentence, "")]
     for environment in study.environments:
         lines += [f"## {environment}", "", *panels(table.filter(environment=environment)), ""]
-    lines += [NOTE, "", "## Figures", ""]
+    lines += [NOTE, ""]
+    if (search := _search_file(results)).exists():
+        lines += ["## Search for the learning rates", "", *_search(pl.read_csv(search)), ""]
+    lines += ["## Figures", ""]
     for name in figures:
         lines += [f"**{CAPTIONS[name].title}.** {CAPTIONS[name].text}", "",
                   f"![{CAPTIONS[name].title}](figures/{name}.svg)", ""]  # fmt: skip
@@ -89,6 +98,27 @@ def panels(table: pl.DataFrame) -> list[str]:
                       *(_range(row, f"difference_{of}_low", f"difference_{of}_high", analysis.points)
                         for of in ("seeds", "tasks"))]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _search_file(results: Path) -> Path:
+    return results.parent / "tune" / results.name / "tuning.csv"
+
+
+def _search(table: pl.DataFrame) -> list[str]:
+    """Success on the panel `tune`, a column for each multiple of the environment's rates."""
+    factors = table["factor"].unique().sort()
+    heads = ("environment", "Muon, AdamW", "iterations", "method", *(f"×{factor:g}" for factor in factors))
+    tasks = table.row(0, named=True)["episodes"]
+    lines = [f"Sampled / greedy success in % on {tasks} tasks of the panel `tune`, which no other table is about. One "
+             "training run each, with a seed that the study does not use, and the same rates and "
+             "iterations for every method.", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]  # fmt: skip
+    for _, rows in table.group_by("environment", "method", maintain_order=True):
+        cells = [f"{_percent(row['sampled'])} / {_percent(row['greedy'])}" for row in rows.sort("factor").to_dicts()]
+        first = rows.row(0, named=True)
+        rates = ", ".join(f"{first[name] / first['factor']:g}" for name in ("muon_lr", "lr"))
+        names = [str(first["environment"]), rates, str(first["iterations"]), str(first["method"])]
+        lines.append(f"| {' | '.join(names + cells)} |")
     return lines
 
 

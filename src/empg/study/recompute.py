@@ -93,10 +93,15 @@ def collection(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
 
 
 def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
-    """The report's success rates: each policy's, from its summary; each method's, as the mean over its seeds."""
+    """The report's success rates, each policy's, from its summary, and each method's, as the mean over its seeds; every
+    number of the tables of results and of aggregates, intervals included, from the episodes.
+    """
+    from empg.study.aggregates import aggregate_table
+    from empg.study.analysis import result_table
     from empg.study.results import Results
 
-    results = Results(parse(Study, manifest["config"], str(folder / "manifest.json")), folder.parent)
+    study = parse(Study, manifest["config"], str(folder / "manifest.json"))
+    results = Results(study, folder.parent)
     path, panels = folder / "tables" / "panels.parquet", results.panels()
     rows = f"the summary.json files of {panels['source'].n_unique()} policies"
     recorded, again = (
@@ -110,6 +115,13 @@ def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     recorded = {name: written.get(name) for name in again}
     what = f"success of {len(means)} methods' panels, each the mean over its seeds"
     yield Numbers(what, folder / "metrics.json", rows, recorded, again, 1e-12)
+    episodes = results.episodes()
+    rows = f"{len(episodes)} rows of the episodes.parquet files"
+    for name, table in (("results", result_table(study, panels, episodes)),
+                        ("aggregates", aggregate_table(study, episodes))):  # fmt: skip
+        path = folder / "tables" / f"{name}.parquet"
+        recorded, again = map(_cells, (pl.read_parquet(path, hive_partitioning=False), table))
+        yield Numbers(f"{len(again)} numbers of the table {name}", path, rows, recorded, again, 1e-9)
 
 
 POLICY = ("environment", "method", "seed", "split", "mode")
@@ -121,6 +133,16 @@ RECOMPUTED: dict[str, Callable[[Path, dict[str, Any]], Iterator[Numbers]]] = {
     "rollouts": collection,
     "report": tables,
 }
+
+
+def _cells(table: pl.DataFrame) -> dict[str, Any]:
+    """Every number of a table of methods by its row and column."""
+    return {
+        f"{' '.join(row[key] for key in METHOD)} {column}": value
+        for row in table.iter_rows(named=True)
+        for column, value in row.items()
+        if column not in METHOD
+    }
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

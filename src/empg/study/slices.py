@@ -33,23 +33,37 @@ from empg.files import write_text
 # The stages that are of the whole study, not of one environment.
 OF_THE_STUDY = ("report", "track")
 # Folders that the pipeline itself makes beside an environment's or a method's.
+OF_THE_RESULTS = ("data", "logs", "mlartifacts", "sources", "tune")  # and those beside a study's own
 RESERVED = {"environments": ("config", "logs", "report"), "methods": ("warmstart", "warmstart_evaluate", "rollouts")}
 
 
-def prepare(config: Path, study_name: str | None, results: Path) -> Study:
-    """Read the study (``config/config.yaml`` or ``config/study/NAME.yaml``) and bring its files up to date.
+def read_study(config: Path, study_name: str | None) -> Study:
+    """The study of ``config/study/NAME.yaml``, or of ``config/config.yaml`` for none and for the name that it has.
 
-    Raises :class:`ConfigError` for any mistake in the configuration, before a file is written.
+    Raises :class:`ConfigError` for any mistake in the configuration.
     """
-    data = load_data(config / "data.yaml")
-    path = config / "study" / f"{study_name}.yaml" if study_name else config / "config.yaml"
-    study = load_study(path, data, load_environments(config / "environments.yaml"))
+    data, environments = load_data(config / "data.yaml"), load_environments(config / "environments.yaml")
+    default, path = config / "config.yaml", config / "study" / f"{study_name}.yaml"
+    if study_name is None or (not path.exists() and load_study(default, data, environments).study == study_name):
+        path = default
+    study = load_study(path, data, environments)
     if study_name and study.study != study_name:
         raise ConfigError(f"{path}: study: expected {study_name!r}, as the file is called, found {study.study!r}")
+    if study.study in OF_THE_RESULTS:
+        raise ConfigError(f"{path}: study: expected another name, found one of {', '.join(OF_THE_RESULTS)}")
     for key, reserved in RESERVED.items():
         for name in getattr(study, key):
             if name in reserved:
                 raise ConfigError(f"{path}: {key}.{name}: expected another name, found one of {', '.join(reserved)}")
+    return study
+
+
+def prepare(config: Path, study_name: str | None, results: Path) -> Study:
+    """Read a study and bring the files that its jobs depend on up to date.
+
+    Raises :class:`ConfigError` for any mistake in the configuration, before a file is written.
+    """
+    study, data = read_study(config, study_name), load_data(config / "data.yaml")
     for file, content in _contents(study, data, results):
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         if not file.exists() or file.read_text(encoding="utf-8") != text:

@@ -13,7 +13,7 @@ def table(results: Path) -> str:
 
     A file's modification time is its job's end. Raises :class:`DataError` when nothing has run.
     """
-    paths = [*results.parent.glob("data/*.timing.json"), *results.rglob("timing.json")]
+    paths = [*results.parent.glob("data/*.timing.json"), *results.rglob("*timing.json")]
     if not paths:
         raise DataError(f"{results}: expected timing.json files, found none")
     rows = []

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from empg.config import Model
-from empg.files import read_json
+from empg.files import read_json, write_json
 from empg.provenance import json_digest
 from empg.study.commands import command, data_set
 from empg.study.system import save, start_monitor, system_history
@@ -288,4 +288,7 @@ def rebuild(study: Path) -> None:
     """Make MLflow show everything that lies in ``study`` (results/STUDY), and nothing else of that study."""
     from empg.study.logbook import Logbook
 
+    cpu, wall = time.process_time(), time.perf_counter()
     Logbook(Tracker(study)).write()
+    timing = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    write_json(study / "track.timing.json", timing)
