@@ -53,8 +53,8 @@ CAPTIONS = {
         "Entropy and credit",
         "Step entropy",
         "Share of training steps by their step entropy (mean over a step's tokens of the sampling distribution's "
-        "entropy), in the first and the last quarter of the iterations, all seeds together. The outermost 0.1 % lie in "
-        "the outer bins.",
+        "entropy; of Rényi-2 entropy for a method with it), in the first and the last quarter of the iterations, all "
+        "seeds together. The outermost 0.1 % lie in the outer bins.",
     ),
     "entropy_change": Caption(
         "Entropy and credit",
@@ -92,7 +92,8 @@ CAPTIONS = {
         "Gradient norm against step entropy",
         "Norm over all parameters of the gradient of a step's mean log-probability under the trained policy, for steps "
         "drawn from the last iteration, alone, times the step's outcome advantage (before modulation) and times its "
-        "final one (after). Bins of equal count by step entropy; mean and 95 % interval, all seeds.",
+        "final one (after; the mean over its tokens for a method at the level of tokens). Bins of equal count by step "
+        "entropy; mean and 95 % interval, all seeds.",
     ),
     "gradient_variance": Caption(
         "Gradients",

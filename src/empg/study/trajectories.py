@@ -88,7 +88,6 @@ def _episode(rows: pl.DataFrame, largest: float, highest: float) -> dict[str, An
         "trajectory": first["trajectory"],
         "type": first["task_type"],
         "solved": first["reward"] == 1.0,
-        "reward": first["reward"],
         "stop_reason": first["stop_reason"].replace("_", " "),
         "trained": first["trained"],
         "outcome_advantage": first["outcome_advantage"],
