@@ -2,7 +2,8 @@
 
 Needs the study's warm starts and rollouts: `make run` makes them. Every method trains once with each multiple of its
 environment's rates, on a seed that no study uses, and is evaluated on the tune panel, which no report reads. Prints a
-table and writes it to `results/tune/STUDY/tuning.csv`. Runs that are done are not repeated.
+table and, if it is of all environments, writes it to `results/tune/STUDY/tuning.csv`. Runs that are done are not
+repeated.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from itertools import product
 from pathlib import Path
 
 import polars as pl
+from rich.console import Console
+from rich.progress import track
 
-from empg.config import EvaluateRun, Study, TrainRun, evaluate_run, load_data, train_run
+from empg.config import Data, EvaluateRun, Study, TrainRun, evaluate_run, train_run
 from empg.files import read_json
 from empg.provenance import STAGES, digest, json_digest, source_hashes
 from empg.study import evaluate
@@ -28,14 +31,13 @@ RESULTS = Path("results")
 Job = tuple[float, Path, Path, Path, TrainRun, EvaluateRun]
 
 
-def runs(study: Study, share: float, factors: list[float]) -> list[Job]:
+def runs(study: Study, data: dict[str, Data], environments: list[str], share: float, factors: list[float]) -> list[Job]:
     """One training run and its evaluation for each environment, method and factor of Muon's and AdamW's rates.
 
     Each of ``share`` of the study's iterations, with its folder, that of its environment's warm start and of its data.
     """
-    data = load_data(Path("config/data.yaml"))
     result = []
-    for environment, method, factor in product(study.environments, study.methods, factors):
+    for environment, method, factor in product(environments, study.methods, factors):
         train = train_run(study, data, environment, method, SEED)
         rates = {name: factor * getattr(train.train.optimiser, name) for name in ("muon_lr", "lr")}
         optimiser = train.train.optimiser.model_copy(update=rates)
@@ -70,16 +72,23 @@ def play(job: Job) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", default="quick", help="the study's name (default: %(default)s)")
+    parser.add_argument("--environments", nargs="+", help="of the study (default: all)")
     parser.add_argument(
         "--factors", type=float, nargs="+", default=[0.5, 1, 2], help="of the study's rates (default: %(default)s)"
     )
     parser.add_argument("--share", type=float, default=1.0, help="share of the study's iterations, for every run alike")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each")
     arguments = parser.parse_args()
-    study = read_study(Path("config"), arguments.study)
+    study, data = read_study(Path("config"), arguments.study)
+    environments = arguments.environments or list(study.environments)
+    if unknown := set(environments) - set(study.environments):
+        parser.error(f"--environments: expected some of {', '.join(study.environments)}, found {', '.join(unknown)}")
+    jobs = runs(study, data, environments, arguments.share, arguments.factors)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        table = pl.DataFrame(list(pool.map(play, runs(study, arguments.share, arguments.factors))))
-    table.write_csv(RESULTS / "tune" / study.study / "tuning.csv")
+        rows = list(track(pool.map(play, jobs), "runs", total=len(jobs), console=Console(stderr=True)))
+    table = pl.DataFrame(rows)
+    if len(environments) == len(study.environments):
+        table.write_csv(RESULTS / "tune" / study.study / "tuning.csv")
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(table)
 

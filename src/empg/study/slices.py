@@ -32,13 +32,14 @@ from empg.files import write_text
 
 # The stages that are of the whole study, not of one environment.
 OF_THE_STUDY = ("report", "track")
-# Folders that the pipeline itself makes beside an environment's or a method's.
-OF_THE_RESULTS = ("data", "logs", "mlartifacts", "sources", "tune")  # and those beside a study's own
+# Folders that the project itself makes beside a study's, an environment's or a method's.
+OF_THE_RESULTS = ("data", "logs", "mlartifacts", "sources", "tune")
 RESERVED = {"environments": ("config", "logs", "report"), "methods": ("warmstart", "warmstart_evaluate", "rollouts")}
 
 
-def read_study(config: Path, study_name: str | None) -> Study:
-    """The study of ``config/study/NAME.yaml``, or of ``config/config.yaml`` for none and for the name that it has.
+def read_study(config: Path, study_name: str | None) -> tuple[Study, dict[str, Data]]:
+    """The study of ``config/study/NAME.yaml``, or of ``config/config.yaml`` for none and for the name that it has; and
+    the data sets.
 
     Raises :class:`ConfigError` for any mistake in the configuration.
     """
@@ -55,7 +56,7 @@ def read_study(config: Path, study_name: str | None) -> Study:
         for name in getattr(study, key):
             if name in reserved:
                 raise ConfigError(f"{path}: {key}.{name}: expected another name, found one of {', '.join(reserved)}")
-    return study
+    return study, data
 
 
 def prepare(config: Path, study_name: str | None, results: Path) -> Study:
@@ -63,7 +64,7 @@ def prepare(config: Path, study_name: str | None, results: Path) -> Study:
 
     Raises :class:`ConfigError` for any mistake in the configuration, before a file is written.
     """
-    study, data = read_study(config, study_name), load_data(config / "data.yaml")
+    study, data = read_study(config, study_name)
     for file, content in _contents(study, data, results):
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         if not file.exists() or file.read_text(encoding="utf-8") != text:
