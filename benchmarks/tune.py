@@ -1,8 +1,9 @@
 """Chooses the learning rates on the `tune` panel, with the same budget for every method of a study.
 
 Needs the study's warm starts and rollouts: `make run` makes them. Every method trains once with each multiple of its
-environment's rates, on a seed that no study uses, and is evaluated on the tune panel, which no report reads. Prints a
-table and, if it is of all environments, writes it to `results/tune/STUDY/tuning.csv`. Runs that are done are not
+environment's rates, on a seed that no study uses, and is evaluated on the tune panel, which no report reads. Prints the
+runs and what they decide (`empg.study.analysis.rate_choice`: other rates only if shown to be better over all methods)
+and, if it is of all environments, writes the runs to `results/tune/STUDY/tuning.csv`. Runs that are done are not
 repeated.
 """
 
@@ -20,7 +21,7 @@ from rich.progress import track
 from empg.config import Data, EvaluateRun, Study, TrainRun, evaluate_run, train_run
 from empg.files import read_json
 from empg.provenance import STAGES, digest, json_digest, source_hashes
-from empg.study import evaluate
+from empg.study import analysis, evaluate
 from empg.study.slices import read_study
 from empg.training import rl
 
@@ -74,7 +75,11 @@ def main() -> None:
     parser.add_argument("--study", default="quick", help="the study's name (default: %(default)s)")
     parser.add_argument("--environments", nargs="+", help="of the study (default: all)")
     parser.add_argument(
-        "--factors", type=float, nargs="+", default=[0.5, 1, 2], help="of the study's rates (default: %(default)s)"
+        "--factors",
+        type=float,
+        nargs="+",
+        default=[0.5, 2],
+        help="of the study's rates, beside 1 (default: %(default)s)",
     )
     parser.add_argument("--share", type=float, default=1.0, help="share of the study's iterations, for every run alike")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each")
@@ -83,7 +88,7 @@ def main() -> None:
     environments = arguments.environments or list(study.environments)
     if unknown := set(environments) - set(study.environments):
         parser.error(f"--environments: expected some of {', '.join(study.environments)}, found {', '.join(unknown)}")
-    jobs = runs(study, data, environments, arguments.share, arguments.factors)
+    jobs = runs(study, data, environments, arguments.share, sorted({1.0, *arguments.factors}))
     with ProcessPoolExecutor(arguments.jobs) as pool:
         rows = list(track(pool.map(play, jobs), "runs", total=len(jobs), console=Console(stderr=True)))
     table = pl.DataFrame(rows)
@@ -91,6 +96,7 @@ def main() -> None:
         table.write_csv(RESULTS / "tune" / study.study / "tuning.csv")
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(table)
+        print(analysis.rate_choice(table))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
         lines += [f"## {environment}", "", *panels(table.filter(environment=environment)), ""]
     lines += [NOTE, ""]
     if (search := _search_file(results)).exists():
-        lines += ["## Search for the learning rates", "", *_search(pl.read_csv(search)), ""]
+        lines += ["## Search for the learning rates", "", *_search(pl.read_csv(search)), "",
+                  f"Its runs: [{search.name}](tables/{search.name}).", ""]  # fmt: skip
     lines += ["## Figures", ""]
     for name in figures:
         lines += [f"**{CAPTIONS[name].title}.** {CAPTIONS[name].text}", "",
@@ -119,6 +120,15 @@ def _search(table: pl.DataFrame) -> list[str]:
         rates = ", ".join(f"{first[name] / first['factor']:g}" for name in ("muon_lr", "lr"))
         names = [str(first["environment"]), rates, str(first["iterations"]), str(first["method"])]
         lines.append(f"| {' | '.join(names + cells)} |")
+    heads = ("environment", "rates", "methods", "difference", "interval", "chosen")
+    lines += ["", "Difference in sampled success to the study's rates (×1), in points: mean over methods, with the "
+              "95\N{NO-BREAK SPACE}% interval of Student's t over their runs. Other rates are chosen only if their "
+              "interval is above 0, and then for all methods.", "",
+              f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]  # fmt: skip
+    for row in analysis.rate_choice(table).iter_rows(named=True):
+        difference, interval = analysis.points(row["difference"]), _range(row, "low", "high", analysis.points)
+        lines.append(f"| {row['environment']} | ×{row['factor']:g} | {row['methods']} | {difference} | {interval} | "
+                     f"×{row['chosen']:g} |")  # fmt: skip
     return lines
 
 
