@@ -23,7 +23,7 @@ from mlflow.entities import Run, Trace
 from empg.config import Train, TrainRun, parse
 from empg.errors import DataError
 from empg.files import read_json, write_json
-from empg.study import report, system, tracking
+from empg.study import report, system, times, tracking
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 NAMES = {
@@ -148,6 +148,16 @@ def test_every_result_is_a_run_in_one_flat_table(tracked: Path) -> None:
     assert "empg train --config" in tags["mlflow.note.content"]
     assert f"empg audit {tracked}/alfworld/grpo_empg/seed2`" in tags["mlflow.note.content"]
     assert all("success" in found[name].data.metrics for name in NAMES)
+
+
+def test_times_list_every_job_and_the_tracking_last(tracked: Path) -> None:
+    """Every line but the head and the last is a job: `begin end wall CPU name`."""
+    jobs = [line.split() for line in times.table(tracked).splitlines()[1:-1]]
+    names = [job[-1] for job in jobs]
+    assert {"made_up/alfworld/grpo/seed1/train", "made_up/alfworld/warmstart", "made_up/report"} <= set(names)
+    assert names[-1] == "made_up/track"
+    seconds = read_json(tracked / "track.timing.json")
+    assert jobs[-1][2:4] == [f"{seconds[name]:.1f}" for name in ("wall_seconds", "cpu_seconds")]
 
 
 def test_one_number_says_how_well_a_policy_does(tracked: Path) -> None:
