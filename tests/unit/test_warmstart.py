@@ -18,7 +18,7 @@ from empg.policy.tokenizer import train_tokenizer
 from empg.training import warmstart
 from empg.training.optimiser import learning_rate_factor
 from empg.training.packing import Conversation, packs
-from empg.training.warmstart import Example, batches, fine_tune, make_example, make_policy, texts
+from empg.training.warmstart import Example, batches, fine_tune, make_example, make_policy, steps_shown, texts
 
 DEMONSTRATION = [
     DemonstrationStep("You see a mug 1.", "take it", "take mug 1", is_mistake=False),
@@ -144,6 +144,28 @@ def test_the_environments_tokens_are_learnt_too_if_they_have_weight():
         return -float(logprobs[~torch.from_numpy(examples[0].own)].mean())
 
     assert others_loss(run(observation_weight=0.5)) < others_loss(run()) - 0.1
+
+
+def test_demonstrations_grow_from_one_step_to_all():
+    settings = WarmStart(max_steps=16, growth=0.5)
+    shown = [steps_shown(done, settings) for done in (0.0, 0.125, 0.25, 0.375, 0.5, 1.0)]
+    assert shown == [1, 2, 4, 8, 16, 16]
+    assert steps_shown(0.0, WarmStart(max_steps=16)) == 16
+
+
+def test_the_first_updates_see_the_first_steps_only(monkeypatch):
+    lengths = []
+    make = warmstart.make_example
+    monkeypatch.setattr(warmstart, "make_example", lambda d, *a, **k: lengths.append(len(d)) or make(d, *a, **k))
+    config = run(growth=0.5)
+    list(fine_tune(make_policy(config, NO_FILES), config, NO_FILES))
+    assert set(lengths[:8]) == {1}
+    assert max(lengths) > 8
+    late = lengths[-6:]
+    lengths.clear()
+    list(fine_tune(make_policy(run(), NO_FILES), run(), NO_FILES))
+    assert min(late) > 2
+    assert min(lengths) > 2
 
 
 def test_a_loss_that_is_not_finite_stops_it():

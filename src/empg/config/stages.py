@@ -22,7 +22,8 @@ class WarmStart(Model):
     """Supervised fine-tuning on expert demonstrations; the budget is in tokens of packed conversations.
 
     ``max_steps`` bounds a demonstration, which mistakes and detours make longer than an agent's episode.
-    ``observation_weight`` adds the mean loss of the environment's tokens to that of the demonstrator's.
+    ``observation_weight`` adds the mean loss of the environment's tokens to that of the demonstrator's. During the
+    first share ``growth`` of the budget demonstrations grow from one step to all.
     """
 
     seed: int = 1
@@ -34,6 +35,7 @@ class WarmStart(Model):
     mistake_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     mistake_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
     detour_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
+    growth: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.03
     decay: Annotated[float, Field(ge=0, le=1)] = 0.4
     optimiser: Optimiser = Optimiser(lr=4e-3, muon_lr=2e-2)

@@ -6,6 +6,7 @@ budget is in tokens of packed conversations, never in seconds, so that the resul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -17,7 +18,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from empg.config import PretrainedPolicy, TinyPolicy, WarmStartRun
+from empg.config import PretrainedPolicy, TinyPolicy, WarmStart, WarmStartRun
 from empg.environments.base import Dataset, DemonstrationStep
 from empg.environments.registry import open_dataset
 from empg.errors import ConfigError, DivergenceError
@@ -134,6 +135,16 @@ def make_example(demonstration: list[DemonstrationStep], chat: Chat, format_step
     return Example(Conversation(np.array(ids, dtype=np.int32), mask), np.array(own)[mask])
 
 
+def steps_shown(done: float, settings: WarmStart) -> int:
+    """How many steps of a demonstration are shown after the share ``done`` of the budget.
+
+    From one to ``max_steps``, evenly in the logarithm, during the share ``growth``; all after that. Conversations of
+    few steps are short, so there are many of them, and what they teach serves the later steps too: a curriculum (Bengio
+    et al. 2009).
+    """
+    return settings.max_steps if done >= settings.growth else math.ceil(settings.max_steps ** (done / settings.growth))
+
+
 def batches(examples: Iterator[Example], batch_tokens: int) -> Iterator[list[Example]]:
     """Consecutive examples, at least ``batch_tokens`` tokens a batch."""
     batch: list[Example] = []
@@ -158,8 +169,8 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
     dataset = open_dataset(config.data, data)
     longest = network.architecture.max_positions
     weight = settings.observation_weight
-    stream = (make_example(d, policy.chat, dataset.format_step, longest, observations=weight > 0)
-              for d in demonstrate(dataset, config))  # fmt: skip
+    shown = (d[: steps_shown(tokens / settings.tokens, settings)] for d in demonstrate(dataset, config))
+    stream = (make_example(d, policy.chat, dataset.format_step, longest, observations=weight > 0) for d in shown)
     for batch in batches(stream, settings.batch_tokens):
         if tokens >= settings.tokens:
             return
