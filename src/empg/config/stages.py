@@ -23,7 +23,7 @@ class WarmStart(Model):
 
     ``max_steps`` bounds a demonstration, which mistakes and detours make longer than an agent's episode.
     ``observation_weight`` adds the mean loss of the environment's tokens to that of the demonstrator's. During the
-    first share ``growth`` of the budget demonstrations grow from one step to all.
+    first share ``growth`` of the budget what is shown of a demonstration grows from one step to all.
     """
 
     seed: int = 1
