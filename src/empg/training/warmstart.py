@@ -138,9 +138,9 @@ def make_example(demonstration: list[DemonstrationStep], chat: Chat, format_step
 def steps_shown(done: float, settings: WarmStart) -> int:
     """How many steps of a demonstration are shown at once after the share ``done`` of the budget.
 
-    From one to ``max_steps``, evenly in the logarithm, during the share ``growth``; all after that: a curriculum (Bengio
-    et al. 2009). Conversations of few steps are short, so there are many of them, with little in them to attend to by
-    mistake. A small policy finds out there how to copy from its thought to its action, which long ones may hide from it.
+    From one to ``max_steps``, evenly in the logarithm, during the share ``growth``; all after that: a curriculum
+    (Bengio et al. 2009). Conversations of few steps are short, so there are many of them, with little in them to attend
+    to by mistake. A small policy finds out there how to copy from its thought to its action, which long ones may hide.
     """
     return settings.max_steps if done >= settings.growth else math.ceil(settings.max_steps ** (done / settings.growth))
 
