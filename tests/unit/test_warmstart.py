@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from empg.policy.tokenizer import train_tokenizer
 from empg.training import warmstart
 from empg.training.optimiser import learning_rate_factor
 from empg.training.packing import Conversation, packs
-from empg.training.warmstart import Example, batches, fine_tune, make_example, make_policy, steps_shown, texts, window
+from empg.training.warmstart import Example, batches, fine_tune, make_example, make_policy, texts
 
 DEMONSTRATION = [
     DemonstrationStep("You see a mug 1.", "take it", "take mug 1", is_mistake=False),
@@ -145,35 +144,6 @@ def test_the_environments_tokens_are_learnt_too_if_they_have_weight():
         return -float(logprobs[~torch.from_numpy(examples[0].own)].mean())
 
     assert others_loss(run(observation_weight=0.5)) < others_loss(run()) - 0.1
-
-
-def test_what_is_shown_of_demonstrations_grows_from_one_step_to_all():
-    settings = WarmStart(max_steps=16, growth=0.5)
-    shown = [steps_shown(done, settings) for done in (0.0, 0.125, 0.25, 0.375, 0.5, 1.0)]
-    assert shown == [1, 2, 4, 8, 16, 16]
-    assert steps_shown(0.0, WarmStart(max_steps=16)) == 16
-
-
-def test_a_window_lies_anywhere_in_a_demonstration():
-    steps = [DemonstrationStep(observation=str(i), thought="", action="", is_mistake=False) for i in range(5)]
-    random = Random(0)
-    starts = {tuple(step.observation for step in window(steps, 4, random)) for _ in range(50)}
-    assert starts == {("0", "1", "2", "3"), ("1", "2", "3", "4")}
-    assert window(steps, 5, random) == window(steps, 9, random) == steps
-
-
-def test_growing_demonstrations_begin_with_single_steps(monkeypatch):
-    lengths = []
-    make = warmstart.make_example
-    monkeypatch.setattr(warmstart, "make_example", lambda d, *a, **k: lengths.append(len(d)) or make(d, *a, **k))
-    config = run(growth=0.5)
-    list(fine_tune(make_policy(config, NO_FILES), config, NO_FILES))
-    grown = lengths.copy()
-    lengths.clear()
-    list(fine_tune(make_policy(run(), NO_FILES), run(), NO_FILES))
-    assert set(grown[:8]) == {1}
-    assert max(grown) > 8
-    assert min(grown[-6:] + lengths) > 2
 
 
 def test_a_loss_that_is_not_finite_stops_it():

@@ -63,15 +63,13 @@ class Sampling(Model):
 
 
 class Interface(Model):
-    """What an agent sees and may do in WebShop (``observation``, ``page_size``) and Deep Search (the rest).
+    """What an agent sees and may do in WebShop (``observation``) and Deep Search (the rest); ALFWorld has no choice.
 
-    ALFWorld has no choice. WebShop's pages of results show ``page_size`` products, ten in upstream's. ``retriever`` is
-    ``local``, the data set's own index, or the address of a server. A search shows ``top_k`` documents, in at most
-    ``max_observation`` characters.
+    ``retriever`` is ``local``, the data set's own index, or the address of a server. A search shows ``top_k``
+    documents, in at most ``max_observation`` characters.
     """
 
     observation: Literal["text", "text_rich"] = "text_rich"
-    page_size: Positive = 10
     retriever: Annotated[str, Field(pattern=r"^(local|https?://\S+)$")] = "local"
     top_k: Positive = 3
     max_searches: Positive = 8

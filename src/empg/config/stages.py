@@ -22,8 +22,7 @@ class WarmStart(Model):
     """Supervised fine-tuning on expert demonstrations; the budget is in tokens of packed conversations.
 
     ``max_steps`` bounds a demonstration, which mistakes and detours make longer than an agent's episode.
-    ``observation_weight`` adds the mean loss of the environment's tokens to that of the demonstrator's. During the
-    first share ``growth`` of the budget what is shown of a demonstration grows from one step to all.
+    ``observation_weight`` adds the mean loss of the environment's tokens to that of the demonstrator's.
     """
 
     seed: int = 1
@@ -35,7 +34,6 @@ class WarmStart(Model):
     mistake_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     mistake_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
     detour_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
-    growth: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.03
     decay: Annotated[float, Field(ge=0, le=1)] = 0.4
     optimiser: Optimiser = Optimiser(lr=4e-3, muon_lr=2e-2)

@@ -6,7 +6,6 @@ budget is in tokens of packed conversations, never in seconds, so that the resul
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -18,7 +17,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from empg.config import PretrainedPolicy, TinyPolicy, WarmStart, WarmStartRun
+from empg.config import PretrainedPolicy, TinyPolicy, WarmStartRun
 from empg.environments.base import Dataset, DemonstrationStep
 from empg.environments.registry import open_dataset
 from empg.errors import ConfigError, DivergenceError
@@ -135,22 +134,6 @@ def make_example(demonstration: list[DemonstrationStep], chat: Chat, format_step
     return Example(Conversation(np.array(ids, dtype=np.int32), mask), np.array(own)[mask])
 
 
-def steps_shown(done: float, settings: WarmStart) -> int:
-    """How many steps of a demonstration are shown at once after the share ``done`` of the budget.
-
-    From one to ``max_steps``, evenly in the logarithm, during the share ``growth``; all after that: a curriculum
-    (Bengio et al. 2009). Conversations of few steps are short, so there are many of them, with little in them to attend
-    to by mistake. A small policy finds out there how to copy from its thought to its action, which long ones may hide.
-    """
-    return settings.max_steps if done >= settings.growth else math.ceil(settings.max_steps ** (done / settings.growth))
-
-
-def window(demonstration: list[DemonstrationStep], steps: int, random: Random) -> list[DemonstrationStep]:
-    """So many steps in a row, from anywhere in the demonstration; all of it if it has no more."""
-    start = random.randint(0, max(0, len(demonstration) - steps))
-    return demonstration[start : start + steps]
-
-
 def batches(examples: Iterator[Example], batch_tokens: int) -> Iterator[list[Example]]:
     """Consecutive examples, at least ``batch_tokens`` tokens a batch."""
     batch: list[Example] = []
@@ -175,9 +158,8 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
     dataset = open_dataset(config.data, data)
     longest = network.architecture.max_positions
     weight = settings.observation_weight
-    windows = Random(derive_seed(settings.seed, "windows"))
-    shown = (window(d, steps_shown(tokens / settings.tokens, settings), windows) for d in demonstrate(dataset, config))
-    stream = (make_example(d, policy.chat, dataset.format_step, longest, observations=weight > 0) for d in shown)
+    stream = (make_example(d, policy.chat, dataset.format_step, longest, observations=weight > 0)
+              for d in demonstrate(dataset, config))  # fmt: skip
     for batch in batches(stream, settings.batch_tokens):
         if tokens >= settings.tokens:
             return

@@ -45,12 +45,12 @@ class WebshopDataset(Dataset):
             write_dataset(out, seed=self._data.seed, sizes=sizes, panel_start=self._data.panel_start)
 
     def arena(self, max_steps: int, interface: Interface) -> Arena:
-        """Where its goals are pursued; ``interface`` says how pages are shown."""
-        return Arena(lambda: WebShopEnvironment(self._stored, max_steps, interface.observation, interface.page_size))
+        """Where its goals are pursued; ``interface.observation`` says how pages are shown."""
+        return Arena(lambda: WebShopEnvironment(self._stored, max_steps, interface.observation))
 
     def demonstrate(self, number: int, random: Random, *, max_steps: int, interface: Interface, mistake_rate: float,
                     detour_rate: float) -> list[DemonstrationStep]:  # fmt: skip
         """The expert's play of training goal ``number``."""
-        environment = WebShopEnvironment(self._taught, max_steps, interface.observation, interface.page_size)
+        environment = WebShopEnvironment(self._taught, max_steps, interface.observation)
         task = self.training_task(number)
         return demonstrate(environment, task, random, mistake_rate=mistake_rate, detour_rate=detour_rate)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from empg.environments.base import StepResult, Task
-from empg.environments.webshop.pages import PAGE_SIZE
 from empg.environments.webshop.session import Mode, Session
 from empg.environments.webshop.tasks import GoalSource
 from empg.errors import EnvironmentStateError
@@ -18,19 +17,17 @@ class WebShopEnvironment:
     which is read-only, and no state.
     """
 
-    def __init__(self, source: GoalSource, max_steps: int, mode: Mode = "text_rich",
-                 page_size: int = PAGE_SIZE) -> None:  # fmt: skip
+    def __init__(self, source: GoalSource, max_steps: int, mode: Mode = "text_rich") -> None:
         self.source = source
         self.max_steps = max_steps
         self.mode: Mode = mode
-        self.page_size = page_size
         self._session: Session | None = None
         self._steps = 0
         self._done = True
 
     def reset(self, task: Task) -> str:
         """Start the task's episode; the search page with the instruction, white space around it dropped."""
-        self._session = self.source.shop.session(self.source.goal(task), self.mode, self.page_size)
+        self._session = self.source.shop.session(self.source.goal(task), self.mode)
         self._steps = 0
         self._done = False
         return self._session.reset().strip()

@@ -195,7 +195,7 @@ def _on_item(memory: _Memory, observation: str) -> list[Choice]:
     chosen = [value for clicked, value in _OPTION.findall(observation) if clicked]
     left = [value for value in need.options if value not in chosen]
     if left:
-        return [(f"{seen} Choose {left[0]}.".strip(), f"click[{left[0]}]")]
+        return [(f"{seen} Choose {', '.join(left)}.".strip(), f"click[{left[0]}]")]
     return [(f"{seen} All is chosen. Buy it.".strip(), "click[Buy Now]")]
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from empg.environments.webshop import buttons
 from empg.environments.webshop.catalogue import Product
 
-PAGE_SIZE = 10  # upstream's
+PAGE_SIZE = 10
 
 
 class Kind(Enum):
@@ -50,13 +50,13 @@ def search_page(instruction: str) -> Page:
     return (_text("WebShop"), _text("Instruction: "), _text(instruction), _button(buttons.SEARCH))
 
 
-def results_page(instruction: str, products: Sequence[Product], page: int, size: int = PAGE_SIZE) -> Page:
-    """One page of ``size`` products found; ``page`` counts from 1. There is always a next one, if empty."""
+def results_page(instruction: str, products: Sequence[Product], page: int) -> Page:
+    """One page of the products found; ``page`` counts from 1. There is always a next one, if empty."""
     nodes = [*_head(instruction), _text(f"Page {page} (Total results: {len(products)})")]
     if page > 1:
         nodes.append(_button(buttons.PREVIOUS))
     nodes.append(_button(buttons.NEXT_PAGE))
-    for product in products[(page - 1) * size : page * size]:
+    for product in products[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]:
         nodes += (Node(Kind.PRODUCT, product.asin), _text(product.name), _text(product.price_tag))
     return nodes
 

@@ -52,12 +52,12 @@ class Session:
     """
 
     __slots__ = (
-        *("asin", "goal", "mode", "options", "page_size", "score"),
+        *("asin", "goal", "mode", "options", "score"),
         *("_address", "_found", "_keywords", "_number", "_page", "_shop", "_visited"),
     )
 
-    def __init__(self, shop: Shop, goal: Goal, mode: Mode, page_size: int) -> None:
-        self._shop, self.goal, self.mode, self.page_size = shop, goal, mode, page_size
+    def __init__(self, shop: Shop, goal: Goal, mode: Mode) -> None:
+        self._shop, self.goal, self.mode = shop, goal, mode
         self.score: Score | None = None
         self._page: Page = ()
         self._forget()
@@ -145,7 +145,7 @@ class Session:
     def _open_results(self, number: int) -> None:
         self.asin, self.options, self._number = None, {}, number
         self._address = self._address_of(_RESULTS, "+".join(self._keywords), number)
-        self._page = pages.results_page(self.goal.instruction, self._found, number, self.page_size)
+        self._page = pages.results_page(self.goal.instruction, self._found, number)
 
     def _open_item(self, name: str, clickable: Node) -> None:
         if clickable.kind is Kind.PRODUCT:

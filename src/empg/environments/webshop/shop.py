@@ -13,7 +13,6 @@ from random import Random
 from empg.environments.webshop.catalogue import Product, read_products
 from empg.environments.webshop.goals import Goal, draw_price, human_goals, synthetic_goals, upstream_order
 from empg.environments.webshop.nouns import Nouns, rule_nouns, spacy_nouns
-from empg.environments.webshop.pages import PAGE_SIZE
 from empg.environments.webshop.score import Rule, Score, score_purchase
 from empg.environments.webshop.search import TOP, Search, SearchIndex
 from empg.environments.webshop.session import Mode, Session
@@ -102,14 +101,14 @@ class Shop:
         cumulative = self._cumulative_weights
         return self.goals[min(bisect(cumulative, rng.random() * cumulative[-1]), len(cumulative) - 1)]
 
-    def session(self, goal: Goal, mode: Mode = "text", page_size: int = PAGE_SIZE) -> Session:
-        """A session that plays ``goal``, with ``page_size`` products a page; cheap, and independent of others.
+    def session(self, goal: Goal, mode: Mode = "text") -> Session:
+        """A session that plays ``goal``; cheap, and independent of others.
 
         Raises ValueError for an unknown mode.
         """
         if mode not in ("text", "text_rich"):
             raise ValueError(f"webshop: expected mode text or text_rich, found {mode!r}")
-        return Session(self, goal, mode, page_size)
+        return Session(self, goal, mode)
 
     def score(self, product: Product, goal: Goal, options: Mapping[str, str]) -> Score:
         """Score buying the product for the goal with the chosen options."""
