@@ -2,9 +2,9 @@
 
 Needs the study's warm starts and rollouts: `make run` makes them. Every method trains once with each multiple of its
 environment's rates, on a seed that no study uses, and is evaluated on the tune panel, which no report reads. Prints the
-runs and what they decide (`empg.study.analysis.rate_choice`: other rates only if shown to be better over all methods)
-and, if it is of all environments, writes the runs to `results/tune/STUDY/tuning.csv`. Runs that are done are not
-repeated.
+runs and, if they have all iterations, what they decide (`empg.study.analysis.rate_choice`: other rates only if shown to
+be better over all methods). Runs of all environments are written to `results/tune/STUDY/tuning.csv`. Those that are
+done are not repeated.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def main() -> None:
         table.write_csv(RESULTS / "tune" / study.study / "tuning.csv")
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(table)
-        print(analysis.rate_choice(table))
+        if arguments.share == 1:
+            print(analysis.rate_choice(table))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/warmstart_course.py webshop --seeds 1 2 3
 
 Needs `data/ENVIRONMENT` (`dvc repro`) and no study. Trains one warm start for each seed with the settings of the study
-and prints, after every part of the budget, greedy and sampled success on tasks of the `tune` panel and the loss of
+and prints, after every part of the budget, greedy and sampled success on the `tune` panel and the loss of
 demonstrations without mistakes and detours in nats a step, of thoughts and of actions. An action that costs much after
 a thought that costs little is a copy that was not learnt.
 """
@@ -15,16 +15,15 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from empg.config import evaluate_run, warmstart_run
-from empg.environments.base import Task
 from empg.environments.registry import open_dataset
 from empg.policy.policy import Policy
-from empg.rollouts.collect import make_sampler
-from empg.study.evaluate import MODES, panel
+from empg.study import evaluate
 from empg.study.slices import read_study
 from empg.training.packing import packs
 from empg.training.warmstart import Example, demonstrate, fine_tune, make_example, make_policy
@@ -38,7 +37,7 @@ def costs(policy: Policy, examples: Sequence[Example]) -> tuple[float, float]:
     thoughts = actions = steps = 0.0
     for example in examples:
         ids, targets = example.conversation.ids, np.flatnonzero(example.conversation.mask)
-        (pack,) = packs([example.conversation], len(ids), torch.device("cpu"))
+        (pack,) = packs([example.conversation], len(ids), policy.network.embedding.device)
         with torch.no_grad():
             logprobs, _ = pack.statistics(policy.network)
         is_action = False
@@ -50,33 +49,31 @@ def costs(policy: Policy, examples: Sequence[Example]) -> tuple[float, float]:
     return thoughts / steps, actions / steps
 
 
-def course(job: tuple[str, str, int, int, int]) -> None:
+def course(job: tuple[str, str, int, int]) -> None:
     """Train one warm start and print its course."""
-    name, environment, seed, parts, tasks = job
+    name, environment, seed, parts = job
     torch.set_num_threads(1)
     study, data = read_study(Path("config"), name)
     config, files = warmstart_run(study, data, environment), Path("data") / study.data_set(environment)
     config = config.model_copy(update={"warmstart": config.warmstart.model_copy(update={"seed": seed})})
     clean = config.warmstart.model_copy(update={"seed": HELD_OUT, "mistake_rate": 0.0, "detour_rate": 0.0})
     played = evaluate_run(study, data, environment, next(iter(study.methods)), study.seeds[0])
+    played = played.model_copy(update={"evaluate": played.evaluate.model_copy(update={"splits": ("tune",)})})
     dataset, policy = open_dataset(config.data, files), make_policy(config, files)
     shown = islice(demonstrate(dataset, config.model_copy(update={"warmstart": clean})), 40)
     length = policy.network.architecture.max_positions
     examples = [make_example(d, policy.chat, dataset.format_step, length) for d in shown]
-    panel_tasks: Sequence[Task] = dataset.tasks("tune")[:tasks]
     part = 1
     for metrics in fine_tune(policy, config, files):
         if metrics["tokens"] < part * config.warmstart.tokens / parts:
             continue
         part += 1
-        solved = {}
-        for mode in MODES:
-            sampler = make_sampler(policy, played.sampling, dataset, played.max_steps, played.interface,
-                                   greedy=mode == "greedy")  # fmt: skip
-            solved[mode] = np.mean([t.reward == 1 for t in sampler.play(panel(panel_tasks, mode, 0), lambda _: None)])
+        with TemporaryDirectory() as folder:
+            policy.save(Path(folder))
+            solved = evaluate.summarise(evaluate.play(played, files, Path(folder), lambda *_: None))["tune"]
         thought, action = costs(policy, examples)
         print(f"{environment} seed {seed} {metrics['tokens'] / 1e6:5.2f} M tokens  loss {metrics['loss']:.3f}  "
-              f"greedy {solved['greedy']:.3f}  sampled {solved['sampled']:.3f}  "
+              f"greedy {solved['greedy']['success']:.3f}  sampled {solved['sampled']['success']:.3f}  "
               f"nats a step: thought {thought:.2f}, action {action:.2f}", flush=True)  # fmt: skip
 
 
@@ -86,12 +83,12 @@ def main() -> None:
     parser.add_argument("--study", default="quick", help="the study's name (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the warm starts (default: 1)")
     parser.add_argument("--parts", type=int, default=3, help="of the budget, each with a line (default: %(default)s)")
-    parser.add_argument("--tasks", type=int, default=200, help="of the tune panel (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="warm starts side by side, one core each")
     arguments = parser.parse_args()
-    jobs = [
-        (arguments.study, arguments.environment, seed, arguments.parts, arguments.tasks) for seed in arguments.seeds
-    ]
+    study, _ = read_study(Path("config"), arguments.study)
+    if arguments.environment not in study.environments:
+        parser.error(f"expected one of {', '.join(study.environments)}, found {arguments.environment}")
+    jobs = [(arguments.study, arguments.environment, seed, arguments.parts) for seed in arguments.seeds]
     with ProcessPoolExecutor(arguments.jobs) as pool:
         list(pool.map(course, jobs))
 

@@ -206,10 +206,12 @@ def test_published_results_have_their_numbers_and_files(study: Path, tmp_path: P
     assert widths == {11}
 
 
-def test_a_search_is_published_with_the_rest(study: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [1, 2])
+def test_a_search_is_published_with_the_rest_and_decides_if_whole(study: Path, tmp_path: Path, share: int) -> None:
+    whole = parse(Study, read_json(study / "config" / "study.json"), "study").environments["alfworld"].train.iterations
     search = study.parent / "tune" / study.name / "tuning.csv"
-    search.parent.mkdir(parents=True)
-    row = {"environment": "alfworld", "iterations": 7, "episodes": 500}
+    search.parent.mkdir(parents=True, exist_ok=True)
+    row = {"environment": "alfworld", "iterations": whole * share, "episodes": 500}
     pl.DataFrame([
         {**row, "method": method, "factor": factor, "muon_lr": 0.002 * factor, "lr": 3e-4 * factor, "sampled": sampled,
          "greedy": 0.5}
@@ -219,9 +221,10 @@ def test_a_search_is_published_with_the_rest(study: Path, tmp_path: Path) -> Non
     publish.run(study, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "| environment | Muon, AdamW | iterations | method | ×0.5 | ×1 |" in text
-    assert "| alfworld | 0.002, 0.0003 | 7 | grpo_empg | 62.5 / 50.0 | 75.0 / 50.0 |" in text
+    assert f"| alfworld | 0.002, 0.0003 | {whole * share} | grpo_empg | 62.5 / 50.0 | 75.0 / 50.0 |" in text
     assert "on 500 tasks of the panel `tune`" in text
-    assert "| alfworld | ×0.5 | 2 | −12.5 | −12.5 to −12.5 | ×1 |" in text
+    assert ("| alfworld | ×0.5 | 2 | −12.5 | −12.5 to −12.5 | ×1 |" in text) == (share == 1)
+    assert ("so they decide nothing" in text) == (share != 1)
     assert "[tuning.csv](tables/tuning.csv)" in text
     assert (tmp_path / "out" / "tables" / "tuning.csv").read_bytes() == search.read_bytes()
     search.unlink()

@@ -68,7 +68,7 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
         lines += [f"## {environment}", "", *panels(table.filter(environment=environment)), ""]
     lines += [NOTE, ""]
     if (search := _search_file(results)).exists():
-        lines += ["## Search for the learning rates", "", *_search(pl.read_csv(search)), "",
+        lines += ["## Search for the learning rates", "", *_search(study, pl.read_csv(search)), "",
                   f"Its runs: [{search.name}](tables/{search.name}).", ""]  # fmt: skip
     lines += ["## Figures", ""]
     for name in figures:
@@ -106,8 +106,11 @@ def _search_file(results: Path) -> Path:
     return results.parent / "tune" / results.name / "tuning.csv"
 
 
-def _search(table: pl.DataFrame) -> list[str]:
-    """Success on the panel `tune`, a column for each multiple of the environment's rates."""
+def _search(study: Study, table: pl.DataFrame) -> list[str]:
+    """Success on the panel `tune`, a column for each multiple of the environment's rates, and what the runs decide.
+
+    Runs with a share of the study's iterations decide nothing: fewer iterations favour higher rates.
+    """
     factors = table["factor"].unique().sort()
     heads = ("environment", "Muon, AdamW", "iterations", "method", *(f"×{factor:g}" for factor in factors))
     tasks = table.row(0, named=True)["episodes"]
@@ -120,6 +123,9 @@ def _search(table: pl.DataFrame) -> list[str]:
         rates = ", ".join(f"{first[name] / first['factor']:g}" for name in ("muon_lr", "lr"))
         names = [str(first["environment"]), rates, str(first["iterations"]), str(first["method"])]
         lines.append(f"| {' | '.join(names + cells)} |")
+    whole = {name: settings.train.iterations for name, settings in study.environments.items()}
+    if any(whole.get(name) != iterations for name, iterations in table.select("environment", "iterations").iter_rows()):
+        return [*lines, "", "These runs do not have the study's iterations, so they decide nothing."]
     heads = ("environment", "rates", "methods", "difference", "interval", "chosen")
     lines += ["", "Difference in sampled success to the study's rates (×1), in points: mean over methods, with the "
               "95\N{NO-BREAK SPACE}% interval of Student's t over their runs. Other rates are chosen only if their "
