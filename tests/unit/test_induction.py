@@ -7,16 +7,16 @@ import math
 import pytest
 import torch
 
-from empg.policy.checkpoint import initialise, match_content, repeat_sequences, tiny_config
+from empg.policy.checkpoint import initialise, match_content, repeat_sequences, scale_residual_stream, tiny_config
 from empg.policy.transformer import Architecture, Transformer, rms_norm
 
 VOCABULARY, LENGTH = 500, 60
 
 
-def network(family: str, layers: int = 2, *, induction: bool = True) -> Transformer:
+def network(family: str, layers: int = 2, *, induction: bool = True, eps: float = 1e-6) -> Transformer:
     config = tiny_config(family, VOCABULARY, 0, 1, width=96, layers=layers, heads=4, kv_heads=2, mlp_width=256,
                          max_positions=256, rope_theta=1e6)  # fmt: skip
-    made = Transformer(Architecture.from_config(config, "here"))
+    made = Transformer(Architecture.from_config(config | {"rms_norm_eps": eps}, "here"))
     generator = torch.Generator().manual_seed(0)
     initialise(made, generator)
     match_content(made, generator)
@@ -64,3 +64,12 @@ def test_without_biases_or_with_one_layer_nothing_changes(repeated):
     for family, layers in (("llama", 2), ("qwen2", 1)):
         with_it, without = (network(family, layers, induction=on) for on in (True, False))
         assert torch.equal(with_it(repeated, [len(repeated)]), without(repeated, [len(repeated)]))
+
+
+def test_a_larger_residual_stream_is_the_same_function(repeated):
+    made = network("qwen2", eps=0.0).double()
+    embedding = made.embedding.detach().clone()
+    logits = (made(repeated, [len(repeated)]) @ embedding.T).detach()
+    scale_residual_stream(made, 30)
+    torch.testing.assert_close(made.embedding.detach(), 30 * embedding)
+    torch.testing.assert_close((made(repeated, [len(repeated)]) @ made.embedding.T).detach(), logits)

@@ -13,6 +13,7 @@ class TinyPolicy(Model):
     """A small network made from nothing, with a tokenizer trained on the environment's text.
 
     ``induction`` starts it with heads that repeat sequences: for names of several tokens.
+    ``residual_scale`` times as large as usual is its residual stream at first.
     """
 
     type: Literal["tiny"] = "tiny"
@@ -26,6 +27,7 @@ class TinyPolicy(Model):
     max_positions: Positive = 1024
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
     induction: bool = False
+    residual_scale: Annotated[float, Field(gt=0)] = 1.0
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> TinyPolicy:

@@ -203,6 +203,18 @@ def repeat_sequences(network: Transformer, generator: torch.Generator) -> None:
             q.view(a.heads, a.head_width, a.width)[heads] = SHARPNESS * steady * read
 
 
+def scale_residual_stream(network: Transformer, scale: float) -> None:
+    """The same function with a residual stream ``scale`` times as large: embeddings and all that blocks add to them.
+
+    AdamW moves a coordinate by about its rate whatever the coordinate's size, so it overwrites initial embeddings that
+    are small before copying, which begins with them, is learnt; large ones last. It needs tied embeddings.
+    """
+    with torch.no_grad():
+        for writer in (network.embedding, *(w for layer in network.layers for w in (layer.out, layer.down))):
+            writer.mul_(scale)
+        network.norm.div_(scale)
+
+
 def share_words(embedding: Tensor, texts: Sequence[str], generator: torch.Generator) -> None:
     """Make tokens that share words start out alike: " mug 1" and " mug" both hold the vector of "mug".
 

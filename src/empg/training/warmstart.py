@@ -23,7 +23,14 @@ from empg.environments.registry import open_dataset
 from empg.errors import ConfigError, DivergenceError
 from empg.files import atomic_directory
 from empg.policy.chat import Chat
-from empg.policy.checkpoint import initialise, match_content, repeat_sequences, share_words, tiny_config
+from empg.policy.checkpoint import (
+    initialise,
+    match_content,
+    repeat_sequences,
+    scale_residual_stream,
+    share_words,
+    tiny_config,
+)
 from empg.policy.policy import Policy, device, fetch
 from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Transformer
@@ -69,8 +76,9 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
 
 def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     """A network of these sizes with random weights."""
+    start = {"type", "family", "vocab_size", "induction", "residual_scale"}
     model_config = tiny_config(sizes.family, len(chat.tokenizer), chat.end_of_turn, chat.tokenizer.pad_token_id,
-                               **sizes.model_dump(exclude={"type", "family", "vocab_size", "induction"}))  # fmt: skip
+                               **sizes.model_dump(exclude=start))  # fmt: skip
     network = Transformer(Architecture.from_config(model_config, "the policy's config"))
     generator = torch.Generator().manual_seed(derive_seed(seed, "weights"))
     initialise(network, generator)
@@ -78,6 +86,7 @@ def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     share_words(network.embedding, [str(chat.tokenizer.decode([i])) for i in range(len(chat.tokenizer))], generator)
     if sizes.induction:
         repeat_sequences(network, generator)
+    scale_residual_stream(network, sizes.residual_scale)
     return Policy(network.to(device()), chat, model_config)
 
 
