@@ -16,8 +16,9 @@ help:  ## list the targets
 run: setup  ## set up, then run a whole study (STUDY=quick, the default one)
 	snakemake --cores all --config study=$(STUDY)
 
+# A worker that crashes ends the run: pytest-xdist's loadgroup, given another worker, may wait for its last tests forever.
 test: setup  ## run all tests, on two cores
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup --max-worker-restart 0
 
 lint: setup  ## check style, types, layers and the workflow
 	ruff check .

@@ -141,7 +141,9 @@ def test_a_damaged_index_is_refused_and_rebuilt(tmp_path: Path) -> None:
     assert len(names) == 8
     for place in range(len(names)):
         path = sorted(p for p in folder.iterdir() if p.suffix not in (".lock",) and p.name != ".managed.json")[place]
-        path.write_bytes(path.read_bytes()[:20])
+        start = path.read_bytes()[:20]
+        path.unlink()  # tantivy's watcher may still read the old file, which is mapped: cut in place it is a bus error
+        path.write_bytes(start)
         with pytest.raises(DataError, match="index"):
             Index.open(folder)
         assert ids(Index.build(corpus, folder), "capital") == ["0", "2"]
