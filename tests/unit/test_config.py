@@ -46,7 +46,8 @@ def test_studies_are_valid(path):
 
 
 GRIDS = {name: load_study(ROOT / f"config/study/{name}.yaml", DATA, ENVIRONMENTS) for name in (
-    "paper", "ablation", "sensitivity", "entropy", "architecture", "baselines")}  # fmt: skip
+    "paper", "paper_webshop", "ablation", "ablation_webshop", "sensitivity", "entropy", "architecture", "baselines",
+)}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", GRIDS)
