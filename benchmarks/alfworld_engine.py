@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from empg.environments.alfworld import Game
-from empg.environments.alfworld.writer import write_dataset
+from empg.environments.alfworld.engine.game import Game
+from empg.environments.alfworld.generated.writer import write_dataset
 from parity.run import PROFILES, play_public, walkthrough
 
 REPEATS = 30

@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from random import Random
 
-from empg.environments.deepsearch.index import Index
+from empg.environments.deepsearch.search.index import Index
 
 VOCABULARY = 50_000
 SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from empg.study.aggregates import Block, aggregate
-from empg.study.statistics import mean_over_seeds
+from empg.analysis.aggregates import Block, aggregate
+from empg.analysis.statistics import mean_over_seeds
 
 STUDIES = 200
 CASES = {"tasks matter as much": (120, 0.25), "seeds matter most": (480, 0.4)}  # tasks, deviation of a seed (log-odds)

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessor, PreTrainedModel
 
 from empg.config import AlfworldData, Interface, TinyPolicy, WarmStart, WarmStartRun
 from empg.environments.alfworld.environment import AlfworldEnvironment
-from empg.environments.alfworld.rooms import PROFILES
+from empg.environments.alfworld.generated.rooms import PROFILES
 from empg.environments.alfworld.tasks import GeneratedGames
 from empg.environments.base import Arena
 from empg.environments.text import parse_action

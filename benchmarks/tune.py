@@ -2,7 +2,7 @@
 
 Needs the study's warm starts and rollouts: `make run` makes them. Every method trains once with each multiple of its
 environment's rates, on a seed that no study uses, and is evaluated on the tune panel, which no report reads. Prints the
-runs and, if they have all iterations, what they decide (`empg.study.analysis.rate_choice`: other rates only if shown to
+runs and, if they have all iterations, what they decide (`empg.analysis.rates.rate_choice`: other rates only if shown to
 be better over all methods). Runs of all environments are written to `results/tune/STUDY/tuning.csv`. Those that are
 done are not repeated.
 """
@@ -18,11 +18,12 @@ import polars as pl
 from rich.console import Console
 from rich.progress import track
 
+from empg.analysis.rates import rate_choice
 from empg.config import Data, EvaluateRun, Study, TrainRun, evaluate_run, train_run
 from empg.files import read_json
+from empg.pipeline.job_files import read_study
 from empg.provenance import STAGES, digest, json_digest, source_hashes
-from empg.study import analysis, evaluate
-from empg.study.slices import read_study
+from empg.rollouts import evaluate
 from empg.training import rl
 
 SEED = 1000  # not among any study's seeds
@@ -97,7 +98,7 @@ def main() -> None:
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(table)
         if arguments.share == 1:
-            print(analysis.rate_choice(table))
+            print(rate_choice(table))
 
 
 if __name__ == "__main__":

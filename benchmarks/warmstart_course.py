@@ -22,9 +22,9 @@ import torch
 
 from empg.config import evaluate_run, warmstart_run
 from empg.environments.registry import open_dataset
+from empg.pipeline.job_files import read_study
 from empg.policy.policy import Policy
-from empg.study import evaluate
-from empg.study.slices import read_study
+from empg.rollouts import evaluate
 from empg.training.packing import packs
 from empg.training.warmstart import Example, demonstrate, fine_tune, make_example, make_policy
 

@@ -19,7 +19,8 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-from empg.environments.webshop import Goal, Shop
+from empg.environments.webshop.engine.goals import Goal
+from empg.environments.webshop.engine.shop import Shop
 
 EXTRA_SESSIONS = 1000
 

@@ -124,8 +124,8 @@ def _collection(path: Path, policy) -> None:
 def _evaluation(study, folder: Path, method: str, seed: int) -> None:
     from empg.config import AlfworldData, evaluate_run
     from empg.files import write_json
+    from empg.rollouts.evaluate import summarise
     from empg.schema import EPISODES, write_table
-    from empg.study.evaluate import summarise
 
     random = np.random.default_rng([len(method), seed])
     frames = []

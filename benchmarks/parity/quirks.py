@@ -8,8 +8,8 @@ sentences with signs that mean something to the grammar's parser, goals with eve
 import json
 from pathlib import Path
 
-from empg.environments.alfworld.game import DOMAIN, GRAMMAR
-from empg.environments.alfworld.grammar import UNKNOWN_TASK, reword
+from empg.environments.alfworld.engine.game import DOMAIN, GRAMMAR
+from empg.environments.alfworld.engine.grammar import UNKNOWN_TASK, reword
 
 HELP = "(:action help"
 OBJECTS = """agent1 - agent

@@ -17,9 +17,9 @@ from pathlib import Path
 from quirks import write_quirks
 from run import PROFILES, ROOT, examples, play_public, walkthrough
 
-from empg.environments.alfworld.game import DOMAIN, GRAMMAR
-from empg.environments.alfworld.grammar import split_task
-from empg.environments.alfworld.writer import write_dataset
+from empg.environments.alfworld.engine.game import DOMAIN, GRAMMAR
+from empg.environments.alfworld.engine.grammar import split_task
+from empg.environments.alfworld.generated.writer import write_dataset
 
 GOLDEN = ROOT / "tests" / "golden" / "alfworld_transcripts.jsonl.xz"
 STEPS = 50

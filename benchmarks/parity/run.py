@@ -22,8 +22,8 @@ import venv
 from collections import Counter
 from pathlib import Path
 
-from empg.environments.alfworld import Game
-from empg.environments.alfworld.writer import write_dataset
+from empg.environments.alfworld.engine.game import Game
+from empg.environments.alfworld.generated.writer import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venv-parity"

@@ -137,7 +137,7 @@ def _data(args: argparse.Namespace) -> None:
 
 
 def _dvc(args: argparse.Namespace) -> None:
-    from empg.study import dvc
+    from empg.pipeline import dvc
 
     dvc.run(args.name, args.config, args.out)
 
@@ -170,7 +170,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from empg.config import EvaluateRun
-    from empg.study import evaluate
+    from empg.rollouts import evaluate
 
     config = _read(EvaluateRun, args.config)
     with _progress("evaluation, episodes") as progress:
@@ -178,23 +178,21 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from empg.study import report
+    from empg.report import page
 
-    report.run(args.config, args.results, args.out)
+    page.run(args.config, args.results, args.out)
 
 
 def _track(args: argparse.Namespace) -> None:
-    from empg.study import tracking
+    from empg.tracking.database import create
+    from empg.tracking.rebuild import rebuild
 
-    if args.init:
-        tracking.create(args.results)
-    else:
-        tracking.rebuild(args.results)
+    (create if args.init else rebuild)(args.results)
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from empg.environments.deepsearch.index import Index
-    from empg.environments.deepsearch.server import serve
+    from empg.environments.deepsearch.search.index import Index
+    from empg.environments.deepsearch.search.server import serve
 
     print(f"{args.index}: opening the index of {args.corpus}; it is built first where it is missing", flush=True)
     print(f"{args.index}: {len(Index.build(args.corpus, args.index))} passages", flush=True)
@@ -202,28 +200,28 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _audit(args: argparse.Namespace) -> None:
-    from empg.study import audit
+    from empg.audit import audit
 
     audit.run(args.path, print)
 
 
 def _publish(args: argparse.Namespace) -> None:
-    from empg.study import publish
+    from empg.report import publish
 
     publish.run(args.results, args.out)
 
 
 def _times(args: argparse.Namespace) -> None:
-    from empg.study import times
+    from empg.pipeline import times
 
     print(times.table(args.results))
 
 
 def _schema(args: argparse.Namespace) -> None:
     from empg.files import write_json
-    from empg.study import slices
+    from empg.pipeline import job_files
 
-    for name, content in slices.schemas().items():
+    for name, content in job_files.schemas().items():
         write_json(args.out / name, content)
 
 
@@ -268,7 +266,7 @@ def _curves(args: argparse.Namespace, config: Model) -> Iterator[Callable[[int, 
     if args.track is None:
         yield lambda step, metrics: None
         return
-    from empg.study import tracking
+    from empg.tracking.live import live
 
-    with tracking.live(args.track, args.command, config) as log:
+    with live(args.track, args.command, config) as log:
         yield log

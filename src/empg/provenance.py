@@ -37,9 +37,9 @@ STAGES = {
     "warmstart": "empg.training.warmstart",
     "rollouts": "empg.rollouts.collect",
     "train": "empg.training.rl",
-    "evaluate": "empg.study.evaluate",
-    "report": "empg.study.report",
-    "track": "empg.study.tracking",
+    "evaluate": "empg.rollouts.evaluate",
+    "report": "empg.report.page",
+    "track": "empg.tracking.tracker",
 }
 # Modules that cannot change a stage's result except through its resolved configuration, which is an input of its own:
 # the package's lazy names, the models of the configuration (a package) and the kinds of errors.

@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 
 from empg.environments.alfworld import expert as alfworld_expert
 from empg.environments.alfworld.environment import AlfworldEnvironment
-from empg.environments.alfworld.rooms import PROFILES
+from empg.environments.alfworld.generated.rooms import PROFILES
 from empg.environments.alfworld.tasks import GeneratedGames
 from empg.environments.base import Environment, Expert, StepResult, Task
 from empg.environments.deepsearch import expert as deepsearch_expert
 from empg.environments.deepsearch.environment import DeepSearchEnvironment
-from empg.environments.deepsearch.index import Index
-from empg.environments.deepsearch.retrieval import LocalRetriever
+from empg.environments.deepsearch.generated.writer import corpus_text
+from empg.environments.deepsearch.search.index import Index
+from empg.environments.deepsearch.search.retrieval import LocalRetriever
 from empg.environments.deepsearch.tasks import GeneratedQuestions
-from empg.environments.deepsearch.writer import corpus_text
 from empg.environments.webshop import expert as webshop_expert
 from empg.environments.webshop.environment import WebShopEnvironment
 from empg.environments.webshop.tasks import GeneratedGoals

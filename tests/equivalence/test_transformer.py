@@ -12,10 +12,10 @@ from empg.config import TinyPolicy
 from empg.errors import DataError
 from empg.files import read_json, write_json
 from empg.policy.chat import Chat
-from empg.policy.checkpoint import load_transformer, save_transformer
 from empg.policy.policy import Policy
 from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Cache, Transformer
+from empg.policy.weights import load_transformer, save_transformer
 from empg.training.warmstart import tiny_policy
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}

@@ -15,7 +15,7 @@ from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
 from empg.environments.base import Arena
 from empg.errors import DivergenceError
-from empg.policy.checkpoint import name_map
+from empg.policy.weights import name_map
 from empg.rollouts.collect import group_episodes
 from empg.rollouts.sampler import Sampler
 from empg.training.credit import credit_batch

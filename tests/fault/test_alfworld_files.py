@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from empg.environments.alfworld import Game
-from empg.environments.alfworld.game import DOMAIN, GRAMMAR
+from empg.environments.alfworld.engine.game import DOMAIN, GRAMMAR, Game
 from empg.errors import DataError, UserError
 
 PROBLEM = """(define (problem p) (:domain alfred)

@@ -21,11 +21,11 @@ import httpx
 import pytest
 
 from empg.environments.base import StepResult, Task
-from empg.environments.deepsearch import retrieval, server
 from empg.environments.deepsearch.environment import DeepSearchEnvironment, step_all
-from empg.environments.deepsearch.index import Index
 from empg.environments.deepsearch.questions import Question, load_questions
-from empg.environments.deepsearch.retrieval import HttpRetriever, LocalRetriever, RetrievalError, Retriever
+from empg.environments.deepsearch.search import retrieval, server
+from empg.environments.deepsearch.search.index import Index
+from empg.environments.deepsearch.search.retrieval import HttpRetriever, LocalRetriever, RetrievalError, Retriever
 from empg.errors import ConfigError, DataError
 
 DATA = Path(os.environ.get("EMPG_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "deepsearch"
@@ -175,7 +175,7 @@ def test_serve_announces_its_address_and_ends_on_a_signal(index: Index, tmp_path
     (tmp_path / "corpus.jsonl").write_text('{"id": "0", "contents": "A\\nb"}\n', encoding="utf-8")
     Index.build(tmp_path / "corpus.jsonl", tmp_path / "index")
     program = (
-        "import sys\nfrom empg.environments.deepsearch.server import serve\n"
+        "import sys\nfrom empg.environments.deepsearch.search.server import serve\n"
         "serve(sys.argv[1], port=0, announce=lambda url: print(url, flush=True))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "index")]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from empg.environments.webshop import Shop
+from empg.environments.webshop.engine.shop import Shop
 from empg.errors import DataError
 
 ITEM = {

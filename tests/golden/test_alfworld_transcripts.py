@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from empg.environments.alfworld import Game
-from empg.environments.alfworld.game import DOMAIN, GRAMMAR
-from empg.environments.alfworld.grammar import UNKNOWN_TASK
+from empg.environments.alfworld.engine.game import DOMAIN, GRAMMAR, Game
+from empg.environments.alfworld.engine.grammar import UNKNOWN_TASK
 
 HERE = Path(__file__).parent
 TRANSCRIPTS = [

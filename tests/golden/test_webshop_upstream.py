@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from empg.environments.webshop import Goal, Shop
-from empg.environments.webshop.nouns import rule_nouns
-from empg.environments.webshop.score import score_purchase
+from empg.environments.webshop.engine.goals import Goal
+from empg.environments.webshop.engine.nouns import rule_nouns
+from empg.environments.webshop.engine.score import score_purchase
+from empg.environments.webshop.engine.shop import Shop
 
 DATA = Path(os.environ.get("EMPG_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "webshop"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no EMPG_TEST_DATA and no ../shared/data")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from empg.environments.webshop import Shop
-from empg.environments.webshop.session import parse_action
+from empg.environments.webshop.engine.session import parse_action
+from empg.environments.webshop.engine.shop import Shop
 
 VALUES = ["s", "s", 'x"l"', "é", "", "< prev", "description", "buy now", "next >", "search", "back to search", "\u3000"]
 NAMES = ["Lamp", " ", "", "\n", "<b>&amp;</b>", "[SEP] [button] x [button_]", "\xa0", "lamp \u20ac"]

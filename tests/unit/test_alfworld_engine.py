@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empg.environments.alfworld import Game, Problem
-from empg.environments.alfworld.game import DOMAIN, GRAMMAR, display_names
-from empg.environments.alfworld.grammar import reword, split_task, wording_of
-from empg.environments.alfworld.pddl import PddlError, parse_formula
+from empg.environments.alfworld.engine.game import DOMAIN, GRAMMAR, Game, display_names
+from empg.environments.alfworld.engine.grammar import reword, split_task, wording_of
+from empg.environments.alfworld.engine.pddl import PddlError, Problem, parse_formula
 from empg.errors import EnvironmentStateError
 
 # Kind of receptacle -> its places; a place's name ends with its location.

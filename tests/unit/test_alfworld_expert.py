@@ -10,13 +10,13 @@ from random import Random
 
 import pytest
 
-from empg.environments.alfworld import Game
 from empg.environments.alfworld.catalogue import TASK_SENTENCES, TASK_TYPES
 from empg.environments.alfworld.demonstrations import demonstrate
+from empg.environments.alfworld.engine.game import Game
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.expert import NOTHING_HAPPENS, Expert, Goal, parse_goal
-from empg.environments.alfworld.generator import SPLITS
-from empg.environments.alfworld.rooms import PROFILES
+from empg.environments.alfworld.generated.generator import SPLITS
+from empg.environments.alfworld.generated.rooms import PROFILES
 from empg.environments.alfworld.tasks import GeneratedGames
 from empg.errors import DataError
 

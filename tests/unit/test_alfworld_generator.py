@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from empg.environments.alfworld import Game, writer
 from empg.environments.alfworld.catalogue import KINDS, LAMP, TASK_KINDS, TASK_TYPES, may_hold
-from empg.environments.alfworld.generator import SPLITS, Scenario, draw_scenario, split_of
-from empg.environments.alfworld.pddl import Problem
-from empg.environments.alfworld.problem import problem_text, to_problem
-from empg.environments.alfworld.rooms import PROFILES, rooms, scenes
+from empg.environments.alfworld.engine.game import Game
+from empg.environments.alfworld.engine.pddl import Problem
+from empg.environments.alfworld.generated import writer
+from empg.environments.alfworld.generated.generator import SPLITS, Scenario, draw_scenario, split_of
+from empg.environments.alfworld.generated.problem import problem_text, to_problem
+from empg.environments.alfworld.generated.rooms import PROFILES, rooms, scenes
+from empg.environments.alfworld.generated.writer import write_dataset
 from empg.environments.alfworld.tasks import GeneratedGames, OfficialGames, StoredGames, load_tasks
-from empg.environments.alfworld.writer import write_dataset
 from empg.environments.base import Task
 from empg.errors import ConfigError, DataError
 
@@ -33,8 +34,8 @@ SAMPLE = {"small": 120, "official": 30}  # games of each split
 
 DIGEST_SCRIPT = """
 import sys
-from empg.environments.alfworld.generator import SPLITS
-from empg.environments.alfworld.writer import write_dataset
+from empg.environments.alfworld.generated.generator import SPLITS
+from empg.environments.alfworld.generated.writer import write_dataset
 write_dataset(sys.argv[2], profile=sys.argv[1], seed=3, sizes=dict.fromkeys(SPLITS, 6))
 """
 

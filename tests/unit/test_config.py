@@ -24,7 +24,7 @@ from empg.config import (
     warmstart_run,
 )
 from empg.errors import ConfigError
-from empg.study.slices import prepare, schemas
+from empg.pipeline.job_files import prepare, schemas
 
 ROOT = Path(__file__).parents[2]
 DATA = load_data(ROOT / "config/data.yaml")

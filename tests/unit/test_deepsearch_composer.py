@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from empg.environments.deepsearch.composer import (
+from empg.environments.deepsearch.generated.composer import (
     HELD_OUT_PAIRS,
     KINDS,
     SHORTCUTS,
@@ -19,12 +19,12 @@ from empg.environments.deepsearch.composer import (
     pair_kind,
     split_of,
 )
-from empg.environments.deepsearch.generator import draw_world
-from empg.environments.deepsearch.phrases import COMPARISONS, COMPOSITES
-from empg.environments.deepsearch.prose import read_page, write_pages
+from empg.environments.deepsearch.generated.generator import draw_world
+from empg.environments.deepsearch.generated.phrases import COMPARISONS, COMPOSITES
+from empg.environments.deepsearch.generated.prose import read_page, write_pages
+from empg.environments.deepsearch.generated.wording import parse_question, write_question
+from empg.environments.deepsearch.generated.world import RELATIONS, Query
 from empg.environments.deepsearch.questions import Question
-from empg.environments.deepsearch.wording import parse_question, write_question
-from empg.environments.deepsearch.world import RELATIONS, Query
 from empg.errors import ConfigError, DataError
 
 SIZES = {"train": 2000, "id": 500, "tune": 500, "ood": 500}

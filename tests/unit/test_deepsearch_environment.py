@@ -18,9 +18,9 @@ from empg.environments.deepsearch.environment import (
     DeepSearchEnvironment,
     step_all,
 )
-from empg.environments.deepsearch.index import Hit, Index, Page
 from empg.environments.deepsearch.questions import Question
-from empg.environments.deepsearch.retrieval import LocalRetriever
+from empg.environments.deepsearch.search.index import Hit, Index, Page
+from empg.environments.deepsearch.search.retrieval import LocalRetriever
 from empg.environments.deepsearch.text import ACTIONS, parse_action
 from empg.errors import EnvironmentStateError
 

@@ -9,15 +9,15 @@ from random import Random
 import pytest
 
 from empg.environments.base import DemonstrationStep
-from empg.environments.deepsearch.composer import KINDS
 from empg.environments.deepsearch.demonstrations import demonstrate
 from empg.environments.deepsearch.environment import DeepSearchEnvironment
 from empg.environments.deepsearch.expert import Expert, read_documents
-from empg.environments.deepsearch.index import Index
-from empg.environments.deepsearch.retrieval import LocalRetriever
+from empg.environments.deepsearch.generated.composer import KINDS
+from empg.environments.deepsearch.generated.writer import corpus_text
+from empg.environments.deepsearch.search.index import Index
+from empg.environments.deepsearch.search.retrieval import LocalRetriever
 from empg.environments.deepsearch.tasks import GeneratedQuestions
 from empg.environments.deepsearch.text import format_action, parse_action, split_action
-from empg.environments.deepsearch.writer import corpus_text
 from empg.errors import DataError
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from empg.environments.base import Task
-from empg.environments.deepsearch import writer
-from empg.environments.deepsearch.composer import KINDS
-from empg.environments.deepsearch.corpus import read_corpus
-from empg.environments.deepsearch.generator import draw_world
-from empg.environments.deepsearch.phrases import WORDS
-from empg.environments.deepsearch.prose import read_page, write_pages
+from empg.environments.deepsearch.generated import writer
+from empg.environments.deepsearch.generated.composer import KINDS
+from empg.environments.deepsearch.generated.generator import draw_world
+from empg.environments.deepsearch.generated.phrases import WORDS
+from empg.environments.deepsearch.generated.prose import read_page, write_pages
+from empg.environments.deepsearch.generated.writer import write_dataset
+from empg.environments.deepsearch.search.corpus import read_corpus
 from empg.environments.deepsearch.tasks import (
     GeneratedQuestions,
     OfficialQuestions,
@@ -27,7 +28,6 @@ from empg.environments.deepsearch.tasks import (
     load_tasks,
     open_index,
 )
-from empg.environments.deepsearch.writer import write_dataset
 from empg.errors import ConfigError, DataError
 
 #: The bytes of a data set, which no machine, process or Python version may change.
@@ -36,7 +36,7 @@ SIZES = {"train": 12, "id": 8, "tune": 4, "ood": 6}
 
 DIGEST_SCRIPT = """
 import sys
-from empg.environments.deepsearch.writer import write_dataset
+from empg.environments.deepsearch.generated.writer import write_dataset
 write_dataset(sys.argv[1], seed=3, sizes={"train": 12, "id": 8, "tune": 4, "ood": 6})
 """
 

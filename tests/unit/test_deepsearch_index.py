@@ -11,10 +11,10 @@ import tantivy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from empg.environments.deepsearch import index as module
-from empg.environments.deepsearch.corpus import join_contents, split_contents
-from empg.environments.deepsearch.index import Index, Page
 from empg.environments.deepsearch.questions import load_questions, write_context_corpus
+from empg.environments.deepsearch.search import index as module
+from empg.environments.deepsearch.search.corpus import join_contents, split_contents
+from empg.environments.deepsearch.search.index import Index, Page
 from empg.errors import DataError
 
 DATA = Path(os.environ.get("EMPG_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "deepsearch"

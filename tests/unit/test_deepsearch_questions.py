@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from empg.environments.deepsearch.corpus import read_corpus
 from empg.environments.deepsearch.questions import Question, load_aliases, load_questions, write_context_corpus
+from empg.environments.deepsearch.search.corpus import read_corpus
 from empg.errors import DataError
 
 DATA = Path(os.environ.get("EMPG_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "deepsearch"

@@ -8,10 +8,19 @@ from collections import Counter
 import pytest
 
 from empg.environments.deepsearch.environment import NO_PAGE, NO_RESULTS, NO_SEARCHES, REMINDER
-from empg.environments.deepsearch.generator import draw_world
-from empg.environments.deepsearch.names import FIRST, NEXT, PART, TITLES
-from empg.environments.deepsearch.phrases import CAPITAL_SENTENCE, COMPARISONS, COMPOSITES, WORDS
-from empg.environments.deepsearch.world import ENTITY_TYPES, RELATIONS, UNITS, Entity, Fact, Query, World, number
+from empg.environments.deepsearch.generated.generator import draw_world
+from empg.environments.deepsearch.generated.names import FIRST, NEXT, PART, TITLES
+from empg.environments.deepsearch.generated.phrases import CAPITAL_SENTENCE, COMPARISONS, COMPOSITES, WORDS
+from empg.environments.deepsearch.generated.world import (
+    ENTITY_TYPES,
+    RELATIONS,
+    UNITS,
+    Entity,
+    Fact,
+    Query,
+    World,
+    number,
+)
 
 SYLLABLES = [*map(str.lower, FIRST), *NEXT]
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from empg.config import Optimiser as Config
-from empg.policy.checkpoint import initialise, tiny_config
+from empg.policy.initialisation import initialise
 from empg.policy.transformer import Architecture, Transformer
+from empg.policy.weights import tiny_config
 from empg.training.optimiser import Muon, Optimiser, orthogonalise
 
 

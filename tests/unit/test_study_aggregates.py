@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from empg.analysis.aggregates import Block, aggregate, aggregate_table
 from empg.config import Study, parse
-from empg.study.aggregates import Block, aggregate, aggregate_table
 
 TYPES = np.array(["a", "a", "b"])
 

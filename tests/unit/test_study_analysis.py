@@ -7,10 +7,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from empg.analysis.cost import cost_by_part
+from empg.analysis.learning import histograms, learning_curves, over_seeds
+from empg.analysis.results import Results
+from empg.analysis.success import episode_metrics, result_table, success_by_type, with_seeds
+from empg.analysis.verdict import conclusion, verdict
 from empg.config import Study, parse, read_yaml
 from empg.files import read_json
-from empg.study import analysis
-from empg.study.results import Results
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def results(study_results: Path) -> Results:
 
 @pytest.fixture(scope="module")
 def table(results: Results) -> pl.DataFrame:
-    return analysis.result_table(results.study, results.panels(), results.episodes())
+    return result_table(results.study, results.panels(), results.episodes())
 
 
 def test_result_table_says_what_the_summaries_say(results: Results, table: pl.DataFrame) -> None:
@@ -40,7 +43,7 @@ def test_result_table_says_what_the_summaries_say(results: Results, table: pl.Da
 
 
 def test_types_add_up(results: Results, table: pl.DataFrame) -> None:
-    types = analysis.success_by_type(results.episodes()).filter(split="valid_seen", mode="greedy", method="grpo")
+    types = success_by_type(results.episodes()).filter(split="valid_seen", mode="greedy", method="grpo")
     row = table.filter(split="valid_seen", mode="greedy", method="grpo").row(0, named=True)
     assert types["n"].sum() == 80
     assert types["successes"].sum() / 80 == pytest.approx(row["success"])
@@ -48,7 +51,7 @@ def test_types_add_up(results: Results, table: pl.DataFrame) -> None:
 
 def test_learning_curve_counts_the_episodes(results: Results) -> None:
     credited = pl.concat(results.credited(run, ("iteration", "trajectory")) for run in results.trained())
-    curve = analysis.learning_curves(results.training(), credited)
+    curve = learning_curves(results.training(), credited)
     assert curve["episodes"].unique().to_list() == [32]  # 16 a seed
     assert (curve["low"] <= curve["success"]).all()
     assert (curve["success"] <= curve["high"]).all()
@@ -61,7 +64,7 @@ def test_learning_curve_counts_the_episodes(results: Results) -> None:
 def test_histogram_by_hand() -> None:
     iterations, values = [0, 0, 0, 1, 3, 3], [0.0, 0.0, 4.0, 2.0, 4.0, 4.0]
     frame = pl.DataFrame({"environment": "e", "method": "m", "iteration": iterations, "x": values})
-    found = analysis.histograms(frame, "x")
+    found = histograms(frame, "x")
     assert found["left"].min() == 0.0
     assert found["right"].max() == pytest.approx(4.0)
     first = found.filter(phase="first quarter")
@@ -71,10 +74,10 @@ def test_histogram_by_hand() -> None:
 
 
 def test_every_table_of_methods_says_how_many_seeds(results: Results) -> None:
-    types = analysis.with_seeds(results.study, analysis.success_by_type(results.episodes()))
+    types = with_seeds(results.study, success_by_type(results.episodes()))
     assert dict(types.select("method", "seeds").iter_rows()) == {"warmstart": 1, "grpo": 2, "grpo_empg": 2}
     panels = results.panels()
-    assert analysis.with_seeds(results.study, panels).columns == panels.columns  # a row there is one seed
+    assert with_seeds(results.study, panels).columns == panels.columns  # a row there is one seed
 
 
 BASE = {"environment": "e", "split": "valid_unseen", "mode": "sampled", "seeds": 3, "tasks": 9, "warm_start": 0.2}
@@ -89,7 +92,7 @@ def _verdict(seeds: tuple[float | None, float | None], tasks: tuple[float, float
         BASE | {"method": "new", "success": 0.5, "against": "base", "difference": 0.1, "difference_seeds_low": seeds[0],
                 "difference_seeds_high": seeds[1], "difference_tasks_low": tasks[0], "difference_tasks_high": tasks[1]},
     ]  # fmt: skip
-    (sentence,) = analysis.verdict(study, pl.DataFrame(rows, infer_schema_length=None))
+    (sentence,) = verdict(study, pl.DataFrame(rows, infer_schema_length=None))
     return sentence
 
 
@@ -122,7 +125,7 @@ def test_conclusion_names_the_panels() -> None:
         }
         for split, (low, high) in ends.items()
     ]
-    assert analysis.conclusion(rows, "new", "base") == (
+    assert conclusion(rows, "new", "base") == (
         "new beats base on e better and loses to base on e worse; on the other 1 an interval includes 0."
     )
 
@@ -132,20 +135,20 @@ def test_episode_metrics_by_hand() -> None:
     recall = [{"name": "recall", "value": 1.0}]
     both = [{"name": "recall", "value": 0.5}, {"name": "searches", "value": 3.0}]
     rows = [key | {"score": score, "metrics": own} for score, own in ((1.0, recall), (0.5, both), (0.0, []))]
-    found = analysis.episode_metrics(pl.DataFrame(rows)).select("metric", "value", "n").rows()
+    found = episode_metrics(pl.DataFrame(rows)).select("metric", "value", "n").rows()
     assert found == [("score", 0.5, 3), ("recall", 0.75, 2), ("searches", 3.0, 1)]
 
 
 def test_over_seeds_by_hand() -> None:
     metrics = {"grad_norm": [1.0, 4.0], "kl": [None, None], "equal_reward_mass": [0.1, 0.3]}
     columns = {"environment": ["e"] * 2, "method": ["m"] * 2, "seed": [1, 2], "iteration": [0, 0], **metrics}
-    found = analysis.over_seeds(pl.DataFrame(columns, schema_overrides={"kl": pl.Float64}), list(metrics))
+    found = over_seeds(pl.DataFrame(columns, schema_overrides={"kl": pl.Float64}), list(metrics))
     assert set(found["metric"]) == {"grad_norm", "equal_reward_mass"}  # no KL was computed
     norm = found.row(by_predicate=pl.col("metric") == "grad_norm", named=True)
     assert (norm["mean"], norm["lowest"], norm["highest"], norm["seeds"]) == (2.5, 1.0, 4.0, 2)
 
 
 def test_parts_of_the_cost_add_up(results: Results) -> None:
-    parts = analysis.cost_by_part(results).filter(method="grpo", seed=1)
+    parts = cost_by_part(results).filter(method="grpo", seed=1)
     assert parts["cpu_seconds"].sum() == pytest.approx(1.5 + 1.5)  # training and evaluation
     assert parts["part"].to_list() == ["collect", "update", "write", "rest", "evaluate"]

@@ -11,12 +11,13 @@ import polars as pl
 import pytest
 
 from empg import cli
+from empg.audit import audit
 from empg.errors import AuditError, DataError
 from empg.files import read_json, write_json
+from empg.pipeline.commands import command
+from empg.pipeline.history import History
 from empg.provenance import PACKAGE, STAGES, json_digest, source_hashes, tree
-from empg.study import audit, report
-from empg.study.commands import command
-from empg.study.history import History
+from empg.report import page
 
 RUN = Path("alfworld/grpo_empg/seed1")
 
@@ -68,7 +69,7 @@ def test_untouched_results_agree(study: Path) -> None:
 
 
 def test_a_whole_study_has_a_line_for_each_folder(study: Path) -> None:
-    report.run(study / "config" / "study.json", study, study / "report")
+    page.run(study / "config" / "study.json", study, study / "report")
     found = lines(study)
     assert len(found) == len([*study.rglob("manifest.json")]) == 11
     assert all(": " in line and "checks agree" in line for line in found)
@@ -81,7 +82,7 @@ def test_a_whole_study_has_a_line_for_each_folder(study: Path) -> None:
 
 @pytest.mark.parametrize(("name", "column"), [("results", "difference_tasks_low"), ("aggregates", "improvement")])
 def test_a_retouched_interval_is_found(study: Path, name: str, column: str) -> None:
-    report.run(study / "config" / "study.json", study, study / "report")
+    page.run(study / "config" / "study.json", study, study / "report")
     path = study / "report" / "tables" / f"{name}.parquet"
     table = pl.read_parquet(path)
     table.with_columns(pl.col(column) + 1e-6).write_parquet(path)
@@ -195,7 +196,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A git repository whose only commit holds a copy of this package."""
     place = tmp_path / "repository"
     shutil.copytree(PACKAGE, place / "src" / "empg", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr("empg.study.history.PACKAGE", place / "src" / "empg")
+    monkeypatch.setattr("empg.pipeline.history.PACKAGE", place / "src" / "empg")
     git(place, "init", "--quiet")
     commit(place, "first")
     return place
@@ -219,7 +220,7 @@ def test_the_commit_is_found_by_content(repository: Path, tmp_path: Path) -> Non
     manifest = {"stage": "train", "config": {"data": {"type": "alfworld"}}, "sources": json_digest(hashes)}
     first = git(repository, "rev-parse", "HEAD")
     assert History().commit(manifest, tmp_path) == first
-    (repository / "src" / "empg" / "study" / "times.py").write_text("# no source of training\n")
+    (repository / "src" / "empg" / "pipeline" / "times.py").write_text("# no source of training\n")
     assert History().commit(manifest, tmp_path) == first  # not committed
     second = commit(repository, "second")
     assert History().commit(manifest, tmp_path) == second
@@ -230,7 +231,7 @@ def test_the_commit_is_found_by_content(repository: Path, tmp_path: Path) -> Non
 
 
 def test_without_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("empg.study.history.PACKAGE", tmp_path / "empg")
+    monkeypatch.setattr("empg.pipeline.history.PACKAGE", tmp_path / "empg")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     manifest = {"stage": "report", "config": {}, "sources": "0" * 64}
     assert History().commit(manifest, tmp_path) is None

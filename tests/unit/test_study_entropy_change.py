@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 import torch
 
+from empg.analysis import entropy_change
+from empg.analysis.results import Results
 from empg.config import Study, parse, read_yaml
-from empg.policy.checkpoint import load_transformer
+from empg.policy.weights import load_transformer
 from empg.schema import STEPS, read_table, write_table
-from empg.study import entropy_change
-from empg.study.results import Results
 
 METHODS = {"base": {"advantage": "grpo"}, "new": {"advantage": "dapo"}}
 STUDY = parse(Study, {"environments": {"e": {}}, "methods": METHODS, "baseline": "base", "seeds": [1, 2]}, "test")

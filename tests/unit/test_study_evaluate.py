@@ -8,12 +8,11 @@ import polars as pl
 import pytest
 
 from empg.config import AlfworldData, EvaluateRun, Study, evaluate_run, parse, read_yaml
+from empg.environments.alfworld.generated.writer import write_dataset
 from empg.environments.alfworld.tasks import StoredGames
-from empg.environments.alfworld.writer import write_dataset
 from empg.files import read_json
-from empg.rollouts import sampler
+from empg.rollouts import evaluate, sampler
 from empg.schema import EPISODES, read_table
-from empg.study import evaluate
 
 TASKS = 5
 

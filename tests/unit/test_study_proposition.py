@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 import torch
 
+from empg.analysis import proposition
+from empg.analysis.results import Results
 from empg.config import Study, parse, read_yaml
-from empg.policy.checkpoint import load_transformer
-from empg.study import proposition
-from empg.study.results import Results
+from empg.policy.weights import load_transformer
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from empg.analysis.rates import rate_choice
 from empg.config import Study, parse, read_yaml
 from empg.errors import DataError
 from empg.files import read_json, write_json
-from empg.study import publish, report
-from empg.study.analysis import rate_choice
-from empg.study.captions import CAPTIONS
+from empg.report import publish
+from empg.report.captions import CAPTIONS
+from empg.report.page import environment
+from empg.report.page import run as write_report
 
 Browser = Callable[[Path, int], tuple[str, list[str]]]
 FIGURES = [name for name in CAPTIONS if name != "sensitivity"]  # the study has no grid of settings
@@ -26,7 +28,7 @@ def study(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """results/STUDY with its report."""
     root = tmp_path_factory.mktemp("report") / "made_up"
     shutil.copytree(study_results, root)
-    report.run(root / "config" / "study.json", root, root / "report")
+    write_report(root / "config" / "study.json", root, root / "report")
     return root
 
 
@@ -80,7 +82,7 @@ def test_tables_are_the_same_as_csv_and_parquet(study: Path) -> None:
 
 def test_report_is_the_same_again(study: Path, page: str) -> None:
     before = (study / "report" / "manifest.json").read_text()
-    report.run(study / "config" / "study.json", study, study / "report")
+    write_report(study / "config" / "study.json", study, study / "report")
     assert (study / "report" / "report.html").read_text() == page
     assert (study / "report" / "manifest.json").read_text() == before
 
@@ -91,7 +93,7 @@ def test_missing_evaluation_is_named(study_results: Path, tmp_path: Path) -> Non
     path = root / "alfworld" / "grpo" / "seed2" / "evaluate" / "summary.json"
     path.unlink()
     with pytest.raises(DataError, match=re.escape(str(path))):
-        report.run(root / "config" / "study.json", root, root / "report")
+        write_report(root / "config" / "study.json", root, root / "report")
     assert not (root / "report" / "report.html").exists()
 
 
@@ -100,7 +102,7 @@ def test_one_method_and_one_seed_are_enough(study_results: Path, tmp_path: Path)
     given = read_yaml(study_results / "config" / "study.json")
     methods = {"grpo": given["methods"]["grpo"]}
     write_json(tmp_path / "study.json", given | {"methods": methods, "seeds": [1]})
-    report.run(tmp_path / "study.json", study_results, tmp_path / "report")
+    write_report(tmp_path / "study.json", study_results, tmp_path / "report")
     table = pl.read_parquet(tmp_path / "report" / "tables" / "results.parquet")
     assert table.select("low", "high", "difference").null_count().row(0) == (4, 4, 4)
     panel = read_json(tmp_path / "report" / "metrics.json")["alfworld"]["valid_seen"]["sampled"]["grpo"]
@@ -160,7 +162,7 @@ def _aggregates(seeds: int) -> str:
     methods = {"grpo": {"advantage": "grpo"}, "grpo_empg": {"advantage": "grpo", "modulation": "empg"}}
     names = ["alfworld", "webshop"]
     given = {"environments": {name: {} for name in names}, "methods": methods, "seeds": list(range(seeds))}
-    html = report.environment().get_template("section_results.html.j2").render(
+    html = environment().get_template("section_results.html.j2").render(
         study=parse(Study, given, "test"), environments=[{"name": name, "panels": []} for name in names],
         statistics={"aggregates": rows}, fewest_seeds=3, bases={"grpo_empg": "grpo"}, base_name="grpo",
     )  # fmt: skip

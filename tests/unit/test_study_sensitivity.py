@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
+from empg.analysis.sensitivity import maps, sensitivity
 from empg.config import Study, parse
-from empg.study.figures import to_svg
-from empg.study.plates import _sensitivity
-from empg.study.sensitivity import maps, sensitivity
+from empg.report.charts import to_svg
+from empg.report.figures import _sensitivity
 
 EMPG = {"advantage": "grpo", "modulation": "empg"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from empg.study.statistics import mean_over_seeds, paired_difference, wilson
+from empg.analysis.statistics import mean_over_seeds, paired_difference, wilson
 
 
 def test_wilson_by_hand() -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from empg.analysis.results import Results
 from empg.config import Study, parse, read_yaml
+from empg.report import trajectories
+from empg.report.page import environment
 from empg.schema import CREDITED_STEPS, write_table
-from empg.study import trajectories
-from empg.study.report import environment
-from empg.study.results import Results
 
 Browser = Callable[[Path, int], tuple[str, list[str]]]
 HOSTILE = """</p></details><script>document.title = "taken"</script><img src=x onerror="document.title='taken'">

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from empg.environments.base import Task
+from empg.environments.webshop.engine.goals import Goal
+from empg.environments.webshop.engine.shop import Shop
 from empg.environments.webshop.environment import WebShopEnvironment
 from empg.environments.webshop.expert import Expert
-from empg.environments.webshop.goals import Goal
-from empg.environments.webshop.shop import Shop
 from empg.environments.webshop.tasks import GeneratedGoals
 from empg.errors import EnvironmentStateError
 

@@ -11,9 +11,9 @@ from empg.environments.text import format_step, parse_action
 from empg.environments.webshop.demonstrations import demonstrate
 from empg.environments.webshop.environment import WebShopEnvironment
 from empg.environments.webshop.expert import Expert, Need, page_of, parse_need
-from empg.environments.webshop.generator import SPLITS
+from empg.environments.webshop.generated.generator import SPLITS
+from empg.environments.webshop.generated.words import VALUES
 from empg.environments.webshop.tasks import GeneratedGoals
-from empg.environments.webshop.words import VALUES
 from empg.errors import DataError
 
 SOURCE = GeneratedGoals(0)

@@ -17,13 +17,13 @@ import pytest
 
 from empg.environments.base import Task
 from empg.environments.draws import shuffled
-from empg.environments.webshop.generator import SPLITS, Item, draw_catalogue, draw_goal
-from empg.environments.webshop.goals import Goal
-from empg.environments.webshop.score import count_option_hits, has_attribute
-from empg.environments.webshop.shop import Shop
+from empg.environments.webshop.engine.goals import Goal
+from empg.environments.webshop.engine.score import count_option_hits, has_attribute
+from empg.environments.webshop.engine.shop import Shop
+from empg.environments.webshop.generated.generator import SPLITS, Item, draw_catalogue, draw_goal
+from empg.environments.webshop.generated.words import CATEGORIES, CODES, OPTION_PHRASES, REQUESTS, VALUES
+from empg.environments.webshop.generated.writer import ATTRIBUTES, INSTRUCTIONS, ITEMS, write_dataset
 from empg.environments.webshop.tasks import GeneratedGoals, OfficialGoals, StoredGoals
-from empg.environments.webshop.words import CATEGORIES, CODES, OPTION_PHRASES, REQUESTS, VALUES
-from empg.environments.webshop.writer import ATTRIBUTES, INSTRUCTIONS, ITEMS, write_dataset
 from empg.errors import ConfigError, DataError
 
 DATA = Path(os.environ.get("EMPG_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "webshop"
@@ -34,8 +34,8 @@ GOALS = {split: [draw_goal(split, i, 0) for i in range(PANEL)] for split in SPLI
 
 DIGEST_SCRIPT = """
 import sys
-from empg.environments.webshop.generator import SPLITS
-from empg.environments.webshop.writer import write_dataset
+from empg.environments.webshop.generated.generator import SPLITS
+from empg.environments.webshop.generated.writer import write_dataset
 write_dataset(sys.argv[1], seed=3, sizes=dict.fromkeys(SPLITS, 6))
 """
 

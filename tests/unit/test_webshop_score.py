@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from empg.environments.webshop.catalogue import Product
-from empg.environments.webshop.goals import Goal
-from empg.environments.webshop.normalise import (
+from empg.environments.webshop.engine.catalogue import Product
+from empg.environments.webshop.engine.goals import Goal
+from empg.environments.webshop.engine.normalise import (
     COLOURS,
     colour_class,
     normalise_colour,
     size_class,
     token_set_ratio,
 )
-from empg.environments.webshop.nouns import rule_nouns, spacy_nouns
-from empg.environments.webshop.score import count_option_hits, has_attribute, score_purchase, type_reward
+from empg.environments.webshop.engine.nouns import rule_nouns, spacy_nouns
+from empg.environments.webshop.engine.score import count_option_hits, has_attribute, score_purchase, type_reward
 
 DATA = Path(os.environ.get("EMPG_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "webshop"
 BRST = "BRST AC Power Cord Outlet Socket Cable Plug Lead for Panasonic SC-HT830V DVD/VCR Combo Home Theater System"

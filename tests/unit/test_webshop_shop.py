@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from empg.environments.webshop import Goal, Shop
-from empg.environments.webshop.catalogue import parse_pricing
-from empg.environments.webshop.goals import NO_LIMIT, draw_price, draw_price_limit, upstream_order
-from empg.environments.webshop.search import SearchIndex, searchable_text
+from empg.environments.webshop.engine.catalogue import parse_pricing
+from empg.environments.webshop.engine.goals import NO_LIMIT, Goal, draw_price, draw_price_limit, upstream_order
+from empg.environments.webshop.engine.search import SearchIndex, searchable_text
+from empg.environments.webshop.engine.shop import Shop
 from empg.errors import EnvironmentStateError
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from empg.errors import ConfigError
-from empg.study.slices import prepare
+from empg.pipeline.job_files import prepare
 
 
 def files(project):

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from empg.provenance import digest, tree
-from empg.study.captions import CAPTIONS
+from empg.report.captions import CAPTIONS
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 

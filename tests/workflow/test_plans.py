@@ -90,16 +90,16 @@ def test_one_environments_training(planned):
 @pytest.mark.parametrize(
     ("file", "stage_names"),
     [
-        ("src/empg/study/report.py", REPORT),
-        ("src/empg/study/evaluate.py", {"evaluate", "warmstart_evaluate"} | REPORT),
+        ("src/empg/report/page.py", REPORT),
+        ("src/empg/rollouts/evaluate.py", {"evaluate", "warmstart_evaluate"} | REPORT),
         ("src/empg/training/rl.py", {"train", "evaluate"} | REPORT),
         ("src/empg/rollouts/sampler.py", {"rollouts", "train", "warmstart_evaluate", "evaluate"} | REPORT),
         (
             "src/empg/training/warmstart.py",
             {"warmstart", "rollouts", "train", "warmstart_evaluate", "evaluate"} | REPORT,
         ),
-        ("src/empg/study/logbook.py", {"track"}),
-        ("src/empg/environments/webshop/shop.py", set()),  # both data sets are ALFWorld's
+        ("src/empg/tracking/rebuild.py", {"track"}),
+        ("src/empg/environments/webshop/engine/shop.py", set()),  # both data sets are ALFWorld's
         ("src/empg/cli.py", set()),
         ("src/empg/config/study.py", set()),
     ],
@@ -114,7 +114,7 @@ def test_losing_snakemakes_records_hides_no_change(planned):
     shutil.rmtree(planned.root / ".snakemake")
     assert planned.plan() == set()
     planned.edit("config/config.yaml", lambda study: study["methods"]["grpo"].update(k=0.5))
-    planned.append("src/empg/study/evaluate.py", "\n# a comment\n")
+    planned.append("src/empg/rollouts/evaluate.py", "\n# a comment\n")
     evaluations = {job for e in ENVIRONMENTS for job in environment_jobs(e) if job.endswith("evaluate")}
     assert planned.plan() == stages(runs("grpo")) | evaluations | REPORT
 

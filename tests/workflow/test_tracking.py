@@ -23,7 +23,13 @@ from mlflow.entities import Run, Trace
 from empg.config import Train, TrainRun, parse
 from empg.errors import DataError
 from empg.files import read_json, write_json
-from empg.study import report, system, times, tracking
+from empg.pipeline import times
+from empg.report import page
+from empg.tracking import system_metrics
+from empg.tracking.database import create, uri
+from empg.tracking.live import _Curves, live
+from empg.tracking.rebuild import rebuild
+from empg.tracking.tracker import Identity, Tracker
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 NAMES = {
@@ -63,7 +69,7 @@ def without_models(study: Path) -> Path:
 
 
 def runs(study: Path) -> dict[str, Run]:
-    client = MlflowClient(tracking.uri(study.parent))
+    client = MlflowClient(uri(study.parent))
     experiment = client.get_experiment_by_name("made_up")
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])
@@ -72,12 +78,12 @@ def runs(study: Path) -> dict[str, Run]:
 
 
 def history(study: Path, run: Run, key: str) -> list[tuple[int, float]]:
-    client = MlflowClient(tracking.uri(study.parent))
+    client = MlflowClient(uri(study.parent))
     return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)]
 
 
 def all_traces(study: Path) -> list[Trace]:
-    client = MlflowClient(tracking.uri(study.parent))
+    client = MlflowClient(uri(study.parent))
     experiment = client.get_experiment_by_name("made_up")
     assert experiment is not None
     return list(client.search_traces(locations=[experiment.experiment_id], max_results=500))
@@ -85,7 +91,7 @@ def all_traces(study: Path) -> list[Trace]:
 
 def content(study: Path) -> dict[str, Any]:
     """Everything that an auditor sees of each run, but for numbers that MLflow draws and the study's place."""
-    client, traces = MlflowClient(tracking.uri(study.parent)), all_traces(study)
+    client, traces = MlflowClient(uri(study.parent)), all_traces(study)
     found: dict[str, Any] = {}
     for name, run in runs(study).items():
         own = [trace for trace in traces if trace.info.trace_metadata["mlflow.sourceRun"] == run.info.run_id]
@@ -97,7 +103,7 @@ def content(study: Path) -> dict[str, Any]:
                 "metrics": {key: history(study, run, key) for key in sorted(run.data.metrics)},
                 "data": [(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs],
                 "files": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
-                "models": len(tracking.Tracker(study).models(run)),
+                "models": len(Tracker(study).models(run)),
                 "traces": sorted(
                     json.dumps([[s.name, s.inputs, s.outputs] for s in t.data.spans] + [t.info.assessments[0].value])
                     for t in own
@@ -117,8 +123,8 @@ def train_config(study: Path, method: str = "grpo", seed: int = 1) -> TrainRun:
 @pytest.fixture(scope="module")
 def tracked(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = copy(study_results, tmp_path_factory.mktemp("tracked"))
-    report.run(study / "config" / "study.json", study, study / "report")
-    tracking.rebuild(study)
+    page.run(study / "config" / "study.json", study, study / "report")
+    rebuild(study)
     return study
 
 
@@ -126,7 +132,7 @@ def tracked(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database, which takes a second to make and none to copy."""
     root = tmp_path_factory.mktemp("database")
-    tracking.create(root)
+    create(root)
     return root / "mlflow.db"
 
 
@@ -168,7 +174,7 @@ def test_one_number_says_how_well_a_policy_does(tracked: Path) -> None:
 
 
 def test_experiment_says_what_it_is_and_shows_the_table(tracked: Path) -> None:
-    experiment = MlflowClient(tracking.uri(tracked.parent)).get_experiment_by_name("made_up")
+    experiment = MlflowClient(uri(tracked.parent)).get_experiment_by_name("made_up")
     assert experiment is not None
     note = experiment.tags["mlflow.note.content"]
     assert "A small results folder that no training made." in note
@@ -201,7 +207,7 @@ def test_data_set_has_the_hash_that_dvc_knows(tracked: Path) -> None:
 
 
 def test_report_is_an_artifact(tracked: Path) -> None:
-    client = MlflowClient(tracking.uri(tracked.parent))
+    client = MlflowClient(uri(tracked.parent))
     artifacts = {file.path for file in client.list_artifacts(runs(tracked)["report"].info.run_id)}
     assert {"report.html", "manifest.json", "tables", "figures", "trajectories"} <= artifacts
 
@@ -210,7 +216,7 @@ def test_model_loads_and_generates(tracked: Path) -> None:
     import mlflow.pyfunc
     import mlflow.transformers
 
-    mlflow.set_tracking_uri(tracking.uri(tracked.parent))
+    mlflow.set_tracking_uri(uri(tracked.parent))
     (output,) = runs(tracked)["alfworld grpo_empg seed 1"].outputs.model_outputs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow and transformers, about their own code
@@ -242,7 +248,7 @@ def test_traces_of_old_results_are_among_the_last_days(study: Path) -> None:
     for path in study.rglob("iteration_*.parquet"):
         os.utime(path, (0, 0))
     begin = time.time()
-    tracking.rebuild(study)
+    rebuild(study)
     assert all(trace.info.timestamp_ms >= int(begin * 1000) for trace in all_traces(study))
     assert len(all_traces(study)) == 4 * 6
 
@@ -250,16 +256,16 @@ def test_traces_of_old_results_are_among_the_last_days(study: Path) -> None:
 def test_rebuilding_again_changes_nothing(tracked: Path) -> None:
     before = {name: (run.info.run_id, run.data.metrics) for name, run in runs(tracked).items()}
     traces = {trace.info.trace_id for trace in all_traces(tracked)}
-    tracking.rebuild(tracked)
+    rebuild(tracked)
     assert {name: (run.info.run_id, run.data.metrics) for name, run in runs(tracked).items()} == before
     assert {trace.info.trace_id for trace in all_traces(tracked)} == traces
 
 
 def test_lost_database_comes_back_the_same(study: Path, tmp_path: Path) -> None:
-    tracking.rebuild(study)
+    rebuild(study)
     before = content(study)
     again = without_database(study, tmp_path / "again")
-    tracking.rebuild(again)
+    rebuild(again)
     assert content(again) == before
     assert set(before) == NAMES
 
@@ -267,10 +273,10 @@ def test_lost_database_comes_back_the_same(study: Path, tmp_path: Path) -> None:
 REBUILD = """
 import sys
 from pathlib import Path
-from empg.study import logbook, tracking
+from empg.tracking.rebuild import rebuild
 import mlflow, mlflow.tracing.fluent
 print("begun", flush=True)
-tracking.rebuild(Path(sys.argv[1]))
+rebuild(Path(sys.argv[1]))
 """
 
 
@@ -278,7 +284,7 @@ def test_tracker_killed_at_any_moment_is_made_whole(study: Path, study_results: 
     clean = without_models(copy(study_results, tmp_path / "clean"))
     shutil.copy(study.parent / "mlflow.db", clean.parent)
     begin = time.monotonic()
-    tracking.rebuild(clean)
+    rebuild(clean)
     needed, expected = time.monotonic() - begin, content(clean)
     assert len(expected) == len(NAMES)
     draw, killed = random.Random(0), 0
@@ -291,16 +297,16 @@ def test_tracker_killed_at_any_moment_is_made_whole(study: Path, study_results: 
             process.kill()
             killed += process.wait() == -signal.SIGKILL
     assert killed
-    tracking.rebuild(study)
+    rebuild(study)
     assert content(study) == expected
     again = without_database(study, tmp_path / "again")
-    tracking.rebuild(again)
+    rebuild(again)
     assert content(again) == expected
 
 
 def test_system_metrics_are_live_and_come_back(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "SECONDS", 0.2)
-    with tracking.live(study, "train", train_config(study)) as log:
+    monkeypatch.setattr(system_metrics, "SECONDS", 0.2)
+    with live(study, "train", train_config(study)) as log:
         log(0, {"success": pl.read_parquet(study / "alfworld/grpo/seed1/train/metrics.parquet")["success"][0]})
         time.sleep(0.5)
     run = runs(study)["alfworld grpo seed 1"]
@@ -308,19 +314,19 @@ def test_system_metrics_are_live_and_come_back(study: Path, tmp_path: Path, monk
     sampled = history(study, run, key)
     assert [step for step, _ in sampled] == list(range(len(sampled)))
     assert sampled
-    tracking.rebuild(study)
+    rebuild(study)
     assert runs(study)["alfworld grpo seed 1"].info.run_id == run.info.run_id
     again = without_database(study, tmp_path / "again")
-    tracking.rebuild(again)
+    rebuild(again)
     assert history(again, runs(again)["alfworld grpo seed 1"], key) == sampled
 
 
 def test_unfinished_model_is_dropped(study: Path) -> None:
-    tracker = tracking.Tracker(study)
-    identity = tracking.Identity.of("train", train_config(study).model_dump(mode="json"))
+    tracker = Tracker(study)
+    identity = Identity.of("train", train_config(study).model_dump(mode="json"))
     run = tracker.begin(identity, train_config(study).model_dump(mode="json"))
     tracker.client.create_logged_model(tracker.experiment, name="policy", source_run_id=run.info.run_id)
-    tracking.rebuild(study)
+    rebuild(study)
     assert runs(study)["alfworld grpo seed 1"].info.run_id == run.info.run_id
     assert tracker.models(run) == []
 
@@ -329,38 +335,38 @@ def test_pages_of_a_run_are_its_artifacts(study: Path) -> None:
     page = study / "report" / "trajectories" / "alfworld-grpo-seed1.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("<!doctype html><title>first</title>")
-    tracking.rebuild(study)
+    rebuild(study)
     page.write_text("<!doctype html><title>second</title>")  # and no manifest knows of it
-    tracking.rebuild(study)
-    client = MlflowClient(tracking.uri(study.parent))
+    rebuild(study)
+    client = MlflowClient(uri(study.parent))
     run = runs(study)["alfworld grpo seed 1"]
     assert "second" in Path(client.download_artifacts(run.info.run_id, page.name)).read_text()
 
 
 def test_killed_and_resumed_stage_is_one_run(study: Path) -> None:
     rows = list(pl.read_parquet(study / "alfworld/grpo/seed1/train/metrics.parquet").iter_rows(named=True))
-    killed = tracking._Curves(study, "train", train_config(study).model_dump(mode="json"))
+    killed = _Curves(study, "train", train_config(study).model_dump(mode="json"))
     for row in rows[:3]:
         killed.log(row["iteration"], {"success": row["success"], "kl": None})
     killed.flush()  # and no more: as if the process were killed here
-    with tracking.live(study, "train", train_config(study)) as log:
+    with live(study, "train", train_config(study)) as log:
         for row in rows:
             log(row["iteration"], {"success": row["success"], "kl": None})
-    live = runs(study)["alfworld grpo seed 1"]
-    assert live.info.run_id == killed.run.info.run_id
-    assert live.info.status == "FINISHED"
-    tracking.rebuild(study)
+    shown = runs(study)["alfworld grpo seed 1"]
+    assert shown.info.run_id == killed.run.info.run_id
+    assert shown.info.status == "FINISHED"
+    rebuild(study)
     run = runs(study)["alfworld grpo seed 1"]
-    assert run.info.run_id == live.info.run_id
+    assert run.info.run_id == shown.info.run_id
     assert history(study, run, "train/success") == [(row["iteration"], row["success"]) for row in rows]
     assert history(study, run, "train/loss") == [(row["iteration"], row["loss"]) for row in rows]
 
 
 def test_curves_of_other_results_are_replaced(study: Path) -> None:
-    with tracking.live(study, "train", train_config(study)) as log:
+    with live(study, "train", train_config(study)) as log:
         log(0, {"success": 0.123})
     stale = runs(study)["alfworld grpo seed 1"]
-    tracking.rebuild(study)
+    rebuild(study)
     run = runs(study)["alfworld grpo seed 1"]
     assert run.info.run_id != stale.info.run_id
     assert 0.123 not in [value for _, value in history(study, run, "train/success")]
@@ -368,22 +374,22 @@ def test_curves_of_other_results_are_replaced(study: Path) -> None:
 
 def test_repeated_stage_takes_the_place_of_the_first(study: Path) -> None:
     for _ in range(2):
-        with tracking.live(study, "train", train_config(study)) as log:
+        with live(study, "train", train_config(study)) as log:
             log(0, {"success": 0.5})
     assert set(runs(study)) == {"alfworld grpo seed 1"}
 
 
 def test_failed_stage_says_so(study: Path) -> None:
-    with pytest.raises(ZeroDivisionError), tracking.live(study, "train", train_config(study)):
+    with pytest.raises(ZeroDivisionError), live(study, "train", train_config(study)):
         raise ZeroDivisionError
     assert runs(study)["alfworld grpo seed 1"].info.status == "FAILED"
 
 
 def test_results_that_are_gone_leave_the_table(study: Path) -> None:
-    tracking.rebuild(study)
+    rebuild(study)
     assert len(all_traces(study)) == 4 * 6
     shutil.rmtree(study / "alfworld" / "grpo_empg")
-    tracking.rebuild(study)
+    rebuild(study)
     assert set(runs(study)) == {name for name in NAMES if "empg" not in name}
     assert len(all_traces(study)) == 2 * 6
 
@@ -392,12 +398,13 @@ WRITER = """
 import sys
 from pathlib import Path
 from empg.config import TrainRun, parse
+import empg.tracking.live
 from empg.files import read_json
-from empg.study import tracking
+from empg.tracking.live import live
 study, seed = Path(sys.argv[1]), sys.argv[2]
 manifest = read_json(study / "alfworld" / "grpo" / f"seed{seed}" / "train" / "manifest.json")
-with tracking.live(study, "train", parse(TrainRun, manifest["config"], "manifest")) as log:
-    tracking.FLUSH_SECONDS = 0
+with live(study, "train", parse(TrainRun, manifest["config"], "manifest")) as log:
+    empg.tracking.live.FLUSH_SECONDS = 0
     for step in range(100):
         log(step, {"success": step / 100, "loss": -step})
 """
@@ -418,7 +425,7 @@ def test_processes_write_at_the_same_time(study: Path) -> None:
 
 def test_broken_database_costs_no_result(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (study.parent / "mlflow.db").write_text("not a database, but long enough to be taken for one" * 100)
-    with tracking.live(study, "train", train_config(study)) as log:
+    with live(study, "train", train_config(study)) as log:
         log(0, {"success": 0.5})
         log(1, {"success": 0.6})
     messages = capsys.readouterr().err
@@ -429,7 +436,7 @@ def test_broken_database_costs_no_result(study: Path, capsys: pytest.CaptureFixt
 def test_nothing_to_rebuild_from(tmp_path: Path) -> None:
     (tmp_path / "results" / "made_up").mkdir(parents=True)
     with pytest.raises(DataError, match="found no finished stage"):
-        tracking.rebuild(tmp_path / "results" / "made_up")
+        rebuild(tmp_path / "results" / "made_up")
 
 
 def test_a_run_names_its_environments_data_set(database: Path, tmp_path: Path) -> None:
@@ -440,9 +447,9 @@ def test_a_run_names_its_environments_data_set(database: Path, tmp_path: Path) -
     write_json(study / "config" / "study.json", grid)
     write_json(study.parent / "data" / "rooms.json", {"name": "rooms", "path": "data/rooms", "md5": MD5})
     shutil.copy(database, study.parent)
-    tracker = tracking.Tracker(study)
+    tracker = Tracker(study)
     for environment in ("rooms", "llama"):
-        run = tracker.begin(tracking.Identity("train", environment, "grpo", 1), {})
+        run = tracker.begin(Identity("train", environment, "grpo", 1), {})
         logged = tracker.client.get_run(run.info.run_id)
         (found,) = logged.inputs.dataset_inputs
         assert (found.dataset.name, found.dataset.digest) == ("rooms", MD5)

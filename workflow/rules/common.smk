@@ -9,7 +9,7 @@ for variable, first in {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": 
     os.environ |= {variable: os.pathsep.join([first, *filter(None, [os.environ.get(variable)])])}
 
 from empg.errors import ConfigError, UserError
-from empg.study.slices import prepare
+from empg.pipeline.job_files import prepare
 
 
 def read_study():

@@ -1,4 +1,4 @@
-from empg.study.captions import CAPTIONS
+from empg.report.captions import CAPTIONS
 
 
 rule report:

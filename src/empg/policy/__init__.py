@@ -1,0 +1,1 @@
+"""The policy: network, weights, tokenizer and chat format. Knows neither tasks nor rewards."""

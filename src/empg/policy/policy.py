@@ -11,8 +11,8 @@ import torch
 from empg.errors import DataError
 from empg.files import read_json
 from empg.policy.chat import Chat
-from empg.policy.checkpoint import load_transformer, save_transformer
 from empg.policy.transformer import Transformer
+from empg.policy.weights import load_transformer, save_transformer
 
 
 def device() -> str:

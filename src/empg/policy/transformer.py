@@ -5,7 +5,7 @@
 gradients: sampling.
 
 Query, key and value projections are one matrix here, and so are gate and up: fewer, larger products. The folder on
-disk keeps Hugging Face's names (see :mod:`empg.policy.checkpoint`), so `transformers` loads what this trains.
+disk keeps Hugging Face's names (see :mod:`empg.policy.weights`), so `transformers` loads what this trains.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Cache:
 
 
 class Transformer(nn.Module):
-    """The network. Parameters are uninitialised until loaded or drawn (:mod:`empg.policy.checkpoint`)."""
+    """The network. Parameters are uninitialised until loaded or drawn (:mod:`empg.policy.weights`)."""
 
     cos: Tensor
     sin: Tensor

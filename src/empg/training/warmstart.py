@@ -23,17 +23,11 @@ from empg.environments.registry import open_dataset
 from empg.errors import ConfigError, DivergenceError
 from empg.files import atomic_directory
 from empg.policy.chat import Chat
-from empg.policy.checkpoint import (
-    initialise,
-    match_content,
-    repeat_sequences,
-    scale_residual_stream,
-    share_words,
-    tiny_config,
-)
+from empg.policy.initialisation import initialise, match_content, repeat_sequences, scale_residual_stream, share_words
 from empg.policy.policy import Policy, device, fetch
 from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Transformer
+from empg.policy.weights import tiny_config
 from empg.provenance import stage
 from empg.seeding import derive_seed
 from empg.training.optimiser import Optimiser, learning_rate_factor

@@ -10,8 +10,8 @@ from random import Random
 from empg.config import AlfworldData, Interface
 from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.environment import AlfworldEnvironment
+from empg.environments.alfworld.generated.writer import INDEX, write_dataset
 from empg.environments.alfworld.tasks import OFFICIAL_SPLITS, GameSource, GeneratedGames, OfficialGames, StoredGames
-from empg.environments.alfworld.writer import INDEX, write_dataset
 from empg.environments.base import Arena, Dataset, DemonstrationStep
 from empg.files import write_text
 

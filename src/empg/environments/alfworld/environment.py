@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from empg.environments.alfworld.game import Game
+from empg.environments.alfworld.engine.game import Game
 from empg.environments.alfworld.tasks import GameSource
 from empg.environments.base import StepResult, Task
 from empg.errors import EnvironmentStateError

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from empg.environments.alfworld.catalogue import TASK_TYPES
-from empg.environments.alfworld.game import GAME_FILE, Game
-from empg.environments.alfworld.generator import draw_scenario
-from empg.environments.alfworld.problem import to_problem
-from empg.environments.alfworld.writer import INDEX
+from empg.environments.alfworld.engine.game import GAME_FILE, Game
+from empg.environments.alfworld.generated.generator import draw_scenario
+from empg.environments.alfworld.generated.problem import to_problem
+from empg.environments.alfworld.generated.writer import INDEX
 from empg.environments.base import Task
 from empg.errors import DataError
 

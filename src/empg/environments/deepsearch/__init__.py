@@ -1,1 +1,1 @@
-"""Deep Search: multi-hop questions answered by searching a corpus. See ``docs/deepsearch.md``."""
+"""Deep Search: multi-hop questions over a corpus, see ``docs/deepsearch.md``. Imports no other environment."""

@@ -10,11 +10,11 @@ from empg.environments.base import Arena, Dataset, DemonstrationStep, hash_list
 from empg.environments.deepsearch import text
 from empg.environments.deepsearch.demonstrations import demonstrate
 from empg.environments.deepsearch.environment import DeepSearchEnvironment, step_all
-from empg.environments.deepsearch.names import PART
+from empg.environments.deepsearch.generated.names import PART
+from empg.environments.deepsearch.generated.writer import write_dataset
 from empg.environments.deepsearch.questions import QuestionSource
-from empg.environments.deepsearch.retrieval import HttpRetriever, LocalRetriever, Retriever
+from empg.environments.deepsearch.search.retrieval import HttpRetriever, LocalRetriever, Retriever
 from empg.environments.deepsearch.tasks import GeneratedQuestions, OfficialQuestions, StoredQuestions, open_index
-from empg.environments.deepsearch.writer import write_dataset
 from empg.files import write_text
 
 

@@ -8,7 +8,7 @@ from random import Random
 from empg.environments.base import DemonstrationStep, Task
 from empg.environments.deepsearch.environment import DeepSearchEnvironment
 from empg.environments.deepsearch.expert import Expert, read_documents
-from empg.environments.deepsearch.names import FIRST, NEXT
+from empg.environments.deepsearch.generated.names import FIRST, NEXT
 from empg.environments.deepsearch.text import format_action, split_action
 from empg.environments.draws import pick
 

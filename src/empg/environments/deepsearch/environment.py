@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from empg.environments.base import StepResult, Task
-from empg.environments.deepsearch.corpus import title_key
 from empg.environments.deepsearch.questions import Question, QuestionSource
-from empg.environments.deepsearch.retrieval import MAX_QUERY_CHARS, Retriever
 from empg.environments.deepsearch.scoring import exact_match, f1_score
+from empg.environments.deepsearch.search.corpus import title_key
+from empg.environments.deepsearch.search.retrieval import MAX_QUERY_CHARS, Retriever
 from empg.environments.deepsearch.text import information, split_action
 from empg.errors import EnvironmentStateError
 

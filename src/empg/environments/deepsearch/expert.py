@@ -12,11 +12,11 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from empg.environments.deepsearch.phrases import WORDS, noun_phrase
-from empg.environments.deepsearch.prose import read_page
+from empg.environments.deepsearch.generated.phrases import WORDS, noun_phrase
+from empg.environments.deepsearch.generated.prose import read_page
+from empg.environments.deepsearch.generated.wording import parse_question
+from empg.environments.deepsearch.generated.world import Query, number
 from empg.environments.deepsearch.text import format_action
-from empg.environments.deepsearch.wording import parse_question
-from empg.environments.deepsearch.world import Query, number
 
 QUESTION_MARK = "Question: "
 UNKNOWN = "unknown"

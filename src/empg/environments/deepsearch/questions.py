@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from empg.environments.base import Task
-from empg.environments.deepsearch.corpus import is_text, join_contents, json_lines, parse_json
+from empg.environments.deepsearch.search.corpus import is_text, join_contents, json_lines, parse_json
 from empg.errors import DataError
 from empg.files import write_text
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from empg.environments.base import Task
-from empg.environments.deepsearch.composer import draw_question, kind_of
-from empg.environments.deepsearch.index import Index
+from empg.environments.deepsearch.generated.composer import draw_question, kind_of
+from empg.environments.deepsearch.generated.writer import CORPUS, CORPUS_HASH, INDEX, QUESTIONS
 from empg.environments.deepsearch.questions import Question, load_questions
-from empg.environments.deepsearch.writer import CORPUS, CORPUS_HASH, INDEX, QUESTIONS
+from empg.environments.deepsearch.search.index import Index
 from empg.errors import DataError
 
 NAME = "deepsearch"

@@ -1,6 +1,3 @@
-"""WebShop: upstream's shop without its web stack, and a shop of our own that needs no download."""
-
-from empg.environments.webshop.goals import Goal
-from empg.environments.webshop.shop import Shop
-
-__all__ = ["Goal", "Shop"]
+"""WebShop: upstream's shop without its web stack, and a shop of our own, see ``docs/webshop.md``. Imports no other
+environment.
+"""

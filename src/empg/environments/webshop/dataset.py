@@ -9,9 +9,9 @@ from empg.config import Interface, WebshopData
 from empg.environments.base import Arena, Dataset, DemonstrationStep, hash_list
 from empg.environments.webshop.demonstrations import demonstrate
 from empg.environments.webshop.environment import WebShopEnvironment
+from empg.environments.webshop.generated.words import BRANDS, CATEGORIES, VALUES
+from empg.environments.webshop.generated.writer import write_dataset
 from empg.environments.webshop.tasks import GeneratedGoals, GoalSource, OfficialGoals, StoredGoals
-from empg.environments.webshop.words import BRANDS, CATEGORIES, VALUES
-from empg.environments.webshop.writer import write_dataset
 from empg.files import write_text
 
 

@@ -7,10 +7,10 @@ from random import Random
 
 from empg.environments.base import DemonstrationStep, Task
 from empg.environments.draws import pick
-from empg.environments.webshop.buttons import BACK_TO_SEARCH, DESCRIPTION, FEATURES, NEXT_PAGE, PREVIOUS, REVIEWS
+from empg.environments.webshop.engine.buttons import BACK_TO_SEARCH, DESCRIPTION, FEATURES, NEXT_PAGE, PREVIOUS, REVIEWS
 from empg.environments.webshop.environment import WebShopEnvironment
 from empg.environments.webshop.expert import NOT_OPENED, Choice, Expert, page_of
-from empg.environments.webshop.words import BY_NAME, CATEGORIES, VALUES
+from empg.environments.webshop.generated.words import BY_NAME, CATEGORIES, VALUES
 
 _ID = re.compile(r"\bB0\w{8}\b")
 _ARGUMENT = re.compile(r"\[(.*)\]")

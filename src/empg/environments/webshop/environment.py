@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from empg.environments.base import StepResult, Task
-from empg.environments.webshop.session import Mode, Session
+from empg.environments.webshop.engine.session import Mode, Session
 from empg.environments.webshop.tasks import GoalSource
 from empg.errors import EnvironmentStateError
 

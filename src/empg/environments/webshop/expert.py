@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from empg.environments.webshop.session import parse_action
-from empg.environments.webshop.words import BY_NAME, CATEGORIES, VALUES
+from empg.environments.webshop.engine.session import parse_action
+from empg.environments.webshop.generated.words import BY_NAME, CATEGORIES, VALUES
 from empg.errors import DataError
 
 Choice = tuple[str, str]

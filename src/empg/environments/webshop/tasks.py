@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from empg.environments.base import Task
-from empg.environments.webshop.catalogue import Product
-from empg.environments.webshop.generator import draw_catalogue, draw_goal
-from empg.environments.webshop.goals import Goal
-from empg.environments.webshop.search import SearchIndex
-from empg.environments.webshop.shop import Shop
-from empg.environments.webshop.writer import ATTRIBUTES, INDEX, ITEMS, SHOP, shop_digest
+from empg.environments.webshop.engine.catalogue import Product
+from empg.environments.webshop.engine.goals import Goal
+from empg.environments.webshop.engine.search import SearchIndex
+from empg.environments.webshop.engine.shop import Shop
+from empg.environments.webshop.generated.generator import draw_catalogue, draw_goal
+from empg.environments.webshop.generated.writer import ATTRIBUTES, INDEX, ITEMS, SHOP, shop_digest
 from empg.errors import DataError
 
 NAME = "webshop"

@@ -1,0 +1,36 @@
+"""What a study cost, from the timing files of its stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from empg.analysis.results import WARM_START, Results
+from empg.files import read_json
+
+
+def cost(results: Results) -> pl.DataFrame:
+    """Seconds by stage: jobs, CPU and wall seconds summed over jobs. One row a stage, in the order of the pipeline."""
+    rows = [
+        {"stage": stage, "cpu_seconds": float(t["cpu_seconds"]), "wall_seconds": float(t["wall_seconds"])}
+        for stage, t, _ in results.timings()
+    ]
+    frame = pl.DataFrame(rows, schema={"stage": pl.String, "cpu_seconds": pl.Float64, "wall_seconds": pl.Float64})
+    summed = frame.group_by("stage").agg(
+        pl.len().alias("jobs"), pl.col("cpu_seconds").sum(), pl.col("wall_seconds").sum()
+    )
+    order = [WARM_START, "rollouts", "train", "evaluate"]
+    return summed.sort(pl.col("stage").replace_strict(order, range(len(order)), default=len(order)))
+
+
+def cost_by_part(results: Results) -> pl.DataFrame:
+    """CPU seconds of each trained run by part: collect, update, write, rest, evaluate. One row a run and part."""
+    rows: list[dict[str, Any]] = []
+    for run in results.trained():
+        train, evaluate = (read_json(folder / "timing.json") for folder in (run.train, run.evaluate))
+        parts = {part: sum(i[part] for i in train["iterations"]) for part in ("collect", "update", "write")}
+        parts["rest"] = max(0.0, train["cpu_seconds"] - sum(parts.values()))
+        parts["evaluate"] = evaluate["cpu_seconds"]
+        rows += ({**run.key, "part": part, "cpu_seconds": float(seconds)} for part, seconds in parts.items())
+    return pl.DataFrame(rows)

@@ -1,0 +1,221 @@
+"""Proposition 1 of arXiv 2509.09265 measured on a trained policy, and what it is about: gradient norm against entropy,
+and the variance of the gradient with and without EMPG's scaling.
+
+The contexts are those of the last iteration's rollouts; the policy is the one that training ended with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from empg.analysis.results import Results, Run
+from empg.core.entropy import expected_score_norm_squared, renyi2_entropy, score_norm_squared, token_statistics
+from empg.policy.transformer import Transformer
+from empg.policy.weights import load_transformer
+from empg.seeding import derive_seed
+
+# Of all seeds of a method together, each seed an equal part: more seeds do not make the report slower.
+TOKENS = 4_000
+STEPS = 120
+DRAWS = 16
+SMALLEST_BIN = 10
+MOMENTS = {"weight": pl.String, "steps": pl.Int64} | dict.fromkeys(("size", "variance", "signal"), pl.Float64)
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeTokens:
+    """``ids`` ``[tokens]`` of one episode; ``responses`` are the spans that the policy sampled, one a step."""
+
+    ids: Tensor
+    responses: list[tuple[int, int]]
+
+
+def conversations(rollouts: pl.DataFrame, device: torch.device) -> Iterator[EpisodeTokens]:
+    """The episodes of a rollout table, in its order."""
+    for _, rows in rollouts.group_by("trajectory", maintain_order=True):
+        ids: list[int] = []
+        responses = []
+        for prompt, response in rows.select("prompt_ids", "response_ids").iter_rows():
+            start = len(ids) + len(prompt)
+            ids += prompt + response
+            responses.append((start, len(ids)))
+        yield EpisodeTokens(torch.tensor(ids, device=device), responses)
+
+
+def measure(results: Results, run: Run) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Score norms, gradient norms and gradient moments of one trained run, with its environment, method and seed."""
+    network = load_transformer(run.train / "model", device="cuda" if torch.cuda.is_available() else "cpu")
+    rollouts = results.last_rollouts(run)
+    temperature = results.study.environments[run.environment].sampling.temperature
+    seed = derive_seed("proposition", run.environment, run.method, run.seed or 0)
+    key = [pl.lit(value).alias(name) for name, value in run.key.items()]
+    tokens, steps = (math.ceil(count / len(results.study.seeds)) for count in (TOKENS, STEPS))
+    scores = score_norms(network, rollouts, count=tokens, temperature=temperature, seed=seed)
+    norms, moments = gradient_norms(network, rollouts, count=steps, temperature=temperature, seed=seed)
+    return scores.select(*key, pl.all()), norms.select(*key, pl.all()), moments.select(*key, pl.all())
+
+
+@torch.no_grad()
+def score_norms(
+    network: Transformer, rollouts: pl.DataFrame, *, count: int, temperature: float, seed: int
+) -> pl.DataFrame:
+    """‖∇_z log π(a)‖² at ``count`` contexts of the rollouts, drawn without replacement, beside its expectation.
+
+    It is the mean over :data:`DRAWS` tokens a, drawn afresh from the network's own distribution since the proposition
+    is about a ~ π; the rollouts' own tokens come from the policy before the last update. Columns: renyi2 (nats),
+    expected, measured.
+    """
+    device = network.embedding.device
+    random = np.random.default_rng(seed)
+    hidden = torch.cat(
+        [
+            network(c.ids, [len(c.ids)])[torch.cat([torch.arange(s - 1, e - 1, device=device) for s, e in c.responses])]
+            for c in _drawn_conversations(rollouts, 2 * count, random, device)
+        ]
+    )
+    chosen = random.choice(len(hidden), size=min(count, len(hidden)), replace=False)
+    logits = (hidden[torch.from_numpy(chosen).to(device)] @ network.output_weight.T).double() / temperature
+    generator = torch.Generator(device).manual_seed(seed)
+    drawn = torch.multinomial(logits.softmax(-1), DRAWS, replacement=True, generator=generator)
+    columns = {
+        "renyi2": renyi2_entropy(logits),
+        "expected": expected_score_norm_squared(logits),
+        "measured": torch.stack([score_norm_squared(logits, a) for a in drawn.T]).mean(0),
+    }
+    return pl.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
+
+
+def _drawn_conversations(
+    rollouts: pl.DataFrame, tokens: int, random: np.random.Generator, device: torch.device
+) -> list[EpisodeTokens]:
+    """Random episodes that hold at least ``tokens`` sampled tokens together, or all."""
+    ids = rollouts["trajectory"].unique(maintain_order=True).to_numpy()
+    counts = dict(
+        rollouts.group_by("trajectory").agg(pl.col("response_ids").list.len().sum()).iter_rows()  # sampled tokens
+    )
+    total, drawn = 0, []
+    for trajectory in random.permutation(ids):
+        if total >= tokens:
+            break
+        drawn.append(trajectory)
+        total += counts[trajectory]
+    return list(conversations(rollouts.filter(pl.col("trajectory").is_in(drawn)), device))
+
+
+def gradient_norms(
+    network: Transformer, rollouts: pl.DataFrame, *, count: int, temperature: float, seed: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The gradient of a step's mean log-probability, over all parameters, for ``count`` random trained steps.
+
+    The advantage is a factor of the gradient: |A_i|·norm is what the step weighs before modulation and
+    |A_final|·norm after. The first table has a row a step: step_entropy (nats), outcome_advantage, gradient_scale,
+    advantage, norm, before, after. The second has the steps' gradient moments, as :class:`Moments` makes them.
+    """
+    trained = rollouts.filter(pl.col("trained")).with_row_index("row")
+    random = np.random.default_rng(seed)
+    rows = np.sort(random.choice(len(trained), size=min(count, len(trained)), replace=False))
+    drawn = trained.filter(pl.col("row").is_in(rows))
+    episodes = rollouts.filter(pl.col("trajectory").is_in(drawn["trajectory"].unique().to_list()))
+    numbers = episodes["trajectory"].unique(maintain_order=True)
+    by_trajectory = dict(zip(numbers, conversations(episodes, network.embedding.device), strict=True))
+    norms, moments = [], Moments(drawn)
+    for trajectory, step in drawn.select("trajectory", "step").iter_rows():
+        gradient = _gradient(network, by_trajectory[trajectory], step, temperature)
+        norms.append(float(torch.linalg.vector_norm(torch.stack([g.double().norm() for g in gradient]))))
+        moments.add(gradient, norms[-1])
+    kept = drawn.select("step_entropy", "outcome_advantage", "gradient_scale", "advantage").cast(pl.Float64)
+    table = kept.with_columns(pl.Series("norm", norms, dtype=pl.Float64)).with_columns(
+        before=pl.col("outcome_advantage").abs() * pl.col("norm"), after=pl.col("advantage").abs() * pl.col("norm")
+    )
+    return table, moments.table()
+
+
+class Moments:
+    """The first two moments of w·∇ log π over steps, for each weight w that a step may have.
+
+    ``outcome`` is the advantage A_i; ``scaled`` is A_i·g, what the scaling alone makes of it; ``final`` is all of EMPG.
+    The last two only where they differ from the first. One sum of gradients a weight is kept, whatever the steps.
+    """
+
+    def __init__(self, steps: pl.DataFrame) -> None:
+        outcome, scale, final = (
+            steps[name].cast(pl.Float64) for name in ("outcome_advantage", "gradient_scale", "advantage")
+        )
+        weights = {"outcome": outcome}
+        if (scale != 1).any():
+            weights["scaled"] = outcome * scale
+        if (final != outcome).any():
+            weights["final"] = final
+        self.weights = {name: values.to_list() for name, values in weights.items()}
+        self.sums: dict[str, list[Tensor]] = {}
+        self.squares = dict.fromkeys(weights, 0.0)
+        self.steps = 0
+
+    def add(self, gradient: Sequence[Tensor], norm: float) -> None:
+        """The next step's gradient, a tensor a parameter, and its norm."""
+        for name, values in self.weights.items():
+            weight = values[self.steps]
+            self.squares[name] += (weight * norm) ** 2
+            sums = self.sums.setdefault(name, [torch.zeros_like(g) for g in gradient])
+            torch._foreach_add_(sums, list(gradient), alpha=weight)
+        self.steps += 1
+
+    def table(self) -> pl.DataFrame:
+        """One row a weight: weight, steps, ``size`` (mean |w|), ``variance`` (trace of the covariance of one step's
+        gradient, unbiased) and ``signal`` (squared norm of the expected gradient, unbiased and so negative where noise
+        hides it). One step has neither of the last two (null)."""
+        rows = []
+        for name, sums in self.sums.items():
+            row = {"weight": name, "steps": self.steps, "size": float(np.abs(self.weights[name]).mean())}
+            mean_square = sum(float(s.double().square().sum()) for s in sums) / self.steps**2
+            if self.steps > 1:
+                variance = (self.squares[name] - self.steps * mean_square) / (self.steps - 1)
+                row |= {"variance": variance, "signal": mean_square - variance / self.steps}
+            rows.append(row)
+        return pl.DataFrame(rows, schema=MOMENTS)
+
+
+def _gradient(network: Transformer, conversation: EpisodeTokens, step: int, temperature: float) -> tuple[Tensor, ...]:
+    start, end = conversation.responses[step]
+    hidden = network(conversation.ids[:end], [end])[start - 1 : end - 1]
+    logprob, _ = token_statistics(hidden, network.output_weight, conversation.ids[start:end], temperature=temperature)
+    return torch.autograd.grad(logprob.mean(), list(network.parameters()))
+
+
+def equal_counts(by: str, bins: int) -> pl.Expr:
+    """Bin number of each row: the same number of rows in each."""
+    return (pl.col(by).rank("ordinal") - 1) * bins // pl.len()
+
+
+def equal_widths(by: str, bins: int) -> pl.Expr:
+    """Bin number of each row: the same width for each, from the smallest to the largest value."""
+    low, high = pl.col(by).min(), pl.col(by).max()
+    return ((pl.col(by) - low) / (high - low) * bins).floor().clip(0, bins - 1).fill_nan(0)
+
+
+def bin_means(frame: pl.DataFrame, by: str, values: list[str], *, bins: pl.Expr, per: list[str]) -> pl.DataFrame:
+    """Mean of each value, with ± 1.96 standard errors, in bins of ``by`` that are made for each ``per`` apart.
+
+    Long: per…, ``by`` (the bin's mean), n, quantity, mean, low, high. Bins of fewer than :data:`SMALLEST_BIN` rows,
+    whose interval would mean nothing, are left out.
+    """
+    binned = frame.with_columns(bins.over(per).alias("bin")).unpivot(
+        values, index=[*per, "bin", by], variable_name="quantity", value_name="value"
+    )
+    error = 1.96 * pl.col("value").std() / pl.len().sqrt()
+    mean = pl.col("value").mean()
+    grouped = binned.group_by(*per, "bin", "quantity", maintain_order=True).agg(
+        pl.col(by).mean(),
+        pl.len().alias("n"),
+        mean.alias("mean"),
+        (mean - error).alias("low"),
+        (mean + error).alias("high"),
+    )
+    return grouped.filter(pl.col("n") >= SMALLEST_BIN).sort(*per, "quantity", by).drop("bin")

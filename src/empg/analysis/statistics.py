@@ -1,0 +1,93 @@
+"""Intervals: for a share of episodes, for a mean over seeds, and for a difference on the same tasks.
+
+An interval answers one question only: what would differ if *these* were drawn again. Every function says what is drawn.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+
+
+class Estimate(NamedTuple):
+    """A value and its interval at :data:`LEVEL`; no interval (``None``) where the data cannot give one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def wilson(successes: int, trials: int, level: float = LEVEL) -> Estimate:
+    """Share of successes with Wilson's score interval: what other episodes of the same policy would give.
+
+    Wilson (1927), equation for the binomial proportion; holds near 0 and 1, where the normal interval fails.
+    """
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"wilson: expected 0 <= successes <= trials and trials > 0, found {successes} of {trials}")
+    interval = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
+    return Estimate(successes / trials, float(interval.low), float(interval.high))
+
+
+def mean_over_seeds(values: NDArray[np.float64], level: float = LEVEL) -> Estimate:
+    """Mean with Student's t interval: what other seeds would give. ``values`` ``[seeds]``; one seed has no interval."""
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"mean_over_seeds: expected finite values [seeds], found {values!r}")
+    mean = float(values.mean())
+    if len(values) == 1:
+        return Estimate(mean, None, None)
+    if np.ptp(values) == 0.0:  # scipy warns of values that do not vary
+        return Estimate(mean, mean, mean)
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(level)
+    return Estimate(mean, float(interval.low), float(interval.high))
+
+
+def clip_share(share: float | None) -> float | None:
+    """An interval of a share ends where shares end: at 0 and 1."""
+    return None if share is None else min(1.0, max(0.0, share))
+
+
+class PairedDifference(NamedTuple):
+    """Method minus baseline on the same tasks and seeds, with one interval for each thing that could be drawn again."""
+
+    value: float
+    seeds_low: float | None  # other seeds: Student's t over the seeds' differences
+    seeds_high: float | None
+    tasks_low: float  # other tasks for these very policies: bootstrap over tasks
+    tasks_high: float
+
+
+def paired_difference(method: NDArray[np.float64], baseline: NDArray[np.float64], *, seed: int = 0) -> PairedDifference:
+    """Mean of ``method - baseline``, both ``[seeds, tasks]``, row and column alike paired.
+
+    The bootstrap draws whole tasks (all seeds of a task together, since a hard task is hard for every seed), takes
+    percentiles of :data:`RESAMPLES` resamples and is seeded.
+    """
+    if method.ndim != 2 or method.shape != baseline.shape or 0 in method.shape:
+        raise ValueError(
+            f"paired_difference: expected two arrays [seeds, tasks] alike, found {method.shape} and {baseline.shape}"
+        )
+    difference = method - baseline
+    value, seeds_low, seeds_high = mean_over_seeds(difference.mean(axis=1))
+    tasks_low, tasks_high = _bootstrap_mean(difference.mean(axis=0), seed)
+    return PairedDifference(value, seeds_low, seeds_high, tasks_low, tasks_high)
+
+
+def _bootstrap_mean(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
+    result = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=1_000,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -1,0 +1,211 @@
+"""What training took and how steadily it went: sample efficiency, and quantities of whole curves, with intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from empg.analysis.results import Results
+from empg.analysis.statistics import mean_over_seeds
+from empg.config import Study
+
+WINDOW = 10  # iterations: one alone is too noisy to say that a run has come so far
+SHARES = (0.5, 0.9, 1.0)  # of the way from the warm start to where the baseline ends
+RUN = ("environment", "method", "seed")
+REACHED = {
+    "environment": pl.String,
+    "method": pl.String,
+    "seed": pl.Int64,
+    "share": pl.Float64,
+    "threshold": pl.Float64,
+    "iteration": pl.Int64,
+    "environment_steps": pl.Int64,
+    "cpu_seconds": pl.Float64,
+}
+OVER_SEEDS = {"method": pl.String, "seeds": pl.Int64} | dict.fromkeys(
+    ("value", "low", "high", "lowest_seed", "highest_seed", "difference", "difference_low", "difference_high"),
+    pl.Float64,
+)
+
+
+def training_progress(results: Results, training: pl.DataFrame, credited: pl.DataFrame) -> pl.DataFrame:
+    """How far each run had come after each iteration: one row for each run and iteration.
+
+    ``recent_success`` is the mean training success of the last :data:`WINDOW` iterations (of all, in a shorter
+    training), null before there are so many. ``environment_steps`` and ``cpu_seconds`` are sums since the start of
+    training: every step that was sampled, those of dropped groups too, and the training process's own CPU time, which
+    is null for a run that was resumed, whose earlier seconds nobody kept.
+    """
+    steps = credited.group_by(*RUN, "iteration").agg(pl.len().cast(pl.Int64).alias("steps"))
+    seconds = [
+        {**run.key, "iteration": i, "cpu": cpu} for run in results.trained()
+        for i, cpu in enumerate(results.iteration_seconds(run))
+    ]  # fmt: skip
+    clock = pl.DataFrame(seconds, schema={**{name: REACHED[name] for name in RUN}, "iteration": pl.Int64,
+                                          "cpu": pl.Float64})  # fmt: skip
+    joined = training.select(*RUN, "iteration", "success").join(
+        steps.with_columns(pl.col("iteration").cast(pl.Int64)), on=[*RUN, "iteration"], how="left"
+    )
+    ordered = joined.join(clock, on=[*RUN, "iteration"], how="left").sort(*RUN, "iteration")
+    window = min(WINDOW, training["iteration"].n_unique())
+    # A plain cumulative sum passes over nulls; here what is unknown at the start is unknown in every later sum.
+    known = pl.col("cpu").is_not_null().cum_min().over(RUN)
+    return ordered.select(
+        *RUN,
+        "iteration",
+        "success",
+        pl.col("success").rolling_mean(window).over(RUN).alias("recent_success"),
+        pl.col("steps").cum_sum().over(RUN).alias("environment_steps"),
+        pl.when(known).then(pl.col("cpu").cum_sum().over(RUN)).alias("cpu_seconds"),
+    )
+
+
+def sample_efficiency(study: Study, progress: pl.DataFrame) -> pl.DataFrame:
+    """What each run needed until its recent training success was first at a threshold: one row a run and threshold.
+
+    The thresholds lie :data:`SHARES` of the way from the warm start (``success`` of the first iteration, whose episodes
+    the warm start played, over all runs) to where the baseline ends (its last ``recent_success``, over its seeds).
+    Iteration (counted from 1), environment steps and CPU seconds are null where a run never reached it; the threshold
+    too, and so all, where the baseline did not end above the warm start.
+    """
+    rows = []
+    for (environment,), part in progress.group_by("environment", maintain_order=True):
+        ends = part.filter(pl.col("method") == study.baseline, pl.col("iteration") == pl.col("iteration").max())
+        start = float(part.filter(iteration=0)["success"].to_numpy().mean())
+        end = float(ends["recent_success"].to_numpy().mean())
+        for share in SHARES:
+            threshold = start + share * (end - start) if end > start else None
+            for (method, seed), run in part.group_by("method", "seed", maintain_order=True):
+                row = {"environment": environment, "method": method, "seed": seed, "share": share}
+                rows.append({**row, "threshold": threshold, **_first(run, threshold)})
+    return pl.DataFrame(rows, schema=REACHED)
+
+
+def _first(run: pl.DataFrame, threshold: float | None) -> dict[str, Any]:
+    """The first iteration whose recent success is at the threshold; empty for never."""
+    reached = run.clear() if threshold is None else run.filter(pl.col("recent_success") >= threshold).head(1)
+    row = reached.select(pl.col("iteration") + 1, "environment_steps", "cpu_seconds").to_dicts()
+    return row[0] if row else {}
+
+
+def efficiency_over_seeds(efficiency: pl.DataFrame) -> pl.DataFrame:
+    """Sample efficiency of each method and threshold: how many seeds reached it, and the median, least and most needed.
+
+    The median counts a run that never reached the threshold as needing more than any other, and is null when that
+    makes it unknown, as ``most`` is when any run never did.
+    """
+    needs = ["environment_steps", "cpu_seconds"]
+    key = ["environment", "share", "threshold", "method"]
+    infinite = [pl.col(name).cast(pl.Float64).fill_null(float("inf")) for name in needs]
+    parts = {"median": pl.Expr.median, "least": pl.Expr.min, "most": pl.Expr.max}
+    grouped = efficiency.with_columns(infinite, reached=pl.col("iteration").is_not_null())
+    return (
+        grouped.group_by(key, maintain_order=True)
+        .agg(
+            pl.len().cast(pl.Int64).alias("seeds"),
+            pl.col("reached").sum().cast(pl.Int64),
+            *(part(pl.col(name)).alias(f"{name}_{label}") for name in needs for label, part in parts.items()),
+        )
+        .with_columns(pl.col(pl.Float64).replace(float("inf"), None))
+    )
+
+
+def stability(study: Study, progress: pl.DataFrame, training: pl.DataFrame, forward_kl: pl.DataFrame) -> pl.DataFrame:
+    """How steadily training went: one row for each quantity and method, as :func:`means_over_seeds` makes it.
+
+    Quantities, each one number a run: ``success_mean`` over all iterations; ``success_lost``, the best recent success
+    less the last; ``kl_last`` (nats, k3 estimate to the warm start on the policy's own tokens), mean of the last
+    quarter of the iterations, and ``kl_largest`` of any iteration; ``grad_norm_mean`` (before clipping);
+    ``grad_norm_variation``, its standard deviation over the mean; ``grad_norm_peak``, the largest over the median;
+    ``entropy_kept``, mean step entropy of the last quarter over that of the first iteration; and ``forward_kl`` at the
+    end, from :func:`empg.analysis.entropy_change.forward_kl`. The first two KLs are null for a method that computes
+    none (``kl_coef`` 0), and a ratio to 0 is null.
+    """
+    recent = progress.group_by(*RUN, maintain_order=True).agg(
+        pl.col("success").mean().alias("success_mean"),
+        (pl.col("recent_success").max() - pl.col("recent_success").last()).alias("success_lost"),
+    )
+    last = pl.col("iteration") >= pl.col("iteration").max() * 0.75
+    norm, kl, entropy = pl.col("grad_norm"), pl.col("kl").cast(pl.Float64), pl.col("step_entropy_mean")
+    other = training.sort(*RUN, "iteration").group_by(*RUN, maintain_order=True).agg(
+        kl.filter(last).mean().alias("kl_last"),
+        kl.max().alias("kl_largest"),
+        norm.mean().alias("grad_norm_mean"),
+        (norm.std() / norm.mean()).alias("grad_norm_variation"),
+        (norm.max() / norm.median()).alias("grad_norm_peak"),
+        (entropy.filter(last).mean() / entropy.first()).alias("entropy_kept"),
+    )  # fmt: skip
+    without_kl = [name for name, method in study.methods.items() if method.kl_coef == 0]
+    masked = pl.when(~pl.col("method").is_in(without_kl)).then(pl.col("kl_last", "kl_largest"))
+    ratios = pl.col("grad_norm_variation", "grad_norm_peak", "entropy_kept")
+    kept = pl.when(ratios.is_finite()).then(ratios)
+    runs = recent.join(other.with_columns(masked, kept), on=RUN, maintain_order="left")
+    runs = runs.join(forward_kl, on=RUN, maintain_order="left")
+    return means_over_seeds(runs.unpivot(index=RUN, variable_name="quantity"), "quantity", study)
+
+
+def means_over_seeds(values: pl.DataFrame, what: str, study: Study) -> pl.DataFrame:
+    """Mean of ``value`` over the seeds of each environment, ``what`` and method, with Student's t interval.
+
+    Beside it the lowest and the highest seed, and the mean difference, with its interval, to the method that it is
+    compared with, on the same seeds. Null where a seed has no value; no interval for one seed; no difference where that
+    method has no value.
+    """
+    rows = []
+    for (environment, name), part in values.group_by("environment", what, maintain_order=True):
+        by_method = {m: p.sort("seed") for (m,), p in part.group_by("method", maintain_order=True)}
+        for method, runs in by_method.items():
+            row: dict[str, Any] = {"environment": environment, what: name, "method": method, "seeds": len(runs)}
+            numbers = _numbers(runs)
+            if numbers is not None:
+                row |= mean_over_seeds(numbers)._asdict()
+                row |= {"lowest_seed": float(numbers.min()), "highest_seed": float(numbers.max())}
+                against = study.compared_with(method)
+                base = None if against is None else _numbers(by_method.get(against))
+                if base is not None:
+                    value, low, high = mean_over_seeds(numbers - base)
+                    row |= {"difference": value, "difference_low": low, "difference_high": high}
+            rows.append(row)
+    return pl.DataFrame(rows, schema={"environment": pl.String, what: values.schema[what], **OVER_SEEDS})
+
+
+def gradient_ratios(moments: pl.DataFrame) -> pl.DataFrame:
+    """The gradient's variance with each weight of a step over that without scaling, for each run.
+
+    ``moments`` are of :class:`empg.analysis.proposition.Moments`, a row a run and weight. Added are ``ratio``, the
+    variance over that of ``outcome`` on the same steps, and ``ratio_at_size``, the same for weights that are as large
+    on average, since smaller weights alone make for less variance and less signal alike. Null where a run has none, or
+    where that is a ratio to 0.
+    """
+    base = moments.filter(weight="outcome").select(*RUN, pl.col("variance", "size").name.suffix("_outcome"))
+    ratio = pl.col("variance") / pl.col("variance_outcome")
+    at_size = ratio / (pl.col("size") / pl.col("size_outcome")) ** 2
+    joined = moments.join(base, on=RUN, how="left", maintain_order="left")
+    kept = {"ratio": ratio, "ratio_at_size": at_size}
+    return joined.select(
+        *moments.columns, *(pl.when(value.is_finite()).then(value).alias(name) for name, value in kept.items())
+    )
+
+
+def gradient_variance(ratios: pl.DataFrame) -> pl.DataFrame:
+    """:func:`gradient_ratios` over seeds, one row for each method and weight: means with Student's t intervals.
+
+    Null where a run has no value.
+    """
+    key = ["environment", "method", "weight"]
+    rows = []
+    for names, part in ratios.group_by(key, maintain_order=True):
+        row = dict(zip(key, names, strict=True)) | {"seeds": len(part), "steps": part["steps"].sum()}
+        for quantity in ("variance", "ratio", "ratio_at_size", "signal"):
+            numbers = _numbers(part.select(value=quantity))
+            estimate = (None, None, None) if numbers is None else mean_over_seeds(numbers)
+            row |= dict(zip((quantity, f"{quantity}_low", f"{quantity}_high"), estimate, strict=True))
+        rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
+
+
+def _numbers(runs: pl.DataFrame | None) -> NDArray[np.float64] | None:
+    return None if runs is None or runs["value"].null_count() else runs["value"].to_numpy()

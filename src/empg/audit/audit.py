@@ -1,0 +1,194 @@
+"""An audit of results: the numbers of a run computed again from their rows, and every file's hash."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from empg.audit.recompute import RECOMPUTED, Numbers
+from empg.errors import AuditError, DataError
+from empg.files import read_json
+from empg.pipeline.commands import command, data_set
+from empg.pipeline.history import History
+from empg.provenance import MANIFEST, digest, file_digest, json_digest
+
+IN_DETAIL = 2  # folders at most of which everything is printed: a run's training and evaluation
+FIRST = 5  # differences that are printed of each kind
+
+
+class Check(NamedTuple):
+    """One thing that was looked at again: what it is, and the ways in which it differs (none: it agrees)."""
+
+    what: str
+    differences: list[str]
+    done: bool = True  # false: what it needs is not here
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The folder of one stage's results within its study."""
+
+    study: Path
+    folder: Path
+    history: History
+
+    @property
+    def name(self) -> str:
+        return self.folder.relative_to(self.study).as_posix()
+
+    def facts(self, manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """What the folder is and where it comes from."""
+        config = manifest["config"]
+        yield "command", command(self.study, self.name, self._data())
+        commit = self.history.commit(manifest, self.study)
+        known = f"{commit}, the newest with these source files" if commit else "none of this source tree's has them"
+        yield "commit", known
+        yield "config", json_digest(config)
+        if (path := self._identity()).exists():
+            yield "data", f"{self._data()}, {read_json(path)['md5']} (DVC)"
+        if "seed" in config:
+            yield "seed", str(config["seed"])
+        yield "versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+
+    def checks(self, manifest: dict[str, Any]) -> Iterator[Check]:
+        """Raises :class:`DataError` for a file that cannot be read."""
+        yield self._files(manifest["outputs"])
+        path = self.study / "config" / ("study.json" if self.name == "report" else f"{self.name}.json")
+        if path.exists():
+            differs = [] if self._configured(path) == manifest["config"] else [f"{path} has other settings now"]
+            yield Check(f"settings are those of {path}", differs)
+        for name, recorded in manifest["inputs"].items():
+            source = self._input(name)
+            now = digest(source) if source.exists() else None
+            differs = [f"{source}: expected {recorded}, found {now}"] if now and now != recorded else []
+            yield Check(f"input {name} is {source}, {recorded[:12]}…", differs, done=now is not None)
+        if recompute := RECOMPUTED.get(manifest["stage"]):
+            for numbers in recompute(self.folder, manifest):
+                yield _compare(numbers)
+
+    def _files(self, outputs: dict[str, str]) -> Check:
+        differences = []
+        for name, recorded in outputs.items():
+            path = self.folder / name
+            now = file_digest(path) if path.is_file() else "no such file"
+            if now != recorded:
+                differences.append(f"{path}: expected SHA-256 {recorded}, found {now}")
+        return Check(f"{len(outputs)} files have the SHA-256 that {MANIFEST} names", differences)
+
+    def _configured(self, path: Path) -> Any:
+        if self.name != "report":
+            return read_json(path)
+        from empg.config import Study, parse
+
+        return parse(Study, read_json(path), str(path)).model_dump(mode="json")
+
+    def _data(self) -> str:
+        """The name of the folder's data set; "" for the report, which has none."""
+        return "" if self.name == "report" else data_set(self.study, self.name.split("/", maxsplit=1)[0])
+
+    def _identity(self) -> Path:
+        """What DVC knows the folder's task data by."""
+        return self.study.parent / "data" / f"{self._data()}.json"
+
+    def _input(self, name: str) -> Path:
+        """Where an input of this name lies, as the pipeline lays the results out."""
+        environment = self.study / self.name.split("/", maxsplit=1)[0]
+        if name == "data":
+            identity = self._identity()
+            place = read_json(identity)["path"] if identity.exists() else f"data/{self._data()}"
+            return self.study.resolve().parents[1] / str(place)
+        if name == "model":
+            trained = self.folder.name == "evaluate"
+            return (self.folder.parent / "train" if trained else environment / "warmstart") / "model"
+        return environment / name if name == "rollouts" else self.study / name
+
+
+def run(path: Path, out: Callable[[str], None]) -> None:
+    """Audit every folder of results at or under ``path`` and tell ``out`` line by line.
+
+    Raises :class:`AuditError` when something differs, :class:`DataError` when there are no results.
+    """
+    audits, history = folders(path), History()
+    found = 0
+    for study, folder in audits:
+        audit = Audit(study, folder, history)
+        manifest = read_json(folder / MANIFEST)
+        checks: list[Check] = []
+        try:
+            checks.extend(audit.checks(manifest))
+        except (DataError, OSError, pl.exceptions.PolarsError) as error:
+            checks.append(Check("files can be read", [str(error)]))
+        found += sum(len(check.differences) for check in checks)
+        for line in report(audit, manifest, checks, detailed=len(audits) <= IN_DETAIL):
+            out(line)
+    if found:
+        raise AuditError(f"{path}: expected what was recorded, found {found} differences; they are listed above")
+
+
+def report(audit: Audit, manifest: dict[str, Any], checks: list[Check], *, detailed: bool) -> Iterator[str]:
+    """The lines about one folder: all of it, or one line and what differs."""
+    if detailed:
+        yield str(audit.folder)
+        for key, text in audit.facts(manifest):
+            yield f"  {key:<9} {text}"
+    elif not any(check.differences for check in checks):
+        commit = audit.history.commit(manifest, audit.study) or "unknown"
+        count = sum(check.done for check in checks)
+        yield f"{audit.folder}: {count} checks agree; {len(manifest['outputs'])} files; commit {commit[:12]}"
+    else:
+        yield str(audit.folder)
+    for check in checks:
+        state = "DIFFERS" if check.differences else "agrees" if check.done else "missing"
+        if detailed or check.differences:
+            yield f"  {state:<9} {check.what}"
+        for difference in islice(check.differences, FIRST):
+            yield f"            {difference}"
+        if len(check.differences) > FIRST:
+            yield f"            and {len(check.differences) - FIRST} more"
+
+
+def folders(path: Path) -> list[tuple[Path, Path]]:
+    """(study's folder, folder of results) of all results at or under ``path``.
+
+    Raises :class:`DataError` that says which there are when there are none.
+    """
+    found = [(study, file.parent) for file in sorted(path.rglob(MANIFEST)) if (study := _study(file.parent))]
+    if found:
+        return found
+    near = next(place for place in (path, *path.parents) if place.is_dir())
+    there = sorted({str(_run(file.parent)) for file in near.rglob(MANIFEST) if _study(file.parent)})
+    listing = "\n  ".join(there or ["none"])
+    raise DataError(f"{path}: expected a run's folder, found no results; there are\n  {listing}")
+
+
+def _study(folder: Path) -> Path | None:
+    return next((place for place in folder.parents if (place / "config" / "study.json").exists()), None)
+
+
+def _run(folder: Path) -> Path:
+    return folder.parent if folder.name in ("train", "evaluate") else folder
+
+
+def _compare(numbers: Numbers) -> Check:
+    recorded, again = numbers.recorded, numbers.recomputed
+    if again is None:
+        return Check(f"{numbers.what}; not computed again", [], done=False)
+    differences = [
+        f"{key}: {numbers.file} says {recorded.get(key)}, the rows say {again.get(key)}"
+        for key in dict.fromkeys([*recorded, *again])
+        if not _same(recorded.get(key), again.get(key), numbers.tolerance)
+    ]
+    how = f"within {numbers.tolerance:g}" if numbers.tolerance else "to the last bit"
+    return Check(f"{numbers.what}, {how}, from {numbers.rows}", differences)
+
+
+def _same(recorded: Any, again: Any, tolerance: float) -> bool:
+    if tolerance and isinstance(recorded, float) and isinstance(again, float):
+        return math.isclose(recorded, again, rel_tol=tolerance, abs_tol=tolerance)
+    return bool(recorded == again)

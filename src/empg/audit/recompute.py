@@ -1,0 +1,152 @@
+"""The numbers of each stage's files computed again from the rows behind them, by the functions that made them.
+
+What needs more than the rows (losses, gradient norms and the KL estimate need the weights of their moment) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from empg.config import Study, TrainRun, parse
+from empg.errors import DataError
+from empg.files import read_json
+from empg.schema import CREDIT, CREDITED_STEPS, DIFFICULTY, EPISODES, STEPS, read_table
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Numbers by name as ``file`` records them and as ``rows`` give them; ``recomputed`` None: they cannot."""
+
+    what: str
+    file: Path
+    rows: str
+    recorded: Mapping[str, Any]
+    recomputed: Mapping[str, Any] | None
+    tolerance: float = 0.0  # absolute or relative; 0: equal to the last bit
+
+
+def evaluation(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
+    """Every number of each panel, from the panel's episodes."""
+    from empg.rollouts.evaluate import summarise
+
+    path, summary = folder / "episodes.parquet", folder / "summary.json"
+    episodes = read_table(path, EPISODES)
+    panels, again = read_json(summary)["panels"], summarise(episodes)
+    for split in dict.fromkeys([*panels, *again]):
+        for mode in dict.fromkeys([*panels.get(split, {}), *again.get(split, {})]):
+            recorded, recomputed = (_flat(source.get(split, {}).get(mode, {})) for source in (panels, again))
+            count = len(episodes.filter(split=split, mode=mode))
+            rows = f"{count} rows of {path.name} where split = {split}, mode = {mode}"
+            what = f"{split}/{mode}: success {recorded.get('success')} and {len(recorded) - 1} more numbers"
+            yield Numbers(what, summary, rows, recorded, recomputed)
+
+
+def training(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
+    """The last iteration's advantages, from its rewards and token entropies; then its metrics."""
+    from empg.rollouts.table import from_table
+    from empg.training.credit import credit_batch
+    from empg.training.rl import batch_metrics
+
+    config = parse(TrainRun, manifest["config"], str(folder / "manifest.json"))
+    files = sorted((folder / "rollouts").glob("iteration_*.parquet"))
+    if not files:
+        raise DataError(f"{folder / 'rollouts'}: expected iteration_*.parquet, found none")
+    path, steps = files[-1], read_table(files[-1], CREDITED_STEPS)
+    trained = steps.filter("trained")
+    if config.method.entropy != "shannon":
+        what = f"advantages and metrics: the rows hold Shannon entropies, the method has {config.method.entropy}"
+        yield Numbers(what, path, f"{len(trained)} rows of rollouts/{path.name}", {}, None)
+        return
+    kept, dropped = (from_table(part, config.environment) for part in (trained, steps.filter(~pl.col("trained"))))
+    credited = credit_batch(kept, config.method, config.sampling.max_response, config.train.reward)
+    columns, rows = credited.columns(), f"{len(trained)} rows of rollouts/{path.name} where trained"
+    tolerance = 0.0 if config.train.reward == "success" else FLOAT32  # outcomes are 0 and 1
+    for name in (name for name in CREDIT if name != "trained"):
+        recorded, again = ({f"row {i}": value for i, value in enumerate(frame[name])} for frame in (trained, columns))
+        yield Numbers(f"{name} of every step", path, rows, recorded, again, tolerance)
+    history = pl.read_parquet(folder / "metrics.parquet", hive_partitioning=False).row(-1, named=True)
+    metrics = {name: value for name, value in batch_metrics(kept, dropped, credited).items() if name in history}
+    score, rows = {"score_mean": metrics.pop("score_mean", None)}, f"{len(steps)} rows of rollouts/{path.name}"
+    recorded = {name: history[name] for name in metrics}
+    what = f"iteration {history['iteration']}: success {history['success']} and {len(metrics) - 1} more metrics"
+    yield Numbers(what, folder / "metrics.parquet", rows, recorded, metrics, tolerance)
+    recorded = {"score_mean": history.get("score_mean")}
+    yield Numbers("its mean score", folder / "metrics.parquet", rows, recorded, score, FLOAT32)
+
+
+def collection(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
+    """The difficulty of tasks, from the episodes of the collection."""
+    from empg.rollouts.collect import difficulty_table
+    from empg.rollouts.table import from_table
+
+    path, file = folder / "rollouts.parquet", folder / "difficulty.parquet"
+    steps = read_table(path, STEPS)
+    recorded = read_table(file, DIFFICULTY)
+    again = difficulty_table(from_table(steps, manifest["config"]["environment"]))
+    old, new = ({f"task {row['task']}": row for row in table.iter_rows(named=True)} for table in (recorded, again))
+    yield Numbers(f"difficulty of {len(recorded)} tasks", file, f"{len(steps)} rows of {path.name}", old, new)
+
+
+def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
+    """The report's success rates, each policy's, from its summary, and each method's, as the mean over its seeds; every
+    number of the tables of results and of aggregates, intervals included, from the episodes.
+    """
+    from empg.analysis.aggregates import aggregate_table
+    from empg.analysis.results import Results
+    from empg.analysis.success import result_table
+
+    study = parse(Study, manifest["config"], str(folder / "manifest.json"))
+    results = Results(study, folder.parent)
+    path, panels = folder / "tables" / "panels.parquet", results.panels()
+    rows = f"the summary.json files of {panels['source'].n_unique()} policies"
+    recorded, again = (
+        {" ".join(map(str, key)): success for *key, success in frame.select(*POLICY, "success").iter_rows()}
+        for frame in (pl.read_parquet(path, hive_partitioning=False), panels)
+    )
+    yield Numbers(f"success of {len(panels)} panels", path, rows, recorded, again)
+    means = panels.drop_nulls("seed").group_by(*METHOD, maintain_order=True).agg(pl.col("success").mean())
+    written = _flat(read_json(folder / "metrics.json"))
+    again = {".".join(key) + ".success": success for *key, success in means.iter_rows()}
+    recorded = {name: written.get(name) for name in again}
+    what = f"success of {len(means)} methods' panels, each the mean over its seeds"
+    yield Numbers(what, folder / "metrics.json", rows, recorded, again, 1e-12)
+    episodes = results.episodes()
+    rows = f"{len(episodes)} rows of the episodes.parquet files"
+    for name, table in (("results", result_table(study, panels, episodes)),
+                        ("aggregates", aggregate_table(study, episodes))):  # fmt: skip
+        path = folder / "tables" / f"{name}.parquet"
+        recorded, again = map(_cells, (pl.read_parquet(path, hive_partitioning=False), table))
+        yield Numbers(f"{len(again)} numbers of the table {name}", path, rows, recorded, again, 1e-9)
+
+
+POLICY = ("environment", "method", "seed", "split", "mode")
+METHOD = ("environment", "split", "mode", "method")
+FLOAT32 = 1e-6  # scores are kept as float32, about seven decimals
+RECOMPUTED: dict[str, Callable[[Path, dict[str, Any]], Iterator[Numbers]]] = {
+    "evaluate": evaluation,
+    "train": training,
+    "rollouts": collection,
+    "report": tables,
+}
+
+
+def _cells(table: pl.DataFrame) -> dict[str, Any]:
+    """Every number of a table of methods by its row and column."""
+    return {
+        f"{' '.join(row[key] for key in METHOD)} {column}": value
+        for row in table.iter_rows(named=True)
+        for column, value in row.items()
+        if column not in METHOD
+    }
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
+    return flat

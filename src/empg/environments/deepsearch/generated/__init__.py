@@ -1,0 +1,1 @@
+"""A fictional encyclopaedia and questions about it. Answers none of them."""

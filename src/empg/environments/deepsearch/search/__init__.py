@@ -1,0 +1,1 @@
+"""Retrieval: corpus, index, client and server. Knows no questions."""

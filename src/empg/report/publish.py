@@ -1,0 +1,171 @@
+"""A study's results as a page in Markdown and small files beside it, for a repository to keep."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from empg.analysis.rates import rate_choice
+from empg.analysis.verdict import points, verdict
+from empg.config import Study, parse
+from empg.errors import DataError
+from empg.files import atomic_directory, read_json, write_text
+from empg.pipeline.history import History
+from empg.report.captions import CAPTIONS
+
+LARGEST = 200_000  # bytes of a table; larger ones are left out and named
+NOTE = (
+    "Success, mean over seeds, in %; lift over the warm start and differences in points. Intervals are of 95 %: "
+    "Student's t over seeds for other seeds, a bootstrap over tasks for other tasks and these very policies. A "
+    "difference is to the method named."
+)
+STAGES = ("warmstart", "train", "evaluate", "report")
+
+
+def run(results: Path, out: Path) -> None:
+    """Write ``out/README.md`` with verdict, tables and figures, ``out/tables`` (CSV), ``out/figures`` (SVG) and
+    ``out/study.json``, from ``results`` (results/STUDY), whose report is made. What ``out`` held is replaced.
+
+    The search for the study's learning rates is among the tables where it was made (``results/tune/STUDY``).
+
+    Raises :class:`DataError` where there is no report.
+    """
+    report, config = results / "report", results / "config" / "study.json"
+    if not (report / "manifest.json").exists():
+        raise DataError(f"{report}: expected the study's report, found none")
+    study = parse(Study, read_json(config), str(config))
+    tables = sorted((report / "tables").glob("*.csv"), key=lambda path: path.name)
+    small = [path for path in tables if path.stat().st_size <= LARGEST]
+    figures = [name for name in CAPTIONS if (report / "figures" / f"{name}.svg").exists()]
+    large = [path.name for path in tables if path not in small]
+    search = _search_file(results)
+    with atomic_directory(out) as folder:
+        if search.exists():
+            (folder / "tables").mkdir()
+            shutil.copyfile(search, folder / "tables" / search.name)
+        for path in (*small, *(report / "figures" / f"{name}.svg" for name in figures)):
+            target = folder / path.relative_to(report)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+        shutil.copyfile(config, folder / "study.json")
+        write_text(folder / "README.md", page(study, results, figures, [path.name for path in small], large))
+
+
+def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
+    """The page: how the results were made, the verdict, every panel, figures with captions, and the tables' names."""
+    table = pl.read_parquet(results / "report" / "tables" / "results.parquet")
+    cost = pl.read_parquet(results / "report" / "tables" / "cost.parquet")
+    lines = [f"# Results of the study `{study.study}`", "", study.description, "", *_origin(results, cost), "",
+             "## Verdict", ""]  # fmt: skip
+    lines += [line for sentence in verdict(study, table) for line in (sentence, "")]
+    for environment in study.environments:
+        lines += [f"## {environment}", "", *panels(table.filter(environment=environment)), ""]
+    lines += [NOTE, ""]
+    if (search := _search_file(results)).exists():
+        lines += ["## Search for the learning rates", "", *_search(study, pl.read_csv(search)), "",
+                  f"Its runs: [{search.name}](tables/{search.name}).", ""]  # fmt: skip
+    lines += ["## Figures", ""]
+    for name in figures:
+        lines += [f"**{CAPTIONS[name].title}.** {CAPTIONS[name].text}", "",
+                  f"![{CAPTIONS[name].title}](figures/{name}.svg)", ""]  # fmt: skip
+    lines += ["## Tables", "", ", ".join(f"[{name}](tables/{name})" for name in small) + "."]
+    if large:
+        lines += ["", f"Too large for a repository, made again by the study: {', '.join(large)}."]
+    return "\n".join([*lines, ""])
+
+
+def panels(table: pl.DataFrame) -> list[str]:
+    """One environment's rows of the table of results, as a table in Markdown."""
+    heads = ("panel", "policy", "seeds", "success", "other seeds", "lowest to highest seed", "lift", "difference",
+             "other seeds", "other tasks")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in table.iter_rows(named=True):
+        if row["method"] == table["method"][0]:
+            lines.append(
+                f"| {row['split']}, {row['mode']} | warm start | 1 | {_percent(row['warm_start'])} |" + " |" * 6
+            )
+        cells = ["", row["method"], str(row["seeds"]), _percent(row["success"]), _range(row, "low", "high", _percent),
+                 _range(row, "lowest_seed", "highest_seed", _percent), points(row["lift"])]  # fmt: skip
+        if row["against"] is None:
+            cells += ["", "", ""]
+        else:
+            cells += [f"{points(row['difference'])} to {row['against']}",
+                      *(_range(row, f"difference_{of}_low", f"difference_{of}_high", points)
+                        for of in ("seeds", "tasks"))]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _search_file(results: Path) -> Path:
+    return results.parent / "tune" / results.name / "tuning.csv"
+
+
+def _search(study: Study, table: pl.DataFrame) -> list[str]:
+    """Success on the panel `tune`, a column for each multiple of the environment's rates, and what the runs decide.
+
+    Runs with a share of the study's iterations decide nothing: fewer iterations favour higher rates.
+    """
+    factors = table["factor"].unique().sort()
+    heads = ("environment", "Muon, AdamW", "iterations", "method", *(f"×{factor:g}" for factor in factors))
+    tasks = table.row(0, named=True)["episodes"]
+    lines = [f"Sampled / greedy success in % on {tasks} tasks of the panel `tune`, which no other table is about. One "
+             "training run each, with a seed that the study does not use, and the same rates and "
+             "iterations for every method.", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]  # fmt: skip
+    for _, rows in table.group_by("environment", "method", maintain_order=True):
+        cells = [f"{_percent(row['sampled'])} / {_percent(row['greedy'])}" for row in rows.sort("factor").to_dicts()]
+        first = rows.row(0, named=True)
+        rates = ", ".join(f"{first[name] / first['factor']:g}" for name in ("muon_lr", "lr"))
+        names = [str(first["environment"]), rates, str(first["iterations"]), str(first["method"])]
+        lines.append(f"| {' | '.join(names + cells)} |")
+    whole = {name: settings.train.iterations for name, settings in study.environments.items()}
+    if any(whole.get(name) != iterations for name, iterations in table.select("environment", "iterations").iter_rows()):
+        return [*lines, "", "These runs do not have the study's iterations, so they decide nothing."]
+    heads = ("environment", "rates", "methods", "difference", "interval", "chosen")
+    lines += ["", "Difference in sampled success to the study's rates (×1), in points: mean over methods, with the "
+              "95\N{NO-BREAK SPACE}% interval of Student's t over their runs. Other rates are chosen only if their "
+              "interval is above 0, and then for all methods.", "",
+              f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]  # fmt: skip
+    for row in rate_choice(table).iter_rows(named=True):
+        difference, interval = points(row["difference"]), _range(row, "low", "high", points)
+        lines.append(f"| {row['environment']} | ×{row['factor']:g} | {row['methods']} | {difference} | {interval} | "
+                     f"×{row['chosen']:g} |")  # fmt: skip
+    return lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _range(row: dict[str, Any], low: str, high: str, form: Callable[[float], str]) -> str:
+    return "" if row[low] is None else f"{form(row[low])} to {form(row[high])}"
+
+
+def _origin(results: Path, cost: pl.DataFrame) -> list[str]:
+    """When, where and from which commits the results were made."""
+    history = History()
+    made: dict[str, set[str]] = {name: set() for name in STAGES}
+    for path in results.rglob("manifest.json"):
+        manifest = read_json(path)
+        if manifest["stage"] in made:
+            made[manifest["stage"]].add((history.commit(manifest, results) or "unknown")[:12])
+    finished = datetime.fromtimestamp((results / "report" / "manifest.json").stat().st_mtime, UTC)
+    hours = float(cost["cpu_seconds"].sum()) / 3600
+    commits = "; ".join(f"{stage} {', '.join(sorted(names))}" for stage, names in made.items() if names)
+    return [f"Finished on {finished:%Y-%m-%d}, {hours:.2f} CPU hours in {cost['jobs'].sum()} jobs; this page was made "
+            f"on {_machine()}. Commits, found by the content of each stage's sources: {commits}. "
+            "Settings: [study.json](study.json)."]  # fmt: skip
+
+
+def _machine() -> str:
+    """This machine's processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"

@@ -1,0 +1,39 @@
+"""The MLflow database: SQLite beside the results."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DATABASE = "mlflow.db"
+LOCK_SECONDS = 60  # that a writer waits for the others
+
+
+def uri(root: Path) -> str:
+    """Of the database under ``root``, the folder that holds all studies' results."""
+    return f"sqlite:///{(root / DATABASE).resolve()}?timeout={LOCK_SECONDS}"
+
+
+def create(root: Path) -> None:
+    """Make the database's tables where there are none: once, since processes that do so together fail."""
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{DATABASE}.lock"):
+        connect(root).search_experiments(max_results=1)
+
+
+def connect(root: Path) -> MlflowClient:
+    """A client of the database under ``root``."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # importing it sets its own
+    return MlflowClient(tracking_uri=uri(root))

@@ -1,0 +1,237 @@
+"""From the results folder to MLflow: every run with its curves, evaluation, model and files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+
+from empg.errors import DataError
+from empg.files import read_json, write_json
+from empg.pipeline.history import History
+from empg.provenance import STAGES, file_digest, json_digest, source_hashes
+from empg.report.trajectories import page_name
+from empg.tracking.database import uri
+from empg.tracking.system_metrics import PREFIX, load, system_history
+from empg.tracking.traces import delete_strays, log_rewards, log_sample
+from empg.tracking.tracker import MILLISECONDS_A_STEP, Identity, Tracker
+from empg.tracking.views import SUCCESS
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+LARGEST_MODEL = 2 * 1024**3  # bytes; MLflow keeps a copy of each model, so larger ones are named and not copied
+Points = dict[tuple[str, int], float]  # (metric, step) → value
+
+
+class Written(NamedTuple):
+    """A run that has everything but its end: when that was (milliseconds), its files' digest, its traces' rewards."""
+
+    run: str
+    end: int
+    stamp: str
+    rewards: dict[str, float]
+
+
+class Logbook:
+    """Writes a study's results folder into its tracker's experiment."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker, self.client, self.study = tracker, tracker.client, tracker.study
+        self.history = History()
+        self.sources = json_digest(source_hashes(STAGES["track"]))  # what is logged, and how, may change
+
+    def write(self) -> None:
+        """Raises :class:`DataError` when there is no result at all."""
+        stages = [*self._stages()]
+        if not stages:
+            raise DataError(f"{self.study}: expected the results of a study, found no finished stage")
+        written = [done for identity, folders in stages if (done := self._write_run(identity, folders))]
+        if rewards := {trace: reward for done in written for trace, reward in done.rewards.items()}:
+            log_rewards(rewards)
+        for done in written:
+            self.client.set_terminated(done.run, "FINISHED", done.end)
+            self.client.set_tag(done.run, "manifest", done.stamp)  # last: says that everything is there
+        self._drop_others({identity for identity, _ in stages})
+
+    def _stages(self) -> Iterator[tuple[Identity, list[Path]]]:
+        """Each run's identity and folders: the stage's own and, once finished, that of the policy's evaluation."""
+        for path in sorted(self.study.rglob("manifest.json")):
+            manifest, folder = read_json(path), path.parent
+            if manifest["stage"] in ("warmstart", "rollouts", "train", "report"):
+                evaluation = folder.parent / {"train": "evaluate"}.get(manifest["stage"], f"{folder.name}_evaluate")
+                found = [evaluation] if (evaluation / "manifest.json").exists() else []
+                yield Identity.of(manifest["stage"], manifest["config"]), [folder, *found]
+
+    def _write_run(self, identity: Identity, folders: list[Path]) -> Written | None:
+        """Log everything that is missing; None when nothing is."""
+        manifest = read_json(folders[0] / "manifest.json")
+        pages = self._pages(identity, folders[0])
+        manifests = [read_json(folder / "manifest.json") for folder in folders]
+        stamp = json_digest([self.sources, manifests, {page.name: file_digest(page) for page in pages}])
+        points = self._points(identity, folders)
+        run = self.tracker.find(identity)
+        if run is not None and run.data.tags.get("manifest") == stamp:
+            return None
+        if run is not None and not (
+            run.data.tags["config"] == json_digest(manifest["config"]) and self._agrees(run, points)
+        ):
+            self.tracker.delete(run)
+            run = None
+        end = int((folders[0] / "manifest.json").stat().st_mtime * 1000)
+        if run is None:
+            wall = read_json(folders[0] / "timing.json")["wall_seconds"]
+            run = self.tracker.begin(identity, manifest["config"], start=end - int(wall * 1000))
+        self.tracker.describe(run, identity, manifest["config"], self.history.commit(manifest, self.study))
+        self._log_missing(run, points)
+        self._log_system(run, identity)
+        self._log_files(run, identity, folders)
+        for page in pages:
+            self.client.log_artifact(run.info.run_id, str(page))
+        if identity.stage in ("warmstart", "train"):
+            self._log_model(run, folders[0] / "model")
+        rewards = (
+            log_sample(self.client, self.tracker.experiment, self.tracker.root, run, folders[0])
+            if identity.stage == "train"
+            else {}
+        )
+        return Written(run.info.run_id, max(end, run.info.start_time), stamp, rewards)
+
+    def _points(self, identity: Identity, folders: list[Path]) -> Points:
+        """Every metric of the run's files: the stage's curves, its summary and its policy's evaluation."""
+        points: Points = {}
+        curves = folders[0] / "metrics.parquet"
+        if curves.exists():
+            for row in pl.read_parquet(curves).iter_rows(named=True):
+                step = int(row.pop("iteration", row.get("step", 0)))
+                row.pop("step", None)
+                points |= {(f"{identity.stage}/{key}", step): float(v) for key, v in row.items() if v is not None}
+        if identity.stage == "rollouts":
+            summary = read_json(folders[0] / "manifest.json")["summary"]
+            points |= {(f"rollouts/{key}", 0): float(value) for key, value in summary.items()}
+        for folder in folders[1:]:
+            warm = folder.parent if identity.stage == "warmstart" else folder.parents[2]
+            points |= evaluation_points(folder, warm / "warmstart_evaluate")
+        return points
+
+    def _agrees(self, run: Run, points: Points) -> bool:
+        """Whether what MLflow already holds of this run is part of what the files say."""
+        return all(points.get(key) == value for key, value in self._stored(run).items())
+
+    def _stored(self, run: Run) -> Points:
+        keys = [key for key in run.data.metrics if not key.startswith(PREFIX)]
+        history = (metric for key in keys for metric in self.client.get_metric_history(run.info.run_id, key))
+        return {(metric.key, metric.step): metric.value for metric in history}
+
+    def _log_missing(self, run: Run, points: Points) -> None:
+        from mlflow.entities import Metric
+
+        stored, start = self._stored(run), run.info.start_time
+        missing = [
+            Metric(key, value, start + MILLISECONDS_A_STEP * step, step)
+            for (key, step), value in points.items()
+            if (key, step) not in stored
+        ]
+        for first in range(0, len(missing), 1000):
+            self.client.log_batch(run.info.run_id, metrics=missing[first : first + 1000])
+
+    def _log_system(self, run: Run, identity: Identity) -> None:
+        """What was sampled while the stage ran, where MLflow has lost it."""
+        metrics = load(self.tracker.system_file(identity))
+        if metrics and not system_history(self.client, run.info.run_id):
+            for first in range(0, len(metrics), 1000):
+                self.client.log_batch(run.info.run_id, metrics=metrics[first : first + 1000])
+
+    def _pages(self, identity: Identity, folder: Path) -> list[Path]:
+        """HTML pages of a stage and, of a trained policy, its sample of trajectories: MLflow shows them inline."""
+        name = page_name(identity.environment, identity.method, identity.seed)
+        return [*sorted(folder.glob("*.html")), *sorted((self.study / "report" / "trajectories").glob(name))]
+
+    def _log_files(self, run: Run, identity: Identity, folders: list[Path]) -> None:
+        """Small files that say what the run is; for the report, all of it."""
+        names = ("manifest.json", "timing.json", "summary.json", "metrics.parquet", "metrics.json")
+        for folder, place in zip(folders, (None, "evaluation"), strict=False):
+            for path in (folder / name for name in names):
+                if path.exists():
+                    self.client.log_artifact(run.info.run_id, str(path), place)
+        if identity.stage == "report":
+            for name in ("tables", "figures", "trajectories"):
+                self.client.log_artifacts(run.info.run_id, str(folders[0] / name), name)
+
+    def _log_model(self, run: Run, folder: Path) -> None:
+        """The policy as a model that `mlflow.transformers` and `mlflow.pyfunc` load."""
+        whole = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
+        for model in self.tracker.models(run):
+            if model.model_id not in whole or str(model.status) != "READY":
+                self.client.delete_logged_model(model.model_id)  # an earlier attempt was killed in it
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        self.client.set_tag(run.info.run_id, "model", str(folder))
+        if size > LARGEST_MODEL or self.tracker.models(run):
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks of MLflow and transformers on their own code
+            self._log_pipeline(run, folder)
+
+    def _log_pipeline(self, run: Run, folder: Path) -> None:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # MLflow would ask the hub for a model card
+        import mlflow.transformers
+        import transformers
+
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        mlflow.set_tracking_uri(uri(self.tracker.root))
+        pipeline = transformers.pipeline("text-generation", model=str(folder), device="cpu")
+        versions = [f"{name}=={release(name)}" for name in ("torch", "transformers")]
+        with mlflow.start_run(run_id=run.info.run_id):
+            mlflow.transformers.log_model(pipeline, name="policy", task="text-generation", pip_requirements=versions)
+
+    def _drop_others(self, identities: set[Identity]) -> None:
+        """Delete finished runs whose results are gone: a method or seed that the study has no more."""
+        names, kept = {identity.name for identity in identities}, set()
+        for run in self.client.search_runs([self.tracker.experiment], max_results=10_000):
+            if run.info.status == "FINISHED" and run.info.run_name not in names:
+                self.tracker.delete(run)
+            else:
+                kept.add(run.info.run_id)
+        delete_strays(self.client, self.tracker.experiment, kept)
+
+
+def evaluation_points(folder: Path, warm_start: Path) -> Points:
+    """``SPLIT/MODE/NUMBER`` of an evaluation; ``lift`` is its success above the warm start's.
+
+    ``success`` alone is the share of all splits' tasks that are solved in the sampled mode: one column for every run.
+    """
+    numbers = ("success", "success_low", "success_high", "steps_mean", "invalid_rate", "token_entropy_mean")
+    base: Any = read_json(warm_start / "summary.json")["panels"] if (warm_start / "summary.json").exists() else {}
+    points: Points = {}
+    panels = read_json(folder / "summary.json")["panels"]
+    sampled = [modes["sampled"] for modes in panels.values()]
+    points[SUCCESS, 0] = sum(panel["successes"] for panel in sampled) / sum(panel["n"] for panel in sampled)
+    for split, modes in panels.items():
+        for mode, panel in modes.items():
+            values = {name: panel[name] for name in numbers}
+            if folder != warm_start and split in base:
+                values["lift"] = panel["success"] - base[split][mode]["success"]
+            points |= {(f"{split}/{mode}/{name}", 0): float(v) for name, v in values.items() if v is not None}
+    return points
+
+
+def release(name: str) -> str:
+    """Of an installed library, without a build's local part (+cpu)."""
+    from importlib.metadata import version
+
+    return version(name).split("+", maxsplit=1)[0]
+
+
+def rebuild(study: Path) -> None:
+    """Make MLflow show everything that lies in ``study`` (results/STUDY), and nothing else of that study."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    Logbook(Tracker(study)).write()
+    timing = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    write_json(study / "track.timing.json", timing)

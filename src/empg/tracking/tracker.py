@@ -1,0 +1,184 @@
+"""What people look at: a study's runs in MLflow, on SQLite beside the results.
+
+Nothing lives here alone. :func:`rebuild` makes every run anew from the results folder, or completes those that
+:func:`live` began; doing it twice changes nothing. A run is known by what it is (study, stage, environment, method,
+seed), kept in its tags, so a stage that is resumed or repeated finds its run again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from empg.files import read_json
+from empg.pipeline.commands import command, data_set
+from empg.provenance import json_digest
+from empg.tracking.database import DATABASE, connect, create
+from empg.tracking.traces import delete_traces
+from empg.tracking.views import experiment_tags
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Run
+
+ARTIFACTS = "mlartifacts"
+MILLISECONDS_A_STEP = 1000  # a metric's time is its run's start plus its step, the same whenever it is logged again
+
+Metrics = Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a run is. ``method`` and ``seed`` are empty for stages that all methods share."""
+
+    stage: str
+    environment: str = ""
+    method: str = ""
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, stage: str, config: Mapping[str, Any]) -> Identity:
+        """From a stage's resolved configuration."""
+        if stage == "train":
+            return cls(stage, config["environment"], config["method_name"], config["seed"])
+        return cls(stage, config.get("environment", ""))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        seed = "" if self.seed is None else str(self.seed)
+        return {"stage": self.stage, "env": self.environment, "method": self.method, "seed": seed}
+
+    @property
+    def folder(self) -> str:
+        """Of its stage's results, within the study's."""
+        place = f"{self.method}/seed{self.seed}/train" if self.stage == "train" else self.stage
+        return f"{self.environment}/{place}" if self.environment else place
+
+    @property
+    def name(self) -> str:
+        if self.stage == "train":
+            return f"{self.environment} {self.method} seed {self.seed}"
+        return f"{self.environment} {self.stage}".strip()
+
+
+class Tracker:
+    """One study's runs. ``study`` is its folder, results/STUDY."""
+
+    def __init__(self, study: Path) -> None:
+        self.study, self.root = study, study.parent
+        create(self.root)
+        self.client = connect(self.root)
+        with FileLock(self.root / f".{DATABASE}.lock"):
+            self.experiment = self._experiment()
+        self.describe_study()
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.study.name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = (self.root / ARTIFACTS / self.study.name).resolve().as_uri()
+        return str(self.client.create_experiment(self.study.name, location))
+
+    def describe_study(self) -> None:
+        """Give the experiment its description and its saved view."""
+        for key, value in experiment_tags(self.study, self.experiment).items():
+            self.client.set_experiment_tag(self.experiment, key, value)
+
+    def find(self, identity: Identity) -> Run | None:
+        """The run of this identity."""
+        query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.tags.items())
+        runs = self.client.search_runs([self.experiment], query, max_results=1)
+        return runs[0] if runs else None
+
+    def begin(self, identity: Identity, config: Mapping[str, Any], *, start: int | None = None) -> Run:
+        """A new run with its parameters, description and data set; ``start`` in milliseconds, now if omitted."""
+        tags = {**identity.tags, "study": self.study.name, "config": json_digest(config)}
+        start = int(time.time() * 1000) if start is None else start
+        run = self.client.create_run(self.experiment, start_time=start, tags=tags, run_name=identity.name)
+        self.describe(run, identity, config)
+        return run
+
+    def describe(self, run: Run, identity: Identity, config: Mapping[str, Any], commit: str | None = None) -> None:
+        """Everything of a run that is known before it begins; again, it changes nothing."""
+        from mlflow.entities import Param, RunTag
+
+        folder, run_id = f"{self.study}/{identity.folder}", run.info.run_id
+        place = folder.removesuffix("/train")
+        data = data_set(self.study, identity.environment) if identity.environment else ""
+        note = (
+            f"{DESCRIPTIONS[identity.stage]}\n\nMade by `{command(self.study, identity.folder, data)}`\n\n"
+            f"Checked by `empg audit {place}`"
+        )
+        tags = {"mlflow.note.content": note, "mlflow.source.name": f"empg {identity.stage}",
+                "mlflow.source.type": "LOCAL", "folder": folder}  # fmt: skip
+        if commit:
+            tags["mlflow.source.git.commit"] = commit
+        params = [Param(key, value[:6000]) for key, value in flatten(config).items()]
+        self.client.log_batch(run_id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+        if data:
+            self._log_dataset(run, data)
+
+    def resume(self, identity: Identity, config: Mapping[str, Any]) -> Run:
+        """The run to go on with; one that is finished or had other settings is replaced (MLflow keeps it, deleted)."""
+        run = self.find(identity)
+        if run is not None and (run.info.status == "FINISHED" or run.data.tags["config"] != json_digest(config)):
+            self.delete(run)
+            run = None
+        if run is None:
+            return self.begin(identity, config)
+        self.client.update_run(run.info.run_id, status="RUNNING")
+        return run
+
+    def system_file(self, identity: Identity) -> Path:
+        """Where a stage's system metrics are kept: beside its log, as no result depends on them."""
+        return self.study / "logs" / f"{identity.folder}.system.parquet"
+
+    def delete(self, run: Run) -> None:
+        """Take a run with its traces and models out of the tables."""
+        delete_traces(self.client, self.experiment, run)
+        for model in self.models(run):
+            self.client.delete_logged_model(model.model_id)
+        self.client.delete_run(run.info.run_id)
+
+    def models(self, run: Run) -> list[LoggedModel]:
+        """The models that a run logged, also those that it began and did not finish."""
+        found = self.client.search_logged_models([self.experiment], f"source_run_id = '{run.info.run_id}'")
+        return list(found)
+
+    def _log_dataset(self, run: Run, name: str) -> None:
+        """The task data under the hash that DVC knows it by."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        path = self.root / "data" / f"{name}.json"
+        if not path.exists():
+            return
+        identity = read_json(path)
+        profile = {key: identity[key] for key in ("size", "nfiles") if key in identity}
+        source = json.dumps({"uri": identity["path"]})
+        dataset = Dataset(name, identity["md5"], "local", source, profile=json.dumps(profile))
+        tag = InputTag("mlflow.data.context", "tasks")
+        self.client.log_inputs(run.info.run_id, [DatasetInput(dataset, [tag])])
+
+
+DESCRIPTIONS = {
+    "warmstart": "A policy that imitates expert demonstrations; every training run starts from it.",
+    "rollouts": "Groups of episodes sampled from the warm start: the difficulty of tasks and the first batch.",
+    "train": "A policy trained with reinforcement learning from the warm start, and its evaluation.",
+    "report": "The study's report, its tables and its figures.",
+}
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted names and texts of every setting."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return flat
