@@ -13,6 +13,9 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from empg import config
+from empg.environments.alfworld import registration as alfworld
+from empg.environments.deepsearch import registration as deepsearch
+from empg.environments.webshop import registration as webshop
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for part in (".", "config", "docs") for path in (ROOT / part).glob("*.md"))
@@ -20,7 +23,7 @@ PAGES = sorted(path for part in (".", "config", "docs") for path in (ROOT / part
 SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "The study": (config.Study,),
     "An environment: `environments.NAME`": (config.EnvironmentStudy,),
-    "`interface`": (config.Interface,),
+    "`interface`": (webshop.WebshopInterface, deepsearch.DeepsearchInterface),
     "`policy`": (config.TinyPolicy, config.PretrainedPolicy),
     "`sampling`": (config.Sampling,),
     "`warmstart`": (config.WarmStart,),
@@ -28,12 +31,12 @@ SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "`rollouts`": (config.Rollouts,),
     "`train`": (config.Train,),
     "`evaluate`": (config.Evaluate,),
-    "A data set: `data.yaml`": (config.AlfworldData,),
-    "`sizes` of ALFWorld": (config.Sizes,),
-    "WebShop": (config.WebshopData,),
-    "`sizes` of WebShop": (config.ShopSizes,),
-    "Deep Search": (config.DeepsearchData,),
-    "`sizes` of Deep Search": (config.QuestionSizes,),
+    "A data set: `data.yaml`": (alfworld.AlfworldData,),
+    "`sizes` of ALFWorld": (alfworld.AlfworldSizes,),
+    "WebShop": (webshop.WebshopData,),
+    "`sizes` of WebShop": (webshop.WebshopSizes,),
+    "Deep Search": (deepsearch.DeepsearchData,),
+    "`sizes` of Deep Search": (deepsearch.DeepsearchSizes,),
 }
 DATA_SETS = ("A data set: `data.yaml`", "WebShop", "Deep Search")
 METHODS = (config.Grpo, config.Rloo, config.Gigpo, config.Dapo)
