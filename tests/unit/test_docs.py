@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 from empg import config
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(path for part in (".", "config", "docs") for path in (ROOT / part).glob("*.md"))
+FOLDERS = (".", "config", "docs", "docs/results", "docs/results/*")
+PAGES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md"))
 # Heading in config/README.md → the models whose settings its table explains.
 SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "The study": (config.Study,),
@@ -86,6 +87,21 @@ def test_every_setting_of_a_method_and_its_defaults_are_explained():
             cell = rows[name][2 if method is config.Dapo else 1]
             value = {"the environment's": None}.get(cell, written(cell.removeprefix("`gigpo` only: ")))
             assert value == default(field), f"{method.__name__}.{name}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments that a page's headings can be linked by, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_to_a_heading_find_it(page):
+    links = re.findall(r"\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    targets = [(page.parent / path if path else page, anchor) for path, anchor in links]
+    lost = [(path.name, a) for path, a in targets if path.suffix == ".md" and a not in anchors(path)]
+    assert lost == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
