@@ -101,9 +101,9 @@ CAPTIONS = {
         "Gradients",
         "Gradient variance with and without scaling",
         "Trace of the covariance of a step's weighted gradient, for the steps of the figure before, as a ratio. "
-        "Weights are the outcome advantage times g (scaled) and EMPG's final advantage; the denominator has the outcome "
-        "advantage alone. A dot is a seed; below 1 the variance is smaller. Smaller weights reduce variance and signal "
-        "alike, so the second panel divides by the square of the weights' mean size.",
+        "Weights are the outcome advantage times g (scaled) and EMPG's final advantage; the denominator has the "
+        "outcome advantage alone. A dot is a seed; below 1 the variance is smaller. Smaller weights reduce variance "
+        "and signal alike, so the second panel divides by the square of the weights' mean size.",
     ),
     "sensitivity": Caption(
         "Sensitivity",
