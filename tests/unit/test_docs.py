@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
+import pkgutil
 import re
+import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +113,23 @@ def test_relative_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     relative = [t.partition("#")[0] for t in targets if not re.match(r"https?://|#", t)]
     assert [target for target in relative if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_names_and_paths_of_the_source_exist(page):
+    """Imports in a page's Python, dotted names such as `empg.core.loss`, and paths such as `benchmarks/tune.py`."""
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"^ *```python\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(textwrap.dedent(block))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("empg"):
+                exec(ast.unparse(node), {})
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    for name in set(re.findall(r"`(empg(?:\.\w+)+)[`(]", text)) - groups.keys():
+        pkgutil.resolve_name(name)
+    paths = re.findall(
+        r"`(?:python )?((?:src|tests|benchmarks|config|envs|profiles|workflow|docs)/[\w./-]*\w)[` ]", text
+    )
+    assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
 
 
 def test_the_readmes_example_prints_what_it_says():
