@@ -91,8 +91,7 @@ def test_ties_are_in_the_order_of_the_corpus_however_the_index_is_cut(tmp_path: 
     whole = Index.build(write_corpus(tmp_path / "corpus.jsonl", passages), tmp_path / "whole")
 
     (tmp_path / "cut").mkdir()
-    cut = tantivy.Index(module._schema(), str(tmp_path / "cut"))
-    cut.register_tokenizer("stemmed", module._analyzer())
+    cut = module._empty(tmp_path / "cut")
     writer = cut.writer(15_000_000, num_threads=1)
     for part in (2, 0, 1):  # three segments, rows upside down and out of order
         for row in reversed(range(part, 90, 3)):

@@ -44,7 +44,10 @@ def test_an_environments_closure_holds_no_other_environment():
             packages = {path.relative_to(PACKAGE).parts[1] for path in own if "environments" in path.parts}
             assert packages & set(ENVIRONMENTS) <= {environment}
             left_out = {path.relative_to(PACKAGE).parts[:2] for path in everything - own}
-            assert left_out <= {("environments", other) for other in ENVIRONMENTS if other != environment}
+            allowed = {("environments", other) for other in ENVIRONMENTS if other != environment}
+            if environment == "alfworld":
+                allowed.add(("environments", "bm25.py"))  # of the environments that search
+            assert left_out <= allowed
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
