@@ -44,8 +44,14 @@ Environments = Callable[[], AlfworldEnvironment]
 
 def short_warm_start(profile: str) -> Policy:
     """The default policy after a few demonstrations: it speaks, and solves little."""
-    config = WarmStartRun(environment="alfworld", data=AlfworldData(profile=profile), system="", interface=Interface(),
-                          policy=TinyPolicy(), warmstart=WarmStart(tokens=WARM_START_TOKENS))  # fmt: skip
+    config = WarmStartRun(
+        environment="alfworld",
+        data=AlfworldData(profile=profile),
+        system="",
+        interface=Interface(),
+        policy=TinyPolicy(),
+        warmstart=WarmStart(tokens=WARM_START_TOKENS),
+    )
     no_files = Path()  # the games of demonstrations are drawn
     policy = make_policy(config, no_files)
     for _ in fine_tune(policy, config, no_files):
@@ -102,9 +108,14 @@ def with_generate(model: PreTrainedModel, chat: Chat, environments: Environments
         attention = torch.tensor([[0] * (longest - len(c.ids)) + [1] * len(c.ids) for c in active])
         uniforms = torch.tensor(np.array([1 - c.random.random(MAX_RESPONSE) for c in active]), dtype=torch.float32)
         answered = model.generate(
-            ids, attention_mask=attention, max_new_tokens=MAX_RESPONSE, do_sample=False, eos_token_id=chat.end_of_turn,
-            pad_token_id=chat.end_of_turn, logits_processor=[InverseTransform(uniforms)],
-        )  # fmt: skip
+            ids,
+            attention_mask=attention,
+            max_new_tokens=MAX_RESPONSE,
+            do_sample=False,
+            eos_token_id=chat.end_of_turn,
+            pad_token_id=chat.end_of_turn,
+            logits_processor=[InverseTransform(uniforms)],
+        )
         for conversation, response in zip(active, answered[:, longest:].tolist(), strict=True):
             conversation.take(response)
     return [c.responses for c in conversations]

@@ -49,9 +49,14 @@ def runs(study: Study, data: dict[str, Data], environments: list[str], share: fl
         panel = evaluate_run(study, data, environment, method, SEED)
         panel = panel.model_copy(update={"evaluate": panel.evaluate.model_copy(update={"splits": ("tune",)})})
         base, files = RESULTS / study.study / environment, Path("data") / study.data_set(environment)
-        behind = [train.model_dump(mode="json"), panel.model_dump(mode="json"), digest(base / "warmstart"),
-                  digest(base / "rollouts"), digest(files),
-                  source_hashes(STAGES["train"], train.data.type)]  # fmt: skip
+        behind = [
+            train.model_dump(mode="json"),
+            panel.model_dump(mode="json"),
+            digest(base / "warmstart"),
+            digest(base / "rollouts"),
+            digest(files),
+            source_hashes(STAGES["train"], train.data.type),
+        ]
         folder = RESULTS / "tune" / study.study / environment / method / f"{factor:g}_{json_digest(behind)[:12]}"
         result.append((factor, folder, base, files, train, panel))
     return result
@@ -61,14 +66,28 @@ def play(job: Job) -> dict[str, object]:
     """Train and evaluate one run; its row of the table."""
     factor, folder, base, data, train, panel = job
     if not (folder / "evaluate/manifest.json").exists():
-        rl.run(train, data, base / "warmstart/model", base / "rollouts", folder / "train",
-               on_metrics=lambda *_: None, progress=lambda *_: None)  # fmt: skip
+        rl.run(
+            train,
+            data,
+            base / "warmstart/model",
+            base / "rollouts",
+            folder / "train",
+            on_metrics=lambda *_: None,
+            progress=lambda *_: None,
+        )
         evaluate.run(panel, data, folder / "train/model", folder / "evaluate", progress=lambda *_: None)
     summary = read_json(folder / "evaluate/summary.json")["panels"]["tune"]
-    return {"environment": train.environment, "method": train.method_name, "factor": factor,
-            "muon_lr": train.train.optimiser.muon_lr, "lr": train.train.optimiser.lr,
-            "iterations": train.train.iterations, "sampled": summary["sampled"]["success"],
-            "greedy": summary["greedy"]["success"], "episodes": summary["sampled"]["n"]}  # fmt: skip
+    return {
+        "environment": train.environment,
+        "method": train.method_name,
+        "factor": factor,
+        "muon_lr": train.train.optimiser.muon_lr,
+        "lr": train.train.optimiser.lr,
+        "iterations": train.train.iterations,
+        "sampled": summary["sampled"]["success"],
+        "greedy": summary["greedy"]["success"],
+        "episodes": summary["sampled"]["n"],
+    }
 
 
 def main() -> None:

@@ -72,9 +72,12 @@ def course(job: tuple[str, str, int, int]) -> None:
             policy.save(Path(folder))
             solved = evaluate.summarise(evaluate.play(played, files, Path(folder), lambda *_: None))["tune"]
         thought, action = costs(policy, examples)
-        print(f"{environment} seed {seed} {metrics['tokens'] / 1e6:5.2f} M tokens  loss {metrics['loss']:.3f}  "
-              f"greedy {solved['greedy']['success']:.3f}  sampled {solved['sampled']['success']:.3f}  "
-              f"nats a step: thought {thought:.2f}, action {action:.2f}", flush=True)  # fmt: skip
+        print(
+            f"{environment} seed {seed} {metrics['tokens'] / 1e6:5.2f} M tokens  loss {metrics['loss']:.3f}  "
+            f"greedy {solved['greedy']['success']:.3f}  sampled {solved['sampled']['success']:.3f}  "
+            f"nats a step: thought {thought:.2f}, action {action:.2f}",
+            flush=True,
+        )
 
 
 def main() -> None:

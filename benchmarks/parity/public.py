@@ -22,11 +22,42 @@ from alfworld.agents.environment.alfred_tw_env import AlfredDemangler, AlfredTWE
 
 NEVER = 1_000_000  # the step limit is the caller's matter
 MALFORMED = (
-    "", " ", "  look  ", "\tlook\n", "Look", "LOOK", "look around", "lookk", "go", "go to", "go to ", "take",
-    "take from", "use", "help me", "inventory ", "inventory 1", "examine", "examine ", "open", "nothing",
-    "think: where is it?", "🙂", "look\x00", "{r}", "#look#", "%s %d",
-    "go to nowhere 1", "take mug from shelf", "move  to ", "slice", "look; look", "a" * 5000, "take " * 500, "\udcff",
-)  # fmt: skip
+    "",
+    " ",
+    "  look  ",
+    "\tlook\n",
+    "Look",
+    "LOOK",
+    "look around",
+    "lookk",
+    "go",
+    "go to",
+    "go to ",
+    "take",
+    "take from",
+    "use",
+    "help me",
+    "inventory ",
+    "inventory 1",
+    "examine",
+    "examine ",
+    "open",
+    "nothing",
+    "think: where is it?",
+    "🙂",
+    "look\x00",
+    "{r}",
+    "#look#",
+    "%s %d",
+    "go to nowhere 1",
+    "take mug from shelf",
+    "move  to ",
+    "slice",
+    "look; look",
+    "a" * 5000,
+    "take " * 500,
+    "\udcff",
+)
 
 
 def make_env(folder):
@@ -54,12 +85,18 @@ def corrupted(rng, command):
     place = rng.randrange(len(words))
     return rng.choice(
         (
-            command.upper(), command.title(), command.replace(" ", "  "), command + ".", command[:-1],
-            f" {command} ", f"{command}\n",
-            command.replace("move", "put").replace(" to ", " in/on "), " ".join(words[:place] + words[place + 1 :]),
+            command.upper(),
+            command.title(),
+            command.replace(" ", "  "),
+            command + ".",
+            command[:-1],
+            f" {command} ",
+            f"{command}\n",
+            command.replace("move", "put").replace(" to ", " in/on "),
+            " ".join(words[:place] + words[place + 1 :]),
             command + " " + command,
         )
-    )  # fmt: skip
+    )
 
 
 def choose(rng, admissible, seen, names):
@@ -72,10 +109,23 @@ def choose(rng, admissible, seen, names):
         return rng.choice(seen)
     if draw < 0.85:
         template = rng.choice(
-            ("take {} from {}", "move {} to {}", "put {} in/on {}", "heat {} with {}", "cool {} with {}",
-             "clean {} with {}", "slice {} with {}", "open {}", "close {}", "use {}", "examine {}", "go to {}", "{}",
-             "take {}")
-        )  # fmt: skip
+            (
+                "take {} from {}",
+                "move {} to {}",
+                "put {} in/on {}",
+                "heat {} with {}",
+                "cool {} with {}",
+                "clean {} with {}",
+                "slice {} with {}",
+                "open {}",
+                "close {}",
+                "use {}",
+                "examine {}",
+                "go to {}",
+                "{}",
+                "take {}",
+            )
+        )
         return template.format(*(rng.choice(names) for _ in range(template.count("{}"))))
     return corrupted(rng, rng.choice(seen)) if draw < 0.95 else rng.choice(MALFORMED)
 

@@ -15,8 +15,19 @@ VOCABULARY, LENGTH = 500, 60
 
 
 def network(family: str, layers: int = 2, *, induction: bool = True, eps: float = 1e-6) -> Transformer:
-    config = tiny_config(family, VOCABULARY, 0, 1, width=96, layers=layers, heads=4, kv_heads=2, mlp_width=256,
-                         max_positions=256, rope_theta=1e6)  # fmt: skip
+    config = tiny_config(
+        family,
+        VOCABULARY,
+        0,
+        1,
+        width=96,
+        layers=layers,
+        heads=4,
+        kv_heads=2,
+        mlp_width=256,
+        max_positions=256,
+        rope_theta=1e6,
+    )
     made = Transformer(Architecture.from_config(config | {"rms_norm_eps": eps}, "here"))
     generator = torch.Generator().manual_seed(0)
     initialise(made, generator)

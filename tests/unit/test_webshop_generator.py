@@ -203,8 +203,19 @@ def test_shuffling_keeps_the_items() -> None:
 # ----------------------------------------------------------------------------------------------------------- the files
 def test_the_written_shop_is_the_drawn_one(dataset: Path, shop: Shop) -> None:
     stored = StoredGoals(dataset).shop
-    fields = ("asin", "name", "description", "bullets", "category", "query", "product_category", "options",
-              "attributes", "pricing", "price_tag")  # fmt: skip
+    fields = (
+        "asin",
+        "name",
+        "description",
+        "bullets",
+        "category",
+        "query",
+        "product_category",
+        "options",
+        "attributes",
+        "pricing",
+        "price_tag",
+    )
     assert [[getattr(p, f) for f in fields] for p in stored.products] == [
         [getattr(p, f) for f in fields] for p in shop.products
     ]

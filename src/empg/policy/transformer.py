@@ -24,8 +24,15 @@ from empg.errors import DataError
 
 FEW = 0.75  # of the tokens: fewer are worth a last layer of their own
 FAMILIES = ("qwen2", "qwen3", "llama")
-NUMBERS = ("num_attention_heads", "hidden_size", "vocab_size", "num_hidden_layers", "intermediate_size", "rms_norm_eps",
-           "max_position_embeddings")  # fmt: skip
+NUMBERS = (
+    "num_attention_heads",
+    "hidden_size",
+    "vocab_size",
+    "num_hidden_layers",
+    "intermediate_size",
+    "rms_norm_eps",
+    "max_position_embeddings",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +240,9 @@ class Transformer(nn.Module):
         return x if wanted is None or pruned is not None else x[wanted]
 
     @torch.no_grad()
-    def prefill(self, token_ids: Tensor, lengths: Sequence[int], start: Sequence[int], cache: Cache,
-                rows: Sequence[int]) -> Tensor:  # fmt: skip
+    def prefill(
+        self, token_ids: Tensor, lengths: Sequence[int], start: Sequence[int], cache: Cache, rows: Sequence[int]
+    ) -> Tensor:
         """Append a chunk of tokens to each of some cached conversations; hidden state of each chunk's last token,
         ``[chunks, width]``.
 
@@ -249,8 +257,9 @@ class Transformer(nn.Module):
         places = [torch.arange(s, s + n, device=device) for s, n in zip(start, lengths, strict=True)]
         positions = torch.cat(places)
         row = torch.tensor(rows, device=device).repeat_interleave(torch.tensor(lengths, device=device))
-        masks = [torch.arange(s + n, device=device) <= p[:, None]
-                 for s, n, p in zip(start, lengths, places, strict=True)]  # fmt: skip
+        masks = [
+            torch.arange(s + n, device=device) <= p[:, None] for s, n, p in zip(start, lengths, places, strict=True)
+        ]
         cos, sin = self.cos[positions], self.sin[positions]
         x = F.embedding(token_ids, self.embedding)
         sizes, wanted = list(lengths), None
@@ -262,11 +271,15 @@ class Transformer(nn.Module):
             keys[row, :, positions] = k
             values[row, :, positions] = v
             attended = [
-                F.scaled_dot_product_attention(q_i.transpose(0, 1)[None], keys[r : r + 1, :, : s + n],
-                                               values[r : r + 1, :, : s + n], attn_mask=mask,
-                                               enable_gqa=layer.heads > layer.kv_heads)
+                F.scaled_dot_product_attention(
+                    q_i.transpose(0, 1)[None],
+                    keys[r : r + 1, :, : s + n],
+                    values[r : r + 1, :, : s + n],
+                    attn_mask=mask,
+                    enable_gqa=layer.heads > layer.kv_heads,
+                )
                 for q_i, r, s, n, mask in zip(torch.split(q, sizes), rows, start, lengths, masks, strict=True)
-            ]  # fmt: skip
+            ]
             x = x if wanted is None else x[wanted]
             x = layer.finish(x, torch.cat(attended, dim=2)[0].transpose(0, 1).flatten(1))
         return rms_norm(x, self.norm, self.architecture.norm_eps)
@@ -320,10 +333,11 @@ def packed_block(
         masks = [torch.arange(n, device=x.device) <= p[:, None] for n, p in zip(lengths, places, strict=True)]
         x = x[wanted]
     parts = [
-        F.scaled_dot_product_attention(q_i, k_i, v_i, mask, is_causal=mask is None,
-                                       enable_gqa=layer.heads > layer.kv_heads)
+        F.scaled_dot_product_attention(
+            q_i, k_i, v_i, mask, is_causal=mask is None, enable_gqa=layer.heads > layer.kv_heads
+        )
         for q_i, k_i, v_i, mask in zip(queries, keys, values, masks, strict=True)
-    ]  # fmt: skip
+    ]
     return layer.finish(x, torch.cat(parts, dim=2)[0].transpose(0, 1).flatten(1))
 
 

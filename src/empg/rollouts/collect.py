@@ -23,8 +23,9 @@ from empg.seeding import derive_seed
 PRIOR_ATTEMPTS = 4  # a task's success rate is shrunk to its type's with the weight of this many attempts
 
 
-def make_sampler(policy: Policy, sampling: Sampling, dataset: Dataset, max_steps: int, interface: Interface, *,
-                 greedy: bool = False) -> Sampler:  # fmt: skip
+def make_sampler(
+    policy: Policy, sampling: Sampling, dataset: Dataset, max_steps: int, interface: Interface, *, greedy: bool = False
+) -> Sampler:
     """A sampler of episodes of this data set."""
     return Sampler(
         policy.network,

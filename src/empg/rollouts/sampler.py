@@ -130,8 +130,10 @@ class Sampler:
     def end_steps(self, rows: Sequence[Row]) -> list[bool]:
         """Hand finished responses to the environments, all at once; whether each episode goes on."""
         texts = [self.chat.text(row.response) for row in rows]
-        actions = [None if self._is_truncated(row) else self.arena.parse_action(text)
-                   for row, text in zip(rows, texts, strict=True)]  # fmt: skip
+        actions = [
+            None if self._is_truncated(row) else self.arena.parse_action(text)
+            for row, text in zip(rows, texts, strict=True)
+        ]
         results = self.arena.step_all([row.environment for row in rows], actions)
         return [self._end_step(*step) for step in zip(rows, texts, actions, results, strict=True)]
 
