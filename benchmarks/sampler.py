@@ -1,7 +1,7 @@
 """Agent tokens per CPU second: our sampler beside ``model.generate`` that encodes the whole conversation each turn.
 
-Both play the same 64 ALFWorld episodes with the same weights and the same random numbers, on one thread of one process;
-the second way is what trainers without an inference server do.
+Both play the same 64 ALFWorld episodes with the same weights and the same random numbers, on one thread of one process.
+The second way is what trainers without an inference server do.
 
     python benchmarks/sampler.py [--profile small] [--model results/quick/alfworld/warmstart/model]
 
@@ -43,7 +43,7 @@ Environments = Callable[[], AlfworldEnvironment]
 
 
 def short_warm_start(profile: str) -> Policy:
-    """The default policy after a few demonstrations: it speaks, and solves little."""
+    """The default policy after a few demonstrations: it writes well-formed steps and solves little."""
     config = WarmStartRun(
         environment="alfworld",
         data=AlfworldData(profile=profile),
@@ -60,6 +60,7 @@ def short_warm_start(profile: str) -> Policy:
 
 
 def with_sampler(policy: Policy, environments: Environments, episodes: list[Episode]) -> Responses:
+    """The responses of our sampler."""
     sampler = Sampler(
         policy.network, policy.chat, Arena(environments), max_response=MAX_RESPONSE, max_context=MAX_CONTEXT
     )
@@ -122,7 +123,8 @@ def with_generate(model: PreTrainedModel, chat: Chat, environments: Environments
 
 
 def measure(name: str, play: Callable[[list[Episode]], Responses], episodes: list[Episode]) -> tuple[Responses, float]:
-    play(episodes[:2])  # what is made once is made now
+    """Play the episodes, print the speed, and return the responses and the agent tokens per CPU second."""
+    play(episodes[:2])  # warms up
     begin = time.process_time()
     responses = play(episodes)
     seconds = time.process_time() - begin
@@ -135,6 +137,7 @@ def measure(name: str, play: Callable[[list[Episode]], Responses], episodes: lis
 
 
 def main() -> int:
+    """Measure and print; the exit status is 1 below the target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a policy's folder (default: a short warm start)")
     parser.add_argument("--profile", choices=sorted(PROFILES), default="official", help="of the games")

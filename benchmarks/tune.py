@@ -1,10 +1,11 @@
 """Chooses the learning rates on the `tune` panel, with the same budget for every method of a study.
 
 Needs the study's warm starts and rollouts: `make run` makes them. Every method trains once with each multiple of its
-environment's rates, on a seed that no study uses, and is evaluated on the tune panel, which no report reads. Prints the
-runs and, if they have all iterations, what they decide (`empg.analysis.rates.rate_choice`: other rates only if shown to
-be better over all methods). Runs of all environments are written to `results/tune/STUDY/tuning.csv`. Those that are
-done are not repeated.
+environment's rates, on a seed that no study uses, and is evaluated on the tune panel, which no report reads.
+
+Prints the runs and, if they have all iterations, the choice of rates (`empg.analysis.rates.rate_choice`: other rates
+only if they are shown to be better over all methods). With all environments of the study, writes the runs to
+`results/tune/STUDY/tuning.csv`. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ Job = tuple[float, Path, Path, Path, TrainRun, EvaluateRun]
 def runs(study: Study, data: dict[str, Data], environments: list[str], share: float, factors: list[float]) -> list[Job]:
     """One training run and its evaluation for each environment, method and factor of Muon's and AdamW's rates.
 
-    Each of ``share`` of the study's iterations, with its folder, that of its environment's warm start and of its data.
+    Each has ``share`` of the study's iterations. A job holds the factor, the run's folder, the folders of the
+    environment's results and data, and both configurations.
     """
     result = []
     for environment, method, factor in product(environments, study.methods, factors):
@@ -91,6 +93,7 @@ def play(job: Job) -> dict[str, object]:
 
 
 def main() -> None:
+    """Play the runs that are not done and print what they decide."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", default="quick", help="the study's name (default: %(default)s)")
     parser.add_argument("--environments", nargs="+", help="of the study (default: all)")

@@ -1,4 +1,4 @@
-"""Plays games in the public engine (alfworld 0.4.2) and writes down what it says. Runs in the parity environment.
+"""Plays games in the public engine (alfworld 0.4.2) and records its answers. Runs in the parity environment.
 
     python public.py JOBS.json TRANSCRIPTS.jsonl
 
@@ -145,6 +145,7 @@ class Recorder:
         self.reset_seconds, self.step_seconds = [], 0.0
 
     def note(self, action, observation, infos, reward, done):
+        """Keep an event, and the commands and names that it shows."""
         self.admissible = infos["admissible_commands"][0]
         for command in self.admissible:
             if command not in self.seen:
@@ -154,12 +155,14 @@ class Recorder:
         self.events.append([action, observation, self.admissible, infos["won"][0], float(reward), bool(done)])
 
     def reset(self):
+        """Start the game over and note the first answer."""
         start = time.process_time()
         observations, infos = self.env.reset()
         self.reset_seconds.append(time.process_time() - start)
         self.note(None, observations[0], infos, 0.0, False)
 
     def step(self, action):
+        """Play an action, note the answer and return whether the game is over."""
         start = time.process_time()
         observations, scores, dones, infos = self.env.step([action])
         self.step_seconds += time.process_time() - start
@@ -187,6 +190,7 @@ def play(job):
 
 
 def main():
+    """Play every job and write a line for each."""
     jobs = json.loads(Path(sys.argv[1]).read_text())
     with open(sys.argv[2], "w", buffering=1) as out:
         for job in jobs:

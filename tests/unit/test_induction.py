@@ -31,7 +31,7 @@ def network(family: str, layers: int = 2, *, induction: bool = True, eps: float 
     made = Transformer(Architecture.from_config(config | {"rms_norm_eps": eps}, "here"))
     generator = torch.Generator().manual_seed(0)
     initialise(made, generator)
-    match_content(made, generator)
+    match_content(made)
     if induction:
         repeat_sequences(made, generator)
     return made

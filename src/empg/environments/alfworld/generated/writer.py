@@ -57,7 +57,7 @@ def game_text(scenario: Scenario, name: str) -> str:
 
 
 def trajectory_text(scenario: Scenario, name: str) -> str:
-    """The content of ``traj_data.json``, as far as the public engine and its readers use it."""
+    """The content of ``traj_data.json``: the part that the public engine and its readers use."""
     looking = scenario.target_type == LAMP
     data = {
         "task_id": name,
@@ -93,7 +93,7 @@ def _write_game(split_folder: Path, profile: str, split: str, task_id: int, seed
 
 
 def walkthrough(scenario: Scenario) -> list[str] | None:
-    """The actions with which the expert solves a game, or None if it does not in a hundred steps."""
+    """The expert's solution of a game, or None if a hundred steps are not enough."""
     game, expert = Game(to_problem(scenario)), Expert()
     observation = game.reset()
     actions: list[str] = []

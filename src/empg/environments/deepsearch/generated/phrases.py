@@ -144,7 +144,7 @@ COMPOSITES: dict[str, tuple[str, str]] = {
 
 
 class Comparison(NamedTuple):
-    """Which of two has more (or less) of a relation's number, and the words for it: "Which ``words``, A or B?"."""
+    """A question about which of two has more (or less) of a number, and its words: "Which ``words``, A or B?"."""
 
     relation: str
     most: bool

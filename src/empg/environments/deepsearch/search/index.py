@@ -17,7 +17,7 @@ from empg.files import atomic_directory, read_json, write_json
 
 _FINGERPRINT = "fingerprint.json"
 _SETTINGS = {"analyzer": "simple, 40 letters at most, lower case, English stems", "fields": 1, "format": 1}
-_MAX_QUERY_TERMS = 128
+_MAX_QUERY_TERMS = 128  # different words of a query that count
 _MAX_PAGE_PASSAGES = 100
 _SCORE_DIGITS = 4
 
@@ -39,10 +39,10 @@ class Page(NamedTuple):
 
 
 class Index:
-    """BM25 over one stemmed field of title and text. Reading is safe from several threads and processes at once.
+    """BM25 over one stemmed field of title and text. Several threads and processes may read at once.
 
     Ties are broken by the order of the corpus. Scores are rounded to four decimals: their last bits depend on how the
-    index is cut into segments, and results must not.
+    index is cut into segments, and results must not depend on it.
     """
 
     def __init__(self, index: tantivy.Index) -> None:
@@ -99,9 +99,10 @@ class Index:
         return int(self._searcher.num_docs)
 
     def search(self, query: str, k: int) -> list[Hit]:
-        """The at most ``k`` best passages that share a term with the query, best first. No text of a query raises.
+        """The at most ``k`` best passages that share a term with the query, best first.
 
-        A query is a bag of words, without operators. Its terms count once each, the first 128 of them.
+        A query is a bag of words without operators, and no text is a wrong query. Its first 128 different terms count,
+        each once. Raises ValueError if ``k`` is below 1.
         """
         if k < 1:
             raise ValueError(f"k: expected at least 1, found {k}")
@@ -112,7 +113,7 @@ class Index:
     def page(self, title: str) -> Page | None:
         """The passages with this title, whatever its case and spacing, as one text; None if there are none.
 
-        A page has its first hundred passages at most.
+        Only the first hundred passages of a page are read.
         """
         key = title_key(encodable(title))
         query = tantivy.Query.term_query(self._ranking.schema, "key", key, "basic")
