@@ -1,4 +1,4 @@
-"""The sampler does what sampling without any cache does, and the scorer agrees with it; on real games."""
+"""The sampler equals sampling without a cache, and the scorer agrees with it, on real games."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
 
 
 class Guided(AlfworldEnvironment):
-    """A game in which whatever a policy says means some admissible action, so that random words lead somewhere."""
+    """A game that reads any text as an admissible action, so that random words lead somewhere."""
 
     def step(self, action: str | None) -> StepResult:
         actions = self.admissible_actions
@@ -38,7 +38,7 @@ class Guided(AlfworldEnvironment):
 
 
 def environments():
-    """Makes environments whose limits follow each other."""
+    """Makes environments with each of the step limits in turn."""
     limits = cycle(LIMITS)
     return lambda: Guided(GAMES, next(limits))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tantivy
 
-from empg.environments.bm25 import BODY, Ranking, make_analyser, make_index, write
+from empg.environments.bm25 import BODY, ROW, Ranking, make_analyser, make_index, write
 
 TEXTS = ["red cup", "blue cup", "red plate", "blue cup", "lamp"]
 
@@ -27,6 +28,22 @@ def test_equal_scores_keep_the_order_of_the_documents(digits: int | None) -> Non
     many = ranking(["same words"] * 300)
     for limit in (1, 7, 299, 300, 1000):
         assert rows(many, {"word": 1, "same": 1}, limit, digits) == list(range(min(limit, 300)))
+
+
+@pytest.mark.parametrize("digits", [None, 4])
+def test_equal_scores_keep_the_order_of_the_documents_in_any_segments(digits: int | None) -> None:
+    analyser = make_analyser()
+    index = make_index(analyser)
+    writer = index.writer(15_000_000, num_threads=1)
+    for part in (2, 0, 1):
+        for row in reversed(range(part, 90, 3)):
+            writer.add_document(tantivy.Document(**{BODY: "same words", ROW: row}))
+        writer.commit()
+    writer.wait_merging_threads()
+    cut = Ranking(index, analyser, most_terms=10)
+    assert cut.searcher.num_segments == 3
+    for limit in (1, 7, 89, 90, 100):
+        assert rows(cut, {"word": 1, "same": 1}, limit, digits) == list(range(min(limit, 90)))
 
 
 def test_a_words_weight_multiplies_its_score() -> None:

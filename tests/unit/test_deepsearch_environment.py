@@ -1,4 +1,4 @@
-"""The episode: what each action is answered, the limits, the reward and the figures."""
+"""The episode: the answer to each action, the limits, the reward and the metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mimetic start of a policy that must copy names of several tokens."""
+"""The mimetic initialisation of a policy that must copy names of several tokens."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def network(family: str, layers: int = 2, *, induction: bool = True, eps: float 
 
 @torch.no_grad()
 def attention(made: Transformer, token_ids: torch.Tensor) -> list[torch.Tensor]:
-    """Each layer's attention weights ``[heads, tokens, tokens]``, computed apart from the network's own code."""
+    """Each layer's attention weights ``[heads, tokens, tokens]``, computed without the network's own code."""
     n = len(token_ids)
     x, cos, sin = made.embedding[token_ids], made.cos[:n], made.sin[:n]
     weights = []

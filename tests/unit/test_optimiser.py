@@ -15,7 +15,7 @@ from empg.training.optimiser import Muon, Optimiser, orthogonalise
 
 
 def newton_schulz(value: float) -> float:
-    """What Muon's five steps make of one singular value."""
+    """The value that Muon's five steps give to a singular value."""
     a, b, c = Muon.COEFFICIENTS
     for _ in range(5):
         value = a * value + b * value**3 + c * value**5

@@ -1,4 +1,4 @@
-"""The warm start: what it learns from, how its rate runs, and that a little of it helps and is always the same."""
+"""The warm start: its demonstrations, its learning rate, and that a short one helps and is reproducible."""
 
 from __future__ import annotations
 
