@@ -24,8 +24,17 @@ METHODS = {"grpo": Grpo, "dapo": Dapo, "rloo": Rloo, "gigpo": Gigpo}
 
 def step(*entropies: float, observation: str = "here") -> Step:
     n = len(entropies)
-    return Step(observation, np.zeros(2, np.int32), np.zeros(n, np.int32), np.full(n, -1, np.float32),
-                np.array(entropies, np.float32), "", "look", invalid=False, truncated=False)  # fmt: skip
+    return Step(
+        observation,
+        np.zeros(2, np.int32),
+        np.zeros(n, np.int32),
+        np.full(n, -1, np.float32),
+        np.array(entropies, np.float32),
+        "",
+        "look",
+        invalid=False,
+        truncated=False,
+    )
 
 
 def trajectory(group: int, number: int, reward: float, *steps: Step) -> Trajectory:
@@ -48,8 +57,9 @@ GIGPO_STEPS = np.array([1, 0, -1, 0, 0, 0])
 
 def method(advantage: str, modulation: str):
     options = {"omega": 1.0} if advantage == "gigpo" else {}
-    return METHODS[advantage](advantage=advantage, modulation=modulation, k=K, k_future=K, zeta=ZETA, overlong_cache=0,
-                              **options)  # fmt: skip
+    return METHODS[advantage](
+        advantage=advantage, modulation=modulation, k=K, k_future=K, zeta=ZETA, overlong_cache=0, **options
+    )
 
 
 def test_the_dense_score_can_be_the_reward():
@@ -169,8 +179,12 @@ def test_token_level_by_hand(advantage, modulation):
     np.testing.assert_allclose(found.token_advantage, expected, **tolerance)
     np.testing.assert_allclose(found.step_entropy, H, **tolerance)  # what the table shows of a step's entropies
     columns = found.columns()
-    for name, values in (("advantage", expected), ("gradient_scale", g), ("clarity_bonus", f),
-                         ("normalised_entropy", h)):  # fmt: skip
+    for name, values in (
+        ("advantage", expected),
+        ("gradient_scale", g),
+        ("clarity_bonus", f),
+        ("normalised_entropy", h),
+    ):
         means = [values[s == STEP].mean() for s in range(6)]
         np.testing.assert_allclose(columns[name], means, **tolerance, err_msg=name)
     magnitude = np.abs(expected)
@@ -185,9 +199,14 @@ def test_a_steps_tokens_share_its_advantage():
 @pytest.mark.parametrize("advantage", METHODS)
 def test_steps_of_one_token_make_the_levels_agree(advantage):
     batch = [
-        trajectory(t.episode.group, t.episode.trajectory, t.reward,
-                   *(step(s.entropies.mean(), observation=s.observation) for s in t.steps)) for t in BATCH
-    ]  # fmt: skip
+        trajectory(
+            t.episode.group,
+            t.episode.trajectory,
+            t.reward,
+            *(step(s.entropies.mean(), observation=s.observation) for s in t.steps),
+        )
+        for t in BATCH
+    ]
     by_step = credit_batch(batch, method(advantage, "empg"), max_response=10)
     np.testing.assert_allclose(
         credit_batch(batch, by_token(advantage, "empg"), max_response=10).token_advantage, by_step.token_advantage

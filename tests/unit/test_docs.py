@@ -1,4 +1,4 @@
-"""The documentation says what is so: settings and their defaults, links, and the README's example."""
+"""The documentation is true: settings and their defaults, links, and the README's example."""
 
 from __future__ import annotations
 

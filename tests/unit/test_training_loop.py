@@ -18,18 +18,34 @@ from empg.training.credit import credit_batch
 from empg.training.rl import Loop, _minibatches, batch_metrics
 
 SIZE = 2
-STEP = Step("here", np.zeros(3, np.int32), np.zeros(2, np.int32), np.full(2, -1, np.float32),
-            np.array([0.2, 0.4], np.float32), "", "look", invalid=False, truncated=False)  # fmt: skip
+STEP = Step(
+    "here",
+    np.zeros(3, np.int32),
+    np.zeros(2, np.int32),
+    np.full(2, -1, np.float32),
+    np.array([0.2, 0.4], np.float32),
+    "",
+    "look",
+    invalid=False,
+    truncated=False,
+)
 TASKS = [Task("alfworld", "train", i, "x") for i in range(8)]
 
 
 def config(method, groups: int = 3) -> TrainRun:
     value = {
-        "environment": "alfworld", "data": {"type": "alfworld"}, "max_steps": 4,
-        "system": "", "interface": {}, "policy": {"type": "tiny"},
-        "sampling": {}, "train": {"groups": groups, "group_size": SIZE}, "method_name": "m", "seed": 0,
+        "environment": "alfworld",
+        "data": {"type": "alfworld"},
+        "max_steps": 4,
+        "system": "",
+        "interface": {},
+        "policy": {"type": "tiny"},
+        "sampling": {},
+        "train": {"groups": groups, "group_size": SIZE},
+        "method_name": "m",
+        "seed": 0,
         "method": json.loads(method.model_dump_json()),
-    }  # fmt: skip
+    }
     return parse(TrainRun, value, "test")
 
 
@@ -150,10 +166,23 @@ def test_metrics_by_hand():
     credited = credit_batch(kept, Grpo(advantage="grpo"), 40)
     found = batch_metrics(kept, dropped, credited)
     expected = {
-        "success": 1 / 6, "reward_mean": 0.5, "score_mean": 0.0, "invalid_rate": 0.0, "steps_mean": 8 / 6,
-        "agent_tokens": 16.0, "context_tokens": 40.0, "entropy_mean": 0.3, "step_entropy_min": 0.3,
+        "success": 1 / 6,
+        "reward_mean": 0.5,
+        "score_mean": 0.0,
+        "invalid_rate": 0.0,
+        "steps_mean": 8 / 6,
+        "agent_tokens": 16.0,
+        "context_tokens": 40.0,
+        "entropy_mean": 0.3,
+        "step_entropy_min": 0.3,
         "step_entropy_mean": 0.3,
-        "step_entropy_max": 0.3, "gradient_scale_min": 1.0, "gradient_scale_max": 1.0, "clarity_bonus_mean": 0.0,
-        "advantage_abs_mean": 1.0, "equal_reward_groups": 0.0, "equal_reward_mass": 0.0, "groups_dropped": 2,
-    }  # fmt: skip
+        "step_entropy_max": 0.3,
+        "gradient_scale_min": 1.0,
+        "gradient_scale_max": 1.0,
+        "clarity_bonus_mean": 0.0,
+        "advantage_abs_mean": 1.0,
+        "equal_reward_groups": 0.0,
+        "equal_reward_mass": 0.0,
+        "groups_dropped": 2,
+    }
     assert found == pytest.approx(expected, abs=1e-5)

@@ -77,7 +77,7 @@ def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     network = Transformer(Architecture.from_config(model_config, "the policy's config"))
     generator = torch.Generator().manual_seed(derive_seed(seed, "weights"))
     initialise(network, generator)
-    match_content(network, generator)
+    match_content(network)
     share_words(network.embedding, [str(chat.tokenizer.decode([i])) for i in range(len(chat.tokenizer))], generator)
     if sizes.induction:
         repeat_sequences(network, generator)
