@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from empg.config.base import Model, Name, Positive
 from empg.config.data import AlfworldData, Data, DeepsearchData, QuestionSizes, ShopSizes, Sizes, WebshopData
-from empg.config.methods import Dapo, Gigpo, Grpo, Method, Rloo
+from empg.config.methods import (
+    ADVANTAGES,
+    MODULATIONS,
+    AdvantageRegistration,
+    Method,
+    ModulationRegistration,
+    NoSettings,
+    SharedSettings,
+    method_model,
+    own_settings,
+)
 from empg.config.policy import Interface, Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.reading import DATA, load_data, load_environments, load_study, parse, read_yaml
 from empg.config.slices import (
@@ -26,29 +36,31 @@ from empg.config.stages import Evaluate, Optimiser, Rollouts, Train, WarmStart
 from empg.config.study import EnvironmentStudy, Study
 
 __all__ = [
+    "ADVANTAGES",
     "DATA",
+    "MODULATIONS",
+    "AdvantageRegistration",
     "AlfworldData",
-    "Dapo",
     "Data",
     "DeepsearchData",
     "EnvironmentStudy",
     "Evaluate",
     "EvaluateRun",
-    "Gigpo",
-    "Grpo",
     "Interface",
     "Method",
     "Model",
+    "ModulationRegistration",
     "Name",
+    "NoSettings",
     "Optimiser",
     "Policy",
     "Positive",
     "PretrainedPolicy",
     "QuestionSizes",
-    "Rloo",
     "Rollouts",
     "RolloutsRun",
     "Sampling",
+    "SharedSettings",
     "ShopSizes",
     "Sizes",
     "Study",
@@ -62,6 +74,8 @@ __all__ = [
     "load_data",
     "load_environments",
     "load_study",
+    "method_model",
+    "own_settings",
     "parse",
     "read_yaml",
     "rollouts_run",

@@ -89,10 +89,9 @@ def rollouts_run(study: Study, data: dict[str, Data], environment: str) -> Rollo
 
 def train_run(study: Study, data: dict[str, Data], environment: str, method: str, seed: int) -> TrainRun:
     e, m = study.environments[environment], study.methods[method]
-    if m.zeta is None:
-        m = m.model_copy(update={"zeta": e.zeta})
     return TrainRun(**_common(study, data, environment), max_steps=e.max_steps, policy=e.policy, sampling=e.sampling,
-                    train=e.train, method_name=method, method=m, seed=seed)  # fmt: skip
+                    train=e.train, method_name=method, method=m.in_environment(e.zeta),
+                    seed=seed)  # fmt: skip
 
 
 def evaluate_run(study: Study, data: dict[str, Data], environment: str, method: str, seed: int) -> EvaluateRun:
