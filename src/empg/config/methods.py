@@ -100,8 +100,16 @@ class Method(SharedSettings):
         return {name: getattr(self, name) for name in own_settings(ADVANTAGES[self.advantage])}
 
     def modulation_settings(self) -> dict[str, Any]:
-        """The settings that the function of the modulation gets."""
-        return {name: getattr(self, name) for name in own_settings(MODULATIONS[self.modulation])}
+        """The settings that the function of the modulation gets.
+
+        Raises :class:`ConfigError` for a ``zeta`` that is still the environment's: see :meth:`in_environment`.
+        """
+        settings = {name: getattr(self, name) for name in own_settings(MODULATIONS[self.modulation])}
+        if settings.get("zeta", 0.0) is None:
+            raise ConfigError(
+                f"modulation {self.modulation}: zeta: expected a number or an environment's, found neither"
+            )
+        return settings
 
     def unmodulated(self) -> dict[str, Any]:
         """Every setting but those of the modulation."""
