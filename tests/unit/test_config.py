@@ -116,7 +116,10 @@ def test_schema_and_models_refuse_the_same():
 def test_a_methods_own_zeta_wins():
     value = {
         "seeds": [1],
-        "methods": {"grpo": {"advantage": "grpo"}, "own": {"advantage": "grpo", "zeta": 0.2}},
+        "methods": {
+            "grpo": {"advantage": "grpo", "modulation": "empg"},
+            "own": {"advantage": "grpo", "modulation": "empg_bonus", "zeta": 0.2},
+        },
         "environments": {"alfworld": {"zeta": 0.1}},
     }
     study = parse(Study, value, "config.yaml")
