@@ -147,7 +147,7 @@ def bars(left: float, top: float) -> list[str]:
         parts += [text(x0, top + 30, name, f"l name {colour}"), text(x0, top + 48, words, "s")]
         parts += [f'<line x1="{x0}" x2="{x0 + 252}" y1="{base}" y2="{base}" class="base"/>']
         for j, (value, action) in enumerate(zip(values, ACTIONS, strict=True)):
-            x, height = x0 + 6 + 42 * j, 68 * value / max(values)
+            x, height = x0 + 6 + 42 * j, round(68 * value / max(values), 1)
             parts += [
                 box(x, base - height, 30, height, kind=f"bar {colour}", radius=3),
                 text(x + 15, base + 17, action, "s mid"),
