@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning, and holds what docs/ and the docstrings say; the pictures are current."""
+"""The documentation site builds without a warning and holds what docs/ and the docstrings say; pictures are current."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def test_pages_ask_nothing_of_the_network(site):
     pages = {page.name: re.findall(loaded, page.read_text(encoding="utf-8")) for page in site.rglob("*.html")}
     assert {name: addresses for name, addresses in pages.items() if addresses} == {}
     styles = [path.read_text(encoding="utf-8") for path in site.rglob("*.css")]
-    assert [found for style in styles for found in re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//\S+", style)] == []
+    assert [
+        found for style in styles for found in re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//\S+", style)
+    ] == []
 
 
 def test_roles_in_docstrings_become_links(site):
