@@ -54,7 +54,7 @@ def find(item: griffe.Object, name: str) -> str | None:
 def member(scope: griffe.Object, name: str) -> str | None:
     """The canonical path of the object of this dotted name in ``scope``."""
     try:
-        return scope[name].canonical_path
+        return str(scope[name].canonical_path)
     except (KeyError, griffe.AliasResolutionError):
         return None
 
