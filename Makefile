@@ -70,7 +70,7 @@ bench: setup  ## measure speed and memory side by side with public peers
 
 # The variable silences an advertisement that Material for MkDocs prints with each build.
 docs: setup  ## build the documentation site into site/ (open site/index.html)
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 pictures: setup  ## draw docs/pictures: the pipeline, and a study's report in Chromium (STUDY=quick)
 	python tools/pictures.py --report results/$(STUDY)/report/report.html
