@@ -128,6 +128,23 @@ def test_a_mistake_in_its_settings_is_named(installed, wrong, message):
         assert part in error
 
 
+def test_a_change_of_its_source_outdates_the_runs_that_use_it(installed):
+    """The settings of a run are an input of its job: those with the hash of another source plan it again."""
+    files = {
+        name: installed.root / "results/outside/config/alfworld" / name / "seed1/train.json"
+        for name in ("grpo", "shaped")
+    }
+    source = installed.root / "site" / "empg_example_method" / "functions.py"
+    assert installed.prepare().returncode == 0
+    before = {name: file.read_text() for name, file in files.items()}
+    text = source.read_text()
+    source.write_text(text + "\n# Another line.\n")
+    assert installed.prepare().returncode == 0
+    after = {name: file.read_text() for name, file in files.items()}
+    source.write_text(text)
+    assert [name for name in files if before[name] != after[name]] == ["shaped"]
+
+
 def test_the_schema_completes_its_keys(installed):
     installed.empg("schema", "--out", "schemas")
     text = (installed.root / "schemas" / "config.schema.json").read_text()

@@ -1,14 +1,8 @@
-"""Methods: an outcome advantage times a modulation, each of which is one registration.
-
-A registration is a config model and the name of a pure function. It stands behind an entry point of the group
-``empg.advantages`` or ``empg.modulations``, whose name is what a study writes: ``{advantage: grpo, modulation: empg}``.
-Functions are named, not imported, so that reading a configuration does not import torch.
-"""
+"""Methods: an outcome advantage times a modulation, composed from one registration each; and the built-in ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -17,72 +11,22 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from empg.config.base import Model
+from empg.config.registrations import (
+    ADVANTAGES,
+    MODULATIONS,
+    AdvantageRegistration,
+    Aggregation,
+    ModulationRegistration,
+    NoSettings,
+    SharedSettings,
+    own_settings,
+    package_digest,
+)
 from empg.errors import ConfigError
-from empg.registry import Registry, did_you_mean
+from empg.registry import did_you_mean
 
-Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
-Strength = Annotated[float, Field(ge=0)]
 UNMODULATED = "none"
-
-
-# ------------------------------------------------------------------------------------------------------ registrations
-class NoSettings(Model):
-    """For an advantage or a modulation without settings of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdvantageRegistration:
-    """An outcome advantage.
-
-    Args:
-        settings: the model of its own settings, which the function gets as keywords; :class:`NoSettings` for none. A
-            field that :class:`SharedSettings` has too gives that another default and does not reach the function.
-        function: ``module:attribute`` of ``function(batch, **settings)``, from an :class:`empg.core.advantages.Batch`
-            to :class:`empg.core.advantages.Advantages`.
-    """
-
-    settings: type[Model]
-    function: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModulationRegistration:
-    """A modulation.
-
-    Args:
-        settings: the model of its own settings, as in :class:`AdvantageRegistration`. A setting ``zeta`` that is None
-            takes the ``zeta`` of the environment.
-        function: ``module:attribute`` of ``function(advantages, entropy, trajectory, **settings)``, from
-            :class:`empg.core.advantages.Advantages` and, for every step (or token), its entropy in nats and the index
-            of its trajectory, to :class:`empg.core.modulation.Modulation`.
-    """
-
-    settings: type[Model]
-    function: str
-
-
-ADVANTAGES = Registry("empg.advantages", AdvantageRegistration, "outcome advantage")
-MODULATIONS = Registry("empg.modulations", ModulationRegistration, "modulation")
-
-
-# ------------------------------------------------------------------------------------------------------------ methods
-class SharedSettings(Model):
-    """The settings that every method has.
-
-    ``entropy`` is the kind of H that modulates and ``level`` the granularity of the modulation. ``entropy_coef`` is the
-    weight with which the loss rewards the mean token entropy (an entropy bonus) or, below 0, punishes it (entropy
-    minimisation).
-    """
-
-    entropy: Literal["shannon", "renyi2"] = "shannon"
-    level: Literal["step", "token"] = "step"
-    entropy_coef: float = 0.0
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    clip_high: Annotated[float, Field(gt=0)] = 0.2
-    kl_coef: Annotated[float, Field(ge=0)] = 0.01
-    aggregation: Aggregation = "seq-mean-token-mean"
-    dynamic_sampling: Annotated[int, Field(ge=0)] = 0
-    overlong_cache: Annotated[int, Field(ge=0)] = 0
+Strength = Annotated[float, Field(ge=0)]
 
 
 class Method(SharedSettings):
@@ -115,6 +59,11 @@ class Method(SharedSettings):
         """Every setting but those of the modulation."""
         return self.model_dump(exclude={"modulation", "entropy", "level", *own_settings(MODULATIONS[self.modulation])})
 
+    def functions(self) -> dict[str, str | None]:
+        """Both functions by reference. Those of another package come with the SHA-256 of its Python files."""
+        references = (ADVANTAGES[self.advantage].function, MODULATIONS[self.modulation].function)
+        return {reference: package_digest(reference.partition(".")[0].partition(":")[0]) for reference in references}
+
     def in_environment(self, zeta: float) -> Method:
         """The same method; a ``zeta`` that is None takes this one, the environment's."""
         return self.model_copy(update={"zeta": zeta}) if getattr(self, "zeta", zeta) is None else self
@@ -140,13 +89,8 @@ class Method(SharedSettings):
         return _json_schema(handler) if SharedSettings in cls.__bases__ else handler(schema)
 
 
-def own_settings(registration: AdvantageRegistration | ModulationRegistration) -> list[str]:
-    """The names of a registration's own settings, without those that only change a shared default."""
-    return [name for name in registration.settings.model_fields if name not in SharedSettings.model_fields]
-
-
 @cache
-def method_model(advantage: str, modulation: str) -> type[Method]:
+def method_model(advantage: str, modulation: str, /) -> type[Method]:
     """The model of a method: the shared settings, those of the advantage and those of the modulation.
 
     Raises :class:`ConfigError` where advantage and modulation both have a setting of the same name.
@@ -179,7 +123,7 @@ def _validate(value: Any) -> Method:
         if not isinstance(names[key], str) or names[key] not in known
     ]
     if not wrong:
-        model = method_model(**names)
+        model = method_model(names["advantage"], names["modulation"])
         unknown = [key for key in value if key not in model.model_fields]
         wrong = [_error(key, _no_setting(str(key), list(model.model_fields), **names), value[key]) for key in unknown]
         value = {key: setting for key, setting in value.items() if key not in unknown}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from empg.config.base import Model, Name, Positive
 from empg.config.data import Data
 from empg.config.methods import Method
@@ -37,7 +39,10 @@ class RolloutsRun(Model):
 
 
 class TrainRun(Model):
-    """What one training run depends on, besides the warm-start model and its rollouts."""
+    """What one training run depends on, besides the warm-start model and its rollouts.
+
+    ``functions`` are those of the method: :meth:`empg.config.Method.functions`.
+    """
 
     environment: Name
     data: Data
@@ -49,6 +54,7 @@ class TrainRun(Model):
     train: Train
     method_name: Name
     method: Method
+    functions: dict[str, str | None] = Field(default_factory=dict)
     seed: int
 
 
@@ -91,7 +97,7 @@ def train_run(study: Study, data: dict[str, Data], environment: str, method: str
     e, m = study.environments[environment], study.methods[method]
     return TrainRun(**_common(study, data, environment), max_steps=e.max_steps, policy=e.policy, sampling=e.sampling,
                     train=e.train, method_name=method, method=m.in_environment(e.zeta),
-                    seed=seed)  # fmt: skip
+                    functions=m.functions(), seed=seed)  # fmt: skip
 
 
 def evaluate_run(study: Study, data: dict[str, Data], environment: str, method: str, seed: int) -> EvaluateRun:
