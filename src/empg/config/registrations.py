@@ -86,11 +86,13 @@ def own_settings(registration: AdvantageRegistration | ModulationRegistration) -
 def package_digest(package: str) -> str | None:
     """Of the Python files of a top-level package or module; None for this package, whose sources a stage records."""
     spec = find_spec(package)
-    if package == "empg" or spec is None or spec.origin is None:
+    if package == "empg" or spec is None:
         return None
-    file = Path(spec.origin)
-    files = sorted(file.parent.rglob("*.py")) if spec.submodule_search_locations else [file]
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    files = {path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")}
+    if not folders and spec.origin:
+        files = {Path(spec.origin).name: Path(spec.origin)}
     found = sha256()
-    for path in files:
-        found.update(f"{path.relative_to(file.parent).as_posix()}\0".encode() + path.read_bytes())
+    for name, path in sorted(files.items()):
+        found.update(f"{name}\0".encode() + path.read_bytes())
     return found.hexdigest()
