@@ -25,8 +25,17 @@ MODULATIONS = ("none", "empg", "empg_scale", "empg_bonus")
 
 def step(*entropies: float, observation: str = "here") -> Step:
     n = len(entropies)
-    return Step(observation, np.zeros(2, np.int32), np.zeros(n, np.int32), np.full(n, -1, np.float32),
-                np.array(entropies, np.float32), "", "look", invalid=False, truncated=False)  # fmt: skip
+    return Step(
+        observation,
+        np.zeros(2, np.int32),
+        np.zeros(n, np.int32),
+        np.full(n, -1, np.float32),
+        np.array(entropies, np.float32),
+        "",
+        "look",
+        invalid=False,
+        truncated=False,
+    )
 
 
 def trajectory(group: int, number: int, reward: float, *steps: Step) -> Trajectory:
@@ -244,8 +253,12 @@ def test_token_level_by_hand(advantage, modulation):
     np.testing.assert_allclose(found.token_advantage, expected, **tolerance)
     np.testing.assert_allclose(found.step_entropy, H, **tolerance)  # what the table shows of a step's entropies
     columns = found.columns()
-    for name, values in (("advantage", expected), ("gradient_scale", g), ("clarity_bonus", f),
-                         ("normalised_entropy", h)):  # fmt: skip
+    for name, values in (
+        ("advantage", expected),
+        ("gradient_scale", g),
+        ("clarity_bonus", f),
+        ("normalised_entropy", h),
+    ):
         means = [values[s == STEP].mean() for s in range(6)]
         np.testing.assert_allclose(columns[name], means, **tolerance, err_msg=name)
     magnitude = np.abs(expected)
@@ -260,9 +273,14 @@ def test_a_steps_tokens_share_its_advantage():
 @pytest.mark.parametrize("advantage", METHODS)
 def test_steps_of_one_token_make_the_levels_agree(advantage):
     batch = [
-        trajectory(t.episode.group, t.episode.trajectory, t.reward,
-                   *(step(s.entropies.mean(), observation=s.observation) for s in t.steps)) for t in BATCH
-    ]  # fmt: skip
+        trajectory(
+            t.episode.group,
+            t.episode.trajectory,
+            t.reward,
+            *(step(s.entropies.mean(), observation=s.observation) for s in t.steps),
+        )
+        for t in BATCH
+    ]
     by_step = credit_batch(batch, method(advantage, "empg"), max_response=10)
     np.testing.assert_allclose(
         credit_batch(batch, by_token(advantage, "empg"), max_response=10).token_advantage, by_step.token_advantage

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from empg.config import DATA, parse
+from empg.config import ENVIRONMENTS
 from empg.environments import data as data_stage
 from empg.environments.registry import open_dataset
 from empg.files import read_json
@@ -17,7 +17,7 @@ EMBEDDED = ("alfworld", "webshop", "deepsearch")
 
 
 def data(environment: str, source: str):
-    return parse(DATA, {"type": environment, "source": source}, "test")
+    return ENVIRONMENTS[environment].data(type=environment, source=source)
 
 
 @pytest.mark.parametrize("environment", EMBEDDED)
@@ -46,7 +46,7 @@ def test_other_data_repeats(questions: Path, tmp_path: Path) -> None:
 
 
 def test_the_manifest_tells_the_users_files_apart(questions: Path, tmp_path: Path) -> None:
-    """A run's input hash is made of the manifest's outputs: other files must give another one."""
+    """A run's input hash is made of the manifest's outputs, so other files must change it."""
     found = []
     for text in (None, '{"id": "9", "question": "Who?", "golden_answers": ["She"]}\n'):
         if text:

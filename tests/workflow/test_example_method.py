@@ -30,7 +30,7 @@ environments:
     rollouts: {tasks: 2}
     train: {iterations: 2, groups: 2, group_size: 3, reward: score}
 """
-DATA = "small: {type: alfworld, sizes: {train: 4, valid_seen: 1, valid_unseen: 1, tune: 1}}\n"
+DATA = "data_sets:\n  small: {type: alfworld, sizes: {train: 4, valid_seen: 1, valid_unseen: 1, tune: 1}}\n"
 
 
 class Installed:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, LiteralString
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, create_model
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from empg.config.base import Model
+from empg.config.base import UNKNOWN, Model
 from empg.config.registrations import (
     ADVANTAGES,
     MODULATIONS,
@@ -125,7 +125,8 @@ def _validate(value: Any) -> Method:
     if not wrong:
         model = method_model(names["advantage"], names["modulation"])
         unknown = [key for key in value if key not in model.model_fields]
-        wrong = [_error(key, _no_setting(str(key), list(model.model_fields), **names), value[key]) for key in unknown]
+        known = list(model.model_fields)
+        wrong = [_error(key, _no_setting(str(key), known, **names), value[key], UNKNOWN) for key in unknown]
         value = {key: setting for key, setting in value.items() if key not in unknown}
     if wrong:
         raise ValidationError.from_exception_data("Method", wrong)
@@ -133,15 +134,16 @@ def _validate(value: Any) -> Method:
 
 
 def _no_setting(key: str, known: Iterable[str], advantage: str, modulation: str) -> str:
-    """What is wrong with a key that a method does not have."""
+    """What to say of a key that a method does not have."""
     owners = [f"advantage {name}" for name, entry in ADVANTAGES.items() if key in own_settings(entry)]
     owners += [f"modulation {name}" for name, entry in MODULATIONS.items() if key in own_settings(entry)]
     hint = f"; it is one of {', '.join(owners)}" if owners else did_you_mean(key, list(known))
-    return f"expected a setting of advantage {advantage} with modulation {modulation}{hint}"
+    return f"unknown to advantage {advantage} with modulation {modulation}{hint}"
 
 
-def _error(key: Any, message: str, value: Any) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError("method", message), loc=(key,), input=value)
+def _error(key: Any, message: str, value: Any, kind: LiteralString = "method") -> InitErrorDetails:
+    details = PydanticCustomError(kind, "{message}", {"message": message})
+    return InitErrorDetails(type=details, loc=(key,), input=value)
 
 
 def _json_schema(handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -128,8 +128,8 @@ def build(config: TrainRun, data: Path, model: Path, rollouts: Path, record: Rec
         policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
     reference = Policy.load(model, config.system).network if config.method.kl_coef > 0 else None
     optimiser = Optimiser(policy.network, config.train.optimiser)
-    dataset = open_dataset(config.data, data)
-    sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, config.interface)
+    dataset = open_dataset(config.data, data, config.interface)
+    sampler = make_sampler(policy, config.sampling, dataset, config.max_steps)
     batches = Batches.open(config, sampler, dataset.tasks("train"), rollouts)
     writer = Writer(record)
     return Loop(config, policy, reference, optimiser, batches, writer, writer.resume(policy, optimiser))

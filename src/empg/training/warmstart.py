@@ -17,7 +17,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from empg.config import PretrainedPolicy, TinyPolicy, WarmStartRun
+from empg.config import ENVIRONMENTS, PretrainedPolicy, TinyPolicy, WarmStartRun
 from empg.environments.base import Dataset, DemonstrationStep
 from empg.environments.registry import open_dataset
 from empg.errors import ConfigError, DivergenceError
@@ -66,10 +66,11 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
         policy = Policy.load(fetch(config.policy.model), config.system)
         policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
         return policy
-    dataset = open_dataset(config.data, data)
+    dataset = open_dataset(config.data, data, config.interface)
     demonstrations = islice(demonstrate(dataset, config), TOKENIZER_DEMONSTRATIONS)
     spoken = (text for d in demonstrations for text in texts(d, config.system, dataset.format_step))
-    tokenizer = train_tokenizer(spoken, config.policy.vocab_size, dataset.names)
+    tags = ENVIRONMENTS[config.data.type].tags
+    tokenizer = train_tokenizer(spoken, config.policy.vocab_size, dataset.names, tags=tags)
     chat = Chat(tokenizer, config.system, "the trained tokenizer")
     return tiny_policy(config.policy, chat, config.warmstart.seed)
 
@@ -87,7 +88,7 @@ def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     network = Transformer(Architecture.from_config(model_config, "the policy's config"))
     generator = torch.Generator().manual_seed(derive_seed(seed, "weights"))
     initialise(network, generator)
-    match_content(network, generator)
+    match_content(network)
     share_words(network.embedding, [str(chat.tokenizer.decode([i])) for i in range(len(chat.tokenizer))], generator)
     if sizes.induction:
         repeat_sequences(network, generator)
@@ -110,12 +111,7 @@ def demonstrate(dataset: Dataset, config: WarmStartRun) -> Iterator[list[Demonst
         random = Random(derive_seed(settings.seed, "demonstration", task))
         mistakes = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
         yield dataset.demonstrate(
-            task,
-            random,
-            max_steps=settings.max_steps,
-            interface=config.interface,
-            mistake_rate=mistakes,
-            detour_rate=settings.detour_rate,
+            task, random, max_steps=settings.max_steps, mistake_rate=mistakes, detour_rate=settings.detour_rate
         )
 
 
@@ -185,7 +181,7 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
         return
     optimiser = Optimiser(network, settings.optimiser)
     tokens = 0
-    dataset = open_dataset(config.data, data)
+    dataset = open_dataset(config.data, data, config.interface)
     longest = network.architecture.max_positions
     weight = settings.observation_weight
     stream = (
