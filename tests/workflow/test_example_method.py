@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -30,7 +31,7 @@ environments:
     rollouts: {tasks: 2}
     train: {iterations: 2, groups: 2, group_size: 3, reward: score}
 """
-DATA = "data_sets:\n  small: {type: alfworld, sizes: {train: 4, valid_seen: 1, valid_unseen: 1, tune: 1}}\n"
+DATA = "data_sets: {small: {type: alfworld, sizes: {train: 4, valid_seen: 1, valid_unseen: 1, tune: 1}}}\n"
 
 
 class Installed:
@@ -94,6 +95,16 @@ def test_its_settings_are_checked_and_resolved(trained):
     assert method["aggregation"] == "seq-mean-token-sum", "its default of a shared setting"
 
 
+def test_its_source_is_part_of_the_settings(trained):
+    """So that a change of its code outdates the runs with it, and no other."""
+    recorded = json.loads((trained / "manifest.json").read_text())["config"]["method_sources"]
+    site = trained.parent / "site"
+    files = ("empg_example_method/__init__.py", "empg_example_method/functions.py")
+    assert recorded == {name: hashlib.sha256((site / name).read_bytes()).hexdigest() for name in files}
+    other = json.loads((trained.parent / "results/outside/config/alfworld/grpo/seed1/train.json").read_text())
+    assert other["method_sources"] == {}
+
+
 def test_both_functions_made_the_advantages(trained):
     """Recomputed from the rows: 3·(R − mean of the group), plus min(α·H, half of its absolute value)."""
     files = sorted((trained / "rollouts").glob("iteration_*.parquet"))
@@ -126,23 +137,6 @@ def test_a_mistake_in_its_settings_is_named(installed, wrong, message):
     file.write_text(STUDY)
     for part in parts:
         assert part in error
-
-
-def test_a_change_of_its_source_outdates_the_runs_that_use_it(installed):
-    """The settings of a run are an input of its job: those with the hash of another source plan it again."""
-    files = {
-        name: installed.root / "results/outside/config/alfworld" / name / "seed1/train.json"
-        for name in ("grpo", "shaped")
-    }
-    source = installed.root / "site" / "empg_example_method" / "functions.py"
-    assert installed.prepare().returncode == 0
-    before = {name: file.read_text() for name, file in files.items()}
-    text = source.read_text()
-    source.write_text(text + "\n# Another line.\n")
-    assert installed.prepare().returncode == 0
-    after = {name: file.read_text() for name, file in files.items()}
-    source.write_text(text)
-    assert [name for name in files if before[name] != after[name]] == ["shaped"]
 
 
 def test_the_schema_completes_its_keys(installed):

@@ -8,7 +8,7 @@ file, so that changing one setting reruns only what depends on it.
 from __future__ import annotations
 
 from empg.config.base import Model, Name, Positive
-from empg.config.environments import ENVIRONMENTS, Data, DataSet, EnvironmentType, Interface
+from empg.config.environments import ENVIRONMENTS, Data, DataSet, EnvironmentRegistration, Interface
 from empg.config.methods import Method, method_model
 from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.reading import DataFile, load_data, load_environments, load_study, parse, read_yaml
@@ -44,8 +44,8 @@ __all__ = [
     "Data",
     "DataFile",
     "DataSet",
+    "EnvironmentRegistration",
     "EnvironmentStudy",
-    "EnvironmentType",
     "Evaluate",
     "EvaluateRun",
     "Interface",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
-from typing import Annotated, Any, Literal, LiteralString
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, create_model
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from empg.config.base import UNKNOWN, Model
+from empg.config.base import Model
 from empg.config.registrations import (
     ADVANTAGES,
     MODULATIONS,
@@ -20,7 +19,6 @@ from empg.config.registrations import (
     NoSettings,
     SharedSettings,
     own_settings,
-    package_digest,
 )
 from empg.errors import ConfigError
 from empg.registry import did_you_mean
@@ -59,17 +57,18 @@ class Method(SharedSettings):
         """Every setting but those of the modulation."""
         return self.model_dump(exclude={"modulation", "entropy", "level", *own_settings(MODULATIONS[self.modulation])})
 
-    def functions(self) -> dict[str, str | None]:
-        """Both functions by reference. Those of another package come with the SHA-256 of its Python files."""
-        references = (ADVANTAGES[self.advantage].function, MODULATIONS[self.modulation].function)
-        return {reference: package_digest(reference.partition(".")[0].partition(":")[0]) for reference in references}
-
     def in_environment(self, zeta: float) -> Method:
         """The same method; a ``zeta`` that is None takes this one, the environment's."""
         return self.model_copy(update={"zeta": zeta}) if getattr(self, "zeta", zeta) is None else self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Method.model_validate, (self.model_dump(),)  # pickle does not find a composed class by name
+
+    @classmethod
+    def _hint(cls, key: str) -> str:
+        owners = [f"advantage {name}" for name, entry in ADVANTAGES.items() if key in own_settings(entry)]
+        owners += [f"modulation {name}" for name, entry in MODULATIONS.items() if key in own_settings(entry)]
+        return f"; it is a setting of {', '.join(owners)}" if owners else super()._hint(key)
 
     @classmethod
     def _validated(cls, value: Any) -> Method:
@@ -122,27 +121,13 @@ def _validate(value: Any) -> Method:
         for key, known in (("advantage", ADVANTAGES), ("modulation", MODULATIONS))
         if not isinstance(names[key], str) or names[key] not in known
     ]
-    if not wrong:
-        model = method_model(names["advantage"], names["modulation"])
-        unknown = [key for key in value if key not in model.model_fields]
-        known = list(model.model_fields)
-        wrong = [_error(key, _no_setting(str(key), known, **names), value[key], UNKNOWN) for key in unknown]
-        value = {key: setting for key, setting in value.items() if key not in unknown}
     if wrong:
         raise ValidationError.from_exception_data("Method", wrong)
-    return model.model_validate(value)
+    return method_model(names["advantage"], names["modulation"]).model_validate(value)
 
 
-def _no_setting(key: str, known: Iterable[str], advantage: str, modulation: str) -> str:
-    """What to say of a key that a method does not have."""
-    owners = [f"advantage {name}" for name, entry in ADVANTAGES.items() if key in own_settings(entry)]
-    owners += [f"modulation {name}" for name, entry in MODULATIONS.items() if key in own_settings(entry)]
-    hint = f"; it is one of {', '.join(owners)}" if owners else did_you_mean(key, list(known))
-    return f"unknown to advantage {advantage} with modulation {modulation}{hint}"
-
-
-def _error(key: Any, message: str, value: Any, kind: LiteralString = "method") -> InitErrorDetails:
-    details = PydanticCustomError(kind, "{message}", {"message": message})
+def _error(key: Any, message: str, value: Any) -> InitErrorDetails:
+    details = PydanticCustomError("method", "{message}", {"message": message})
     return InitErrorDetails(type=details, loc=(key,), input=value)
 
 

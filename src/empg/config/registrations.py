@@ -7,9 +7,6 @@ a study writes. Functions are named, not imported, so that reading a configurati
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -81,18 +78,3 @@ MODULATIONS = Registry("empg.modulations", ModulationRegistration, "modulation")
 def own_settings(registration: AdvantageRegistration | ModulationRegistration) -> list[str]:
     """The names of a registration's own settings, without those that only change a shared default."""
     return [name for name in registration.settings.model_fields if name not in SharedSettings.model_fields]
-
-
-def package_digest(package: str) -> str | None:
-    """Of the Python files of a top-level package or module; None for this package, whose sources a stage records."""
-    spec = find_spec(package)
-    if package == "empg" or spec is None:
-        return None
-    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    files = {path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")}
-    if not folders and spec.origin:
-        files = {Path(spec.origin).name: Path(spec.origin)}
-    found = sha256()
-    for name, path in sorted(files.items()):
-        found.update(f"{name}\0".encode() + path.read_bytes())
-    return found.hexdigest()

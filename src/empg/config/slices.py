@@ -47,7 +47,7 @@ class RolloutsRun(_Run):
 class TrainRun(_Run):
     """What one training run depends on, besides the warm-start model and its rollouts.
 
-    ``functions`` are those of the method: :meth:`empg.config.Method.functions`.
+    ``method_sources`` holds the hashes of the source files of a method that another package registered.
     """
 
     max_steps: Positive
@@ -56,7 +56,7 @@ class TrainRun(_Run):
     train: Train
     method_name: Name
     method: Method
-    functions: dict[str, str | None] = Field(default_factory=dict)
+    method_sources: dict[str, str] = Field(default_factory=dict)
     seed: int
 
 
@@ -95,7 +95,7 @@ def train_run(study: Study, data: dict[str, DataSet], environment: str, method: 
     e, m = study.environments[environment], study.methods[method]
     return TrainRun(**_common(study, data, environment), max_steps=e.max_steps, policy=e.policy, sampling=e.sampling,
                     train=e.train, method_name=method, method=m.in_environment(e.zeta),
-                    functions=m.functions(), seed=seed)  # fmt: skip
+                    seed=seed)  # fmt: skip
 
 
 def evaluate_run(study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int) -> EvaluateRun:
