@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from empg.config import AlfworldData, TrainRun, parse
+from empg.config import TrainRun, parse
 from empg.environments import data as data_stage
+from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.registry import open_dataset
 from empg.policy.policy import Policy
 from empg.provenance import Record
@@ -111,9 +112,10 @@ def root(make_policy, tmp_path_factory):
     (root / "model").mkdir()
     make_policy("qwen2").save(root / "model")
     (root / "rollouts").mkdir()
-    chosen, dataset = config(), open_dataset(DATA, root / "data")
+    chosen = config()
+    dataset = open_dataset(DATA, root / "data", chosen.interface)
     policy = Policy.load(root / "model", "")
-    sampler = Rewarded(make_sampler(policy, chosen.sampling, dataset, chosen.max_steps, chosen.interface))
+    sampler = Rewarded(make_sampler(policy, chosen.sampling, dataset, chosen.max_steps))
     played = sampler.play(group_episodes(dataset.tasks("train")[:4], 3, 0, 0, "rollouts"))
     write_table(to_table(played, iteration=0, policy_version=0), STEPS, root / "rollouts" / "rollouts.parquet")
     write_table(difficulty_table(played), DIFFICULTY, root / "rollouts" / "difficulty.parquet")

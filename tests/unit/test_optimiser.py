@@ -109,6 +109,14 @@ def test_a_step_returns_the_norm_and_clips_to_the_limit():
     assert clipped == pytest.approx(0.5, rel=1e-4)
 
 
+def test_no_gradient_is_left_after_zero_grad():
+    model = network()
+    optimiser = Optimiser(model, Config(lr=1e-3, muon_lr=1e-2))
+    give_gradients(model, 1)
+    optimiser.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_the_factor_scales_both_learning_rates_and_does_not_pile_up():
     changes = []
     for factors in ([1.0], [0.5], [0.0, 0.5]):

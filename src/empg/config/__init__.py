@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from empg.config.base import Model, Name, Positive
 from empg.config.environments import ENVIRONMENTS, Data, DataSet, EnvironmentRegistration, Interface
-from empg.config.methods import (
+from empg.config.methods import Method, method_model
+from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
+from empg.config.reading import DataFile, load_data, load_environments, load_study, parse, read_yaml
+from empg.config.registrations import (
     ADVANTAGES,
     MODULATIONS,
     AdvantageRegistration,
     Aggregation,
-    Method,
     ModulationRegistration,
     NoSettings,
     SharedSettings,
-    method_model,
     own_settings,
 )
-from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
-from empg.config.reading import DataFile, load_data, load_environments, load_study, parse, read_yaml
 from empg.config.slices import (
     EvaluateRun,
     RolloutsRun,

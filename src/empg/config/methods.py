@@ -1,13 +1,7 @@
-"""Methods: an outcome advantage times a modulation, each of which is one registration.
-
-A registration is a config model and the name of a pure function. It stands behind an entry point of the group
-``empg.advantages`` or ``empg.modulations``, whose name is what a study writes: ``{advantage: grpo, modulation: empg}``.
-Functions are named, not imported, so that reading a configuration does not import torch.
-"""
+"""Methods: an outcome advantage times a modulation, composed from one registration each; and the built-in ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -16,72 +10,21 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from empg.config.base import Model
+from empg.config.registrations import (
+    ADVANTAGES,
+    MODULATIONS,
+    AdvantageRegistration,
+    Aggregation,
+    ModulationRegistration,
+    NoSettings,
+    SharedSettings,
+    own_settings,
+)
 from empg.errors import ConfigError
-from empg.registry import Registry, did_you_mean
+from empg.registry import did_you_mean
 
-Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
-Strength = Annotated[float, Field(ge=0)]
 UNMODULATED = "none"
-
-
-# ------------------------------------------------------------------------------------------------------ registrations
-class NoSettings(Model):
-    """For an advantage or a modulation without settings of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdvantageRegistration:
-    """An outcome advantage.
-
-    Args:
-        settings: the model of its own settings, which the function gets as keywords; :class:`NoSettings` for none. A
-            field that :class:`SharedSettings` has too gives that another default and does not reach the function.
-        function: ``module:attribute`` of ``function(batch, **settings)``, from an :class:`empg.core.advantages.Batch`
-            to :class:`empg.core.advantages.Advantages`.
-    """
-
-    settings: type[Model]
-    function: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModulationRegistration:
-    """A modulation.
-
-    Args:
-        settings: the model of its own settings, as in :class:`AdvantageRegistration`. A setting ``zeta`` that is None
-            takes the ``zeta`` of the environment.
-        function: ``module:attribute`` of ``function(advantages, entropy, trajectory, **settings)``, from
-            :class:`empg.core.advantages.Advantages` and, for every step (or token), its entropy in nats and the index
-            of its trajectory, to :class:`empg.core.modulation.Modulation`.
-    """
-
-    settings: type[Model]
-    function: str
-
-
-ADVANTAGES = Registry("empg.advantages", AdvantageRegistration, "outcome advantage")
-MODULATIONS = Registry("empg.modulations", ModulationRegistration, "modulation")
-
-
-# ------------------------------------------------------------------------------------------------------------ methods
-class SharedSettings(Model):
-    """The settings that every method has.
-
-    ``entropy`` is the kind of H that modulates and ``level`` the granularity of the modulation. ``entropy_coef`` is the
-    weight with which the loss rewards the mean token entropy (an entropy bonus) or, below 0, punishes it (entropy
-    minimisation).
-    """
-
-    entropy: Literal["shannon", "renyi2"] = "shannon"
-    level: Literal["step", "token"] = "step"
-    entropy_coef: float = 0.0
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    clip_high: Annotated[float, Field(gt=0)] = 0.2
-    kl_coef: Annotated[float, Field(ge=0)] = 0.01
-    aggregation: Aggregation = "seq-mean-token-mean"
-    dynamic_sampling: Annotated[int, Field(ge=0)] = 0
-    overlong_cache: Annotated[int, Field(ge=0)] = 0
+Strength = Annotated[float, Field(ge=0)]
 
 
 class Method(SharedSettings):
@@ -145,13 +88,8 @@ class Method(SharedSettings):
         return _json_schema(handler) if SharedSettings in cls.__bases__ else handler(schema)
 
 
-def own_settings(registration: AdvantageRegistration | ModulationRegistration) -> list[str]:
-    """The names of a registration's own settings, without those that only change a shared default."""
-    return [name for name in registration.settings.model_fields if name not in SharedSettings.model_fields]
-
-
 @cache
-def method_model(advantage: str, modulation: str) -> type[Method]:
+def method_model(advantage: str, modulation: str, /) -> type[Method]:
     """The model of a method: the shared settings, those of the advantage and those of the modulation.
 
     Raises :class:`ConfigError` where advantage and modulation both have a setting of the same name.
@@ -185,11 +123,12 @@ def _validate(value: Any) -> Method:
     ]
     if wrong:
         raise ValidationError.from_exception_data("Method", wrong)
-    return method_model(**names).model_validate(value)
+    return method_model(names["advantage"], names["modulation"]).model_validate(value)
 
 
 def _error(key: Any, message: str, value: Any) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError("method", message), loc=(key,), input=value)
+    details = PydanticCustomError("method", "{message}", {"message": message})
+    return InitErrorDetails(type=details, loc=(key,), input=value)
 
 
 def _json_schema(handler: GetJsonSchemaHandler) -> JsonSchemaValue:
