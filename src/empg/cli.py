@@ -1,4 +1,4 @@
-"""The command line: arguments, exit codes and progress; no logic.
+"""The command line: arguments and exit codes; no logic.
 
 Each command is one stage of the pipeline and runs on its own as well: files in, files out. Exit codes: 0, done; 2, a
 mistake in what was given (configuration, a path, a file); 1, anything else; 130, interrupted.
@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from empg import __version__
+from empg import __version__, progress
 from empg.errors import EmpgError
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
                     "VECLIB_MAXIMUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")  # fmt: skip
 M = TypeVar("M", bound="Model")
 Stage = Callable[[argparse.Namespace], None]
-SECONDS_BETWEEN_LINES = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,16 +145,16 @@ def _warmstart(args: argparse.Namespace) -> None:
     from empg.training import warmstart
 
     config = _read(WarmStartRun, args.config)
-    with _progress("warm start, tokens") as progress, _curves(args, config) as on_metrics:
-        warmstart.run(config, args.data, args.out, on_metrics=on_metrics, progress=progress)
+    with progress.shown("tokens") as report, _curves(args, config) as on_metrics:
+        warmstart.run(config, args.data, args.out, on_metrics=on_metrics, progress=report)
 
 
 def _rollouts(args: argparse.Namespace) -> None:
     from empg.config import RolloutsRun
     from empg.rollouts import collect
 
-    with _progress("rollouts, episodes") as progress:
-        collect.run(_read(RolloutsRun, args.config), args.data, args.model, args.out, progress=progress)
+    with progress.shown("episodes") as report:
+        collect.run(_read(RolloutsRun, args.config), args.data, args.model, args.out, progress=report)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -164,8 +162,8 @@ def _train(args: argparse.Namespace) -> None:
     from empg.training import rl
 
     config = _read(TrainRun, args.config)
-    with _progress("training, iterations") as progress, _curves(args, config) as on_metrics:
-        rl.run(config, args.data, args.model, args.rollouts, args.out, on_metrics=on_metrics, progress=progress)
+    with progress.shown("iterations") as report, _curves(args, config) as on_metrics:
+        rl.run(config, args.data, args.model, args.rollouts, args.out, on_metrics=on_metrics, progress=report)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -173,8 +171,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     from empg.rollouts import evaluate
 
     config = _read(EvaluateRun, args.config)
-    with _progress("evaluation, episodes") as progress:
-        evaluate.run(config, data=args.data, model=args.model, out=args.out, progress=progress)
+    with progress.shown("episodes") as report:
+        evaluate.run(config, data=args.data, model=args.model, out=args.out, progress=report)
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -232,34 +230,7 @@ def _read(model: type[M], path: Path) -> M:
     return parse(model, read_json(path), str(path))
 
 
-# ----------------------------------------------------------------------------------------------------------- progress
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; elsewhere, such as in a log file, a line now and then."""
-    if not sys.stderr.isatty():
-        yield _lines(what)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=min(done, total), total=total)
-
-
-def _lines(what: str) -> Callable[[int, int], None]:
-    begin = last = time.monotonic()
-
-    def line(done: int, total: int) -> None:
-        nonlocal last
-        if done >= total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            print(f"{what}: {min(done, total)}/{total} after {last - begin:.0f} s", file=sys.stderr, flush=True)
-
-    return line
-
-
+# ------------------------------------------------------------------------------------------------------- live curves
 @contextmanager
 def _curves(args: argparse.Namespace, config: Model) -> Iterator[Callable[[int, dict[str, Any]], None]]:
     """Logs metrics to MLflow as they come; does nothing without ``--track``."""

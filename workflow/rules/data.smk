@@ -11,8 +11,13 @@ rule data:
     priority: 60
     localrule: True
     conda:
-        "../../envs/cpu.yaml"
+        SOFTWARE
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=4000,
+        runtime=60,
     message:
-        "Make the data set {wildcards.data_set}."
+        "Make the data set ({wildcards.data_set})"
     shell:
         "python -m empg dvc {wildcards.data_set} --out {output.identity} 2> {log}"

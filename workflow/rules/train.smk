@@ -19,9 +19,10 @@ rule train:
         f"{STUDY}/logs/{{environment}}/{{method}}/seed{{seed}}/train.log",
     priority: 30
     conda:
-        "../../envs/cpu.yaml"
+        SOFTWARE
     threads: 1
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=600,
     params:
@@ -30,7 +31,7 @@ rule train:
         out=subpath(output.manifest, parent=True),
         study=subpath(input.config, ancestor=5),
     message:
-        "Train {wildcards.method} with seed {wildcards.seed} ({wildcards.environment})."
+        "Train {wildcards.method}, seed {wildcards.seed} ({wildcards.environment})"
     shell:
         "python -m empg train --config {input.config} --data {params.data} --model {input.model}"
         " --rollouts {params.rollouts} --out {params.out} --track {params.study} 2> {log}"
