@@ -178,14 +178,19 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from empg.report import page
 
-    page.run(args.config, args.results, args.out)
+    with progress.shown("parts") as report:
+        page.run(args.config, args.results, args.out, progress=report)
 
 
 def _track(args: argparse.Namespace) -> None:
     from empg.tracking.database import create
     from empg.tracking.rebuild import rebuild
 
-    (create if args.init else rebuild)(args.results)
+    if args.init:
+        create(args.results)
+        return
+    with progress.shown("runs") as report:
+        rebuild(args.results, progress=report)
 
 
 def _serve(args: argparse.Namespace) -> None:

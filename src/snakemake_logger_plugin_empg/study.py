@@ -57,9 +57,9 @@ class Job:
         return self.log is not None and not self.log.exists()
 
     def left(self, now: float) -> float | None:
-        """Seconds that the job still takes, by its own log."""
+        """Seconds that the job still takes, by its own log; below zero for a job that is late."""
         told = self.progress()
-        return None if told is None or told.left is None else max(0.0, told.left - (now - self._seen[0]))
+        return None if told is None or told.left is None else told.left - (now - self._seen[0])
 
 
 @dataclass

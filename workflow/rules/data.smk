@@ -1,5 +1,5 @@
 rule data:
-    # DVC owns the files: it makes them, or takes them from its cache. What stands for them here is their hash.
+    # DVC makes the files or takes them from its cache. Later jobs depend on their hash, `identity`.
     input:
         config="results/data/config/{data_set}.json",
         sources="results/sources/{data_set}/data.json",

@@ -1,5 +1,5 @@
 rule mlflow_database:
-    # At the start, beside the data. No stage waits for it or is outdated by it: it can be made again from the results.
+    # No other stage depends on the database; `track` can rebuild it from the results.
     output:
         update("results/mlflow.db"),
     log:

@@ -1,6 +1,6 @@
 rule train:
-    # The checkpoint and the credited rollouts are no outputs: Snakemake would delete them when a job fails or starts
-    # again, and a job that was cut off goes on from them. The manifest names every file.
+    # A job that was cut off resumes from its checkpoint and credited rollouts. They are not declared as outputs, because
+    # Snakemake deletes outputs when a job fails or starts again. The manifest lists every file.
     input:
         config=f"{CONFIG}/{{method}}/seed{{seed}}/train.json",
         sources=of_data_set("results/sources/{data_set}/train.json"),
