@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LogitsProcessor, PreTrainedModel
 
-from empg.config import AlfworldData, Interface, TinyPolicy, WarmStart, WarmStartRun
+from empg.config import TinyPolicy, WarmStart, WarmStartRun
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.generated.rooms import PROFILES
+from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.alfworld.tasks import GeneratedGames
 from empg.environments.base import Arena
 from empg.environments.text import parse_action
@@ -44,7 +45,7 @@ Environments = Callable[[], AlfworldEnvironment]
 
 def short_warm_start(profile: str) -> Policy:
     """The default policy after a few demonstrations: it speaks, and solves little."""
-    config = WarmStartRun(environment="alfworld", data=AlfworldData(profile=profile), system="", interface=Interface(),
+    config = WarmStartRun(environment="alfworld", data=AlfworldData(profile=profile), system="", interface={},
                           policy=TinyPolicy(), warmstart=WarmStart(tokens=WARM_START_TOKENS))  # fmt: skip
     no_files = Path()  # the games of demonstrations are drawn
     policy = make_policy(config, no_files)

@@ -22,8 +22,9 @@ from empg.analysis.rates import rate_choice
 from empg.config import Data, EvaluateRun, Study, TrainRun, evaluate_run, train_run
 from empg.files import read_json
 from empg.pipeline.job_files import read_study
-from empg.provenance import STAGES, digest, json_digest, source_hashes
+from empg.provenance import digest, json_digest
 from empg.rollouts import evaluate
+from empg.sources import STAGES, source_hashes
 from empg.training import rl
 
 SEED = 1000  # not among any study's seeds

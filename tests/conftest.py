@@ -105,7 +105,8 @@ def _manifest(folder: Path, stage: str, config, summary: dict[str, float]) -> No
 
 
 def _warm_start(study, root: Path) -> None:
-    from empg.config import AlfworldData, warmstart_run
+    from empg.config import warmstart_run
+    from empg.environments.alfworld.registration import AlfworldData
 
     folder = root / "alfworld" / "warmstart"
     pl.DataFrame({"step": [0, 1], "tokens": [10.0, 20.0], "loss": [3.0, 2.0]}).write_parquet(folder / "metrics.parquet")
@@ -122,7 +123,8 @@ def _collection(path: Path, policy) -> None:
 
 
 def _evaluation(study, folder: Path, method: str, seed: int) -> None:
-    from empg.config import AlfworldData, evaluate_run
+    from empg.config import evaluate_run
+    from empg.environments.alfworld.registration import AlfworldData
     from empg.files import write_json
     from empg.rollouts.evaluate import summarise
     from empg.schema import EPISODES, write_table
@@ -152,13 +154,15 @@ def _evaluation(study, folder: Path, method: str, seed: int) -> None:
     write_table(episodes, EPISODES, folder / "episodes.parquet")
     config = evaluate_run(study, {"alfworld": AlfworldData()}, "alfworld", method, seed)
     panels = summarise(episodes)
-    write_json(folder / "summary.json", {"environment": "alfworld", "method": method, "seed": seed, "panels": panels})
+    summary = {"environment": "alfworld", "method": method, "seed": seed, "panels": panels}
+    write_json(folder / "summary.json", summary | {"about": {"metrics": {}, "stop_reasons": {}}})
     summary = {f"{split}_{mode}_success": p["success"] for split, modes in panels.items() for mode, p in modes.items()}
     _manifest(folder, "evaluate", config, summary)
 
 
 def _training(study, folder: Path, method: str, seed: int, policy) -> None:
-    from empg.config import AlfworldData, train_run
+    from empg.config import train_run
+    from empg.environments.alfworld.registration import AlfworldData
     from empg.rollouts.table import to_table
     from empg.schema import CREDITED_STEPS, write_table
     from empg.training.credit import credit_batch

@@ -6,7 +6,6 @@ identical manifests; how long a stage took is in ``timing.json``.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import platform
@@ -26,80 +25,14 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from empg.errors import DataError
-from empg.files import atomic_path, read_json, write_json
+from empg.files import atomic_path, file_digest, read_json, write_json
 from empg.schema import Schema, write_table
+from empg.sources import STAGES, commit, source_hashes
 
 MANIFEST, TIMING, CHECKPOINT, LOCK = "manifest.json", "timing.json", "checkpoint", ".lock"
-PACKAGE = Path(__file__).parent
-# The module of each stage.
-STAGES = {
-    "data": "empg.environments.data",
-    "warmstart": "empg.training.warmstart",
-    "rollouts": "empg.rollouts.collect",
-    "train": "empg.training.rl",
-    "evaluate": "empg.rollouts.evaluate",
-    "report": "empg.report.page",
-    "track": "empg.tracking.tracker",
-}
-# Modules that cannot change a stage's result except through its resolved configuration, which is an input of its own:
-# the package's lazy names, the models of the configuration (a package) and the kinds of errors.
-NOT_SOURCES = frozenset({"empg", "empg.config", "empg.errors"})
-ENVIRONMENTS = ("alfworld", "webshop", "deepsearch")  # each has a package of its own, which no other one imports
-
-
-# ------------------------------------------------------------------------------------------------------------- source
-def sources(module: str, environment: str | None = None) -> list[Path]:
-    """The files that a stage's result depends on, found without importing anything.
-
-    They are the modules of this package that ``module`` imports, at any depth and also inside functions, and files in
-    ``assets`` and ``templates`` beside them. A stage of one environment does not depend on the others' packages.
-    """
-    others = [f"{PACKAGE.name}.environments.{name}" for name in ENVIRONMENTS if environment and name != environment]
-    pending, seen = [module], set()
-    while pending:
-        name = pending.pop()
-        if name not in seen and _file(name) and not any(f"{name}.".startswith(f"{other}.") for other in others):
-            seen.add(name)
-            pending += _imports(name)
-    modules = {path for name in seen if _is_source(name) and (path := _file(name))}
-    beside = {path for file in modules for name in ("assets", "templates") for path in (file.parent / name).glob("*")}
-    return sorted(path for path in {*modules, *beside} if path.is_file() and path.stat().st_size)
-
-
-@cache
-def _imports(name: str) -> list[str]:
-    """Every module of this package that the module's statements import, with their parent packages."""
-    if not _is_source(name):
-        return []
-    path = _file(name)
-    assert path is not None
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    parents = [n.rsplit(".", i)[0] for n in [name, *found] for i in range(1, n.count(".") + 1)]
-    return [n for n in found + parents if n.split(".")[0] == PACKAGE.name]
-
-
-def _is_source(name: str) -> bool:
-    return name not in NOT_SOURCES and not name.startswith("empg.config.")
-
-
-def _file(name: str) -> Path | None:
-    """The source file of a module of this package; None for a name that is not a module."""
-    path = PACKAGE.parent.joinpath(*name.split("."))
-    return next((p for p in (path / "__init__.py", path.with_suffix(".py")) if p.is_file()), None)
 
 
 # ------------------------------------------------------------------------------------------------------------- hashes
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def digest(path: Path) -> str:
     """SHA-256 of a file, or of a folder: its files' names and hashes (those that its manifest records, if it has one).
 
@@ -127,11 +60,6 @@ def tree(folder: Path) -> dict[str, str]:
         if path.is_file() and not hidden and relative.parts[0] not in (MANIFEST, TIMING, CHECKPOINT):
             result[relative.as_posix()] = file_digest(path)
     return result
-
-
-def source_hashes(module: str, environment: str | None = None) -> dict[str, str]:
-    """Path relative to the package's folder → SHA-256 of each of a stage's source files."""
-    return {path.relative_to(PACKAGE.parent).as_posix(): file_digest(path) for path in sources(module, environment)}
 
 
 # ---------------------------------------------------------------------------------------------------------- manifests
@@ -173,7 +101,7 @@ def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path]
         timing = {"stage": name, "startup_seconds": startup, "wall_seconds": time.perf_counter() - wall,
                   "cpu_seconds": time.process_time() - cpu, "threads": threads,
                   "iterations": record.iteration_seconds}  # fmt: skip
-        write_json(out / TIMING, timing)
+        write_json(out / TIMING, timing | commit())
         write_json(out / MANIFEST, {**about, "outputs": tree(out), "summary": record.summary})
 
 

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from empg import cli
-from empg.config import AlfworldData, Study, TrainRun, parse, rollouts_run, train_run, warmstart_run
+from empg.config import Study, TrainRun, parse, rollouts_run, train_run, warmstart_run
 from empg.environments import data as data_stage
+from empg.environments.alfworld.registration import AlfworldData
 from empg.training import rl
 
 ITERATIONS = 6

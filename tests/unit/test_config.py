@@ -202,15 +202,53 @@ def test_environments_can_share_a_data_set_and_differ_in_the_policy(tmp_path, ba
     assert evaluate_run(study, DATA, "llama", "grpo", 1).data == DATA["alfworld"]
 
 
+def test_the_type_of_the_data_set_completes_an_environment(tmp_path, bases):
+    entries = """
+  a: {data: alfworld}
+  d: {data: deepsearch, interface: {top_k: 1}}
+  w: {data: webshop, evaluate: {splits: [test]}}
+"""
+    study = load_study(written(tmp_path, "s.yaml", HEAD + entries), DATA, bases)
+    assert {name: e.interface for name, e in study.environments.items()} == {
+        "a": {},
+        "d": {"retriever": "local", "top_k": 1, "max_searches": 8, "max_observation": 2000},
+        "w": {"observation": "text_rich"},
+    }
+    splits = {name: evaluate_run(study, DATA, name, "grpo", 1).evaluate.splits for name in study.environments}
+    assert splits == {"a": ("valid_seen", "valid_unseen"), "d": ("id", "ood"), "w": ("test",)}
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
+        ("{type: alfwold}", r"data\.yaml: data_sets\.x\.type: expected one of the environments alfworld, deepsearch, "
+         r"webshop; did you mean alfworld\?, found 'alfwold'"),
+        ("{source: embedded}", r"data_sets\.x\.type: expected one of the environments .*, found None"),
+        ("{type: webshop, sizes: {trian: 3}}", r"data_sets\.x\.sizes\.trian: unknown; did you mean train\?"),
+        ("7", r"data_sets\.x\.type: expected one of the environments"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_data_set_is_named(tmp_path, entry, message):
+    with pytest.raises(ConfigError, match=message):
+        load_data(written(tmp_path, "data.yaml", f"data_sets:\n  x: {entry}\n"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{data: alfworld, interface: {top_k: 1}}", r"environments\.e\.interface\.top_k: unknown; expected no key"),
+        (
+            "{data: deepsearch, interface: {topk: 1}}",
+            r"environments\.e\.interface\.topk: unknown; did you mean top_k\?",
+        ),
+        ("{data: deepsearch, interface: {top_k: 0}}", r"environments\.e\.interface\.top_k: Input should be greater"),
+        ("{data: alfword}", r"environments\.e\.data: expected one of the data sets .*; did you mean alfworld\?"),
         ("{base: attic}", r"s\.yaml: environments\.e\.base: expected one of .* rooms, deepsearch, found 'attic'"),
         ("{base: [rooms]}", r"s\.yaml: environments\.e\.base: expected one of .*, found \['rooms'\]"),
         ("{base: rooms, data: attic}", r"s\.yaml: environments\.e\.data: expected one of the data sets .*'attic'"),
         (
             "{base: rooms, policy: {layer: 2}}",
-            r"s\.yaml: environments\.e\.policy\.tiny\.layer: Extra inputs .* found 2",
+            r"s\.yaml: environments\.e\.policy\.tiny\.layer: unknown; did you mean layers\?",
         ),
         ("{base: rooms, policy: 2}", r"s\.yaml: environments\.e\.policy: .*found 2"),
         ("rooms", r"s\.yaml: environments\.e: .*found 'rooms'"),
@@ -224,7 +262,7 @@ def test_a_mistake_in_an_environment_is_named(tmp_path, bases, entry, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rooms: {max_step: 2}", r"environments\.yaml: rooms: max_step: Extra inputs are not permitted, found 2"),
+        ("rooms: {max_step: 2}", r"environments\.yaml: rooms: max_step: unknown; did you mean max_steps\?"),
         ("rooms: {base: deepsearch}", r"environments\.yaml: rooms\.base: expected none, .*, found 'deepsearch'"),
         ("- rooms", r"environments\.yaml: expected a mapping of environments, found list"),
     ],

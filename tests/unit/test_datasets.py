@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from empg.config import DATA, parse
+from empg.config import ENVIRONMENTS
 from empg.environments import data as data_stage
 from empg.environments.registry import open_dataset
 from empg.files import read_json
@@ -17,7 +17,7 @@ EMBEDDED = ("alfworld", "webshop", "deepsearch")
 
 
 def data(environment: str, source: str):
-    return parse(DATA, {"type": environment, "source": source}, "test")
+    return ENVIRONMENTS[environment].data(type=environment, source=source)
 
 
 @pytest.mark.parametrize("environment", EMBEDDED)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
+import pkgutil
 import re
+import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,18 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from empg import config
+from empg.environments.alfworld import registration as alfworld
+from empg.environments.deepsearch import registration as deepsearch
+from empg.environments.webshop import registration as webshop
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(path for part in (".", "config", "docs") for path in (ROOT / part).glob("*.md"))
+FOLDERS = (".", "config", "docs", "docs/results", "docs/results/*")
+PAGES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md"))
 # Heading in config/README.md → the models whose settings its table explains.
 SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "The study": (config.Study,),
     "An environment: `environments.NAME`": (config.EnvironmentStudy,),
-    "`interface`": (config.Interface,),
+    "`interface`": (webshop.WebshopInterface, deepsearch.DeepsearchInterface),
     "`policy`": (config.TinyPolicy, config.PretrainedPolicy),
     "`sampling`": (config.Sampling,),
     "`warmstart`": (config.WarmStart,),
@@ -28,12 +36,12 @@ SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "`rollouts`": (config.Rollouts,),
     "`train`": (config.Train,),
     "`evaluate`": (config.Evaluate,),
-    "A data set: `data.yaml`": (config.AlfworldData,),
-    "`sizes` of ALFWorld": (config.Sizes,),
-    "WebShop": (config.WebshopData,),
-    "`sizes` of WebShop": (config.ShopSizes,),
-    "Deep Search": (config.DeepsearchData,),
-    "`sizes` of Deep Search": (config.QuestionSizes,),
+    "A data set: `data.yaml`": (alfworld.AlfworldData,),
+    "`sizes` of ALFWorld": (alfworld.AlfworldSizes,),
+    "WebShop": (webshop.WebshopData,),
+    "`sizes` of WebShop": (webshop.WebshopSizes,),
+    "Deep Search": (deepsearch.DeepsearchData,),
+    "`sizes` of Deep Search": (deepsearch.DeepsearchSizes,),
 }
 DATA_SETS = ("A data set: `data.yaml`", "WebShop", "Deep Search")
 METHODS = (config.Grpo, config.Rloo, config.Gigpo, config.Dapo)
@@ -88,11 +96,43 @@ def test_every_setting_of_a_method_and_its_defaults_are_explained():
             assert value == default(field), f"{method.__name__}.{name}"
 
 
+def anchors(page: Path) -> set[str]:
+    """The fragments that a page's headings can be linked by, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_to_a_heading_find_it(page):
+    links = re.findall(r"\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    targets = [(page.parent / path if path else page, anchor) for path, anchor in links]
+    lost = [(path.name, a) for path, a in targets if path.suffix == ".md" and a not in anchors(path)]
+    assert lost == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_relative_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     relative = [t.partition("#")[0] for t in targets if not re.match(r"https?://|#", t)]
     assert [target for target in relative if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_names_and_paths_of_the_source_exist(page):
+    """Imports in a page's Python, dotted names such as `empg.core.loss`, and paths such as `benchmarks/tune.py`."""
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"^ *```python\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(textwrap.dedent(block))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("empg"):
+                exec(ast.unparse(node), {})
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    for name in set(re.findall(r"`(empg(?:\.\w+)+)[`(]", text)) - groups.keys():
+        pkgutil.resolve_name(name)
+    paths = re.findall(
+        r"`(?:python )?((?:src|tests|benchmarks|config|envs|profiles|workflow|docs)/[\w./-]*\w)[` ]", text
+    )
+    assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
 
 
 def test_the_readmes_example_prints_what_it_says():

@@ -10,14 +10,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from empg import cli
+from empg import cli, sources
 from empg.audit import audit
 from empg.errors import AuditError, DataError
 from empg.files import read_json, write_json
+from empg.pipeline import origin
 from empg.pipeline.commands import command
-from empg.pipeline.history import History
-from empg.provenance import PACKAGE, STAGES, json_digest, source_hashes, tree
+from empg.provenance import json_digest, tree
 from empg.report import page
+from empg.sources import PACKAGE
 
 RUN = Path("alfworld/grpo_empg/seed1")
 
@@ -196,7 +197,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A git repository whose only commit holds a copy of this package."""
     place = tmp_path / "repository"
     shutil.copytree(PACKAGE, place / "src" / "empg", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr("empg.pipeline.history.PACKAGE", place / "src" / "empg")
+    monkeypatch.setattr(sources, "PACKAGE", place / "src" / "empg")
+    sources.commit.cache_clear()
     git(place, "init", "--quiet")
     commit(place, "first")
     return place
@@ -215,23 +217,27 @@ def commit(place: Path, message: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_the_commit_is_found_by_content(repository: Path, tmp_path: Path) -> None:
-    hashes = source_hashes(STAGES["train"], "alfworld")
-    manifest = {"stage": "train", "config": {"data": {"type": "alfworld"}}, "sources": json_digest(hashes)}
+def test_the_commit_of_the_code_is_recorded(repository: Path) -> None:
     first = git(repository, "rev-parse", "HEAD")
-    assert History().commit(manifest, tmp_path) == first
-    (repository / "src" / "empg" / "pipeline" / "times.py").write_text("# no source of training\n")
-    assert History().commit(manifest, tmp_path) == first  # not committed
-    second = commit(repository, "second")
-    assert History().commit(manifest, tmp_path) == second
+    assert sources.commit() == {"commit": first, "dirty": False}
+    (repository / "elsewhere.txt").write_text("no part of the package\n")
+    sources.commit.cache_clear()
+    assert sources.commit() == {"commit": first, "dirty": False}
     (repository / "src" / "empg" / "training" / "rl.py").write_text("# another loop\n")
-    commit(repository, "third")
-    assert History().commit(manifest, tmp_path) == second
-    assert History().commit(manifest | {"sources": "0" * 64}, tmp_path) is None
+    sources.commit.cache_clear()
+    assert sources.commit() == {"commit": first, "dirty": True}
 
 
 def test_without_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("empg.pipeline.history.PACKAGE", tmp_path / "empg")
+    shutil.copytree(PACKAGE, tmp_path / "empg", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path / "empg")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    manifest = {"stage": "report", "config": {}, "sources": "0" * 64}
-    assert History().commit(manifest, tmp_path) is None
+    sources.commit.cache_clear()
+    assert sources.commit() == {"commit": None, "dirty": None}
+
+
+def test_a_commit_is_told_as_people_say_it(tmp_path: Path) -> None:
+    assert origin.commit(tmp_path) is None
+    for dirty, said in ((False, "abc"), (True, "abc with uncommitted changes")):
+        write_json(tmp_path / "timing.json", {"commit": "abc", "dirty": dirty})
+        assert origin.commit(tmp_path) == said

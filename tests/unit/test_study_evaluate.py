@@ -7,8 +7,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from empg.config import AlfworldData, EvaluateRun, Study, evaluate_run, parse, read_yaml
+from empg.config import EvaluateRun, Study, evaluate_run, parse, read_yaml
 from empg.environments.alfworld.generated.writer import write_dataset
+from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.alfworld.tasks import StoredGames
 from empg.files import read_json
 from empg.rollouts import evaluate, sampler

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from empg.policy.tokenizer import END, PAD, START, TAGS, train_tokenizer
+from empg.policy.tokenizer import END, PAD, START, train_tokenizer
 
 TEXTS = [
     "system\n",
@@ -21,12 +21,13 @@ TEXTS = [
     "user\nOn the cabinet 1, you see a mug 2.",
     "assistant\n<think>take the mug</think><action>take mug 2 from cabinet 1</action>",
 ] * 3
+TAGS = ("think", "action", "search", "access", "answer", "information")
 SPOKEN = ("<think>", "</think>", "<action>", "</action>")  # the tags that occur in them
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(TEXTS, 500)
+    return train_tokenizer(TEXTS, 500, tags=TAGS)
 
 
 def pieces(tokenizer, text):
@@ -57,7 +58,7 @@ def test_tags_and_chat_tokens_are_single_tokens(tokenizer):
     assert (tokenizer.eos_token, tokenizer.pad_token) == (END, PAD)
     assert {START, END, PAD} <= set(tokenizer.all_special_tokens)
     assert not set(SPOKEN) & set(tokenizer.all_special_tokens)
-    assert set(SPOKEN) < set(TAGS), "tags that nobody spoke take no room"
+    assert {f"<{tag}>" for tag in TAGS} - set(SPOKEN), "tags that nobody spoke take no room"
 
 
 def test_a_fixed_phrase_is_one_token(tokenizer):
@@ -68,8 +69,8 @@ def test_a_fixed_phrase_is_one_token(tokenizer):
 def test_the_size_is_a_limit():
     smallest = 256 + 3 + len(SPOKEN)
     for size in (smallest + 1, smallest + 10):
-        assert len(train_tokenizer(TEXTS, size)) == size
-    assert len(train_tokenizer(TEXTS, 10_000)) < 500
+        assert len(train_tokenizer(TEXTS, size, tags=TAGS)) == size
+    assert len(train_tokenizer(TEXTS, 10_000, tags=TAGS)) < 500
     assert len(train_tokenizer(["nothing twice"], 10_000)) == 256 + 3
 
 

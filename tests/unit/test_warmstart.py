@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from empg.config import AlfworldData, Interface, TinyPolicy, WarmStart, WarmStartRun
+from empg.config import TinyPolicy, WarmStart, WarmStartRun
+from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.base import DemonstrationStep
 from empg.environments.registry import open_dataset
 from empg.environments.text import format_step
@@ -99,7 +100,7 @@ def test_batches_are_filled_with_whole_conversations_that_teach_something():
 def run(**settings: object) -> WarmStartRun:
     sizes = TinyPolicy(width=32, heads=2, kv_heads=1, layers=1, mlp_width=32, vocab_size=400)
     options = {"tokens": 12_000, "batch_tokens": 1000} | settings
-    return WarmStartRun(environment="alfworld", data=AlfworldData(), system="", interface=Interface(), policy=sizes,
+    return WarmStartRun(environment="alfworld", data=AlfworldData(), system="", interface={}, policy=sizes,
                         warmstart=WarmStart.model_validate(options))  # fmt: skip
 
 

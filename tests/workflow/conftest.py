@@ -138,10 +138,8 @@ def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy2(source, target)
     sizes = {"train": 24, "valid_seen": 6, "valid_unseen": 6, "tune": 6}
     data = {name: {"type": "alfworld", "seed": i, "sizes": sizes} for i, name in enumerate(DATA_SETS)}
-    (root / "config/data.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    (root / "config/data.yaml").write_text(yaml.safe_dump({"data_sets": data}, sort_keys=False))
     (root / "config/config.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
-    entries = {name: {"type": "alfworld"} for name in DATA_SETS}
-    Project(root).edit("dvc.yaml", lambda pipeline: pipeline["stages"]["data"].update(foreach=entries))
     return root
 
 

@@ -15,20 +15,10 @@ from pathlib import Path
 import yaml
 
 from empg.config import load_data
-from empg.provenance import ENVIRONMENTS, PACKAGE, STAGES, sources
+from empg.pipeline.job_files import write_sources
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = "results/data/rooms.json"
-
-
-def _md5(path: Path) -> str:
-    """A file's or a folder's hash as DVC writes it to its lock; caches of compiled modules do not count."""
-    if path.is_file():
-        return hashlib.md5(path.read_bytes()).hexdigest()
-    files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    entries = [{"md5": _md5(p), "relpath": p.relative_to(path).as_posix()} for p in files]
-    listed = json.dumps(sorted(entries, key=lambda e: e["relpath"]), sort_keys=True)
-    return f"{hashlib.md5(listed.encode()).hexdigest()}.dir"
 
 
 def make(project):
@@ -69,7 +59,7 @@ def test_a_changed_default_is_seen(fresh):
     """DVC sees the entry's own keys only."""
     assert make(fresh).returncode == 0
     before = json.loads((fresh.root / IDENTITY).read_text())
-    config = fresh.root / "src/empg/config/data.py"
+    config = fresh.root / "src/empg/environments/alfworld/registration.py"
     text = config.read_text()
     assert text.count('= "small"') == 1
     config.write_text(text.replace('= "small"', '= "official"'))
@@ -98,35 +88,24 @@ def test_an_unknown_data_set_is_the_users_mistake(fresh):
     result = fresh.run("empg", "dvc", "nowhere", "--out", IDENTITY)
     assert result.returncode == 2
     assert "config/data.yaml: expected the data set 'nowhere', found rooms, other_rooms" in result.stderr
-    fresh.edit("dvc.yaml", lambda pipeline: pipeline["stages"]["data"]["foreach"].pop("rooms"))
-    result = make(fresh)
-    assert result.returncode == 2
-    assert "dvc.yaml: stages.data.foreach: expected the data set 'rooms', found other_rooms" in result.stderr
-
-
-def test_the_stage_depends_on_the_generators_source():
-    """Its environment's whole folder, and the modules outside of it that the stage imports."""
-    first, *shared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["data"]["do"]["deps"]
-    assert first == "src/empg/environments/${item.type}"
-    for environment in ENVIRONMENTS:
-        folder = PACKAGE / "environments" / environment
-        outside = [path for path in sources(STAGES["data"], environment) if folder not in path.parents]
-        assert [ROOT / path for path in shared] == outside, environment
-    assert PACKAGE == ROOT / "src/empg"
 
 
 def test_every_data_set_has_a_stage():
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["data"]["foreach"]
-    data = load_data(ROOT / "config/data.yaml")
-    assert {name: item["type"] for name, item in stages.items()} == {name: d.type for name, d in data.items()}
+    command = [sys.executable, "-m", "dvc", "stage", "list", "--all", "--name-only"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert listed == [f"data@{name}" for name in load_data(ROOT / "config/data.yaml")]
 
 
-def test_the_lock_belongs_to_this_source():
+def test_the_lock_belongs_to_this_source(tmp_path):
     """Whoever changes the generator commits the lock that goes with it; ``dvc repro`` and ``make run`` write it."""
     entries = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    data, written = load_data(ROOT / "config/data.yaml"), yaml.safe_load((ROOT / "config/data.yaml").read_text())
     assert "data@alfworld" in entries
-    for name, entry in entries.items():
-        found = {d["path"]: _md5(ROOT / d["path"]) for d in entry["deps"]}
-        assert {d["path"]: d["md5"] for d in entry["deps"]} == found, f"{name}: run `dvc repro {name}`"
-        data = yaml.safe_load((ROOT / "config/data.yaml").read_text())
-        assert entry["params"]["config/data.yaml"] == {name.partition("@")[2]: data[name.partition("@")[2]]}
+    for stage, entry in entries.items():
+        name = stage.partition("@")[2]
+        write_sources(name, data[name], tmp_path)
+        (dependency,) = entry["deps"]
+        assert dependency["path"] == f"results/sources/{name}/data.json"
+        found = hashlib.md5((tmp_path / "sources" / name / "data.json").read_bytes()).hexdigest()
+        assert dependency["md5"] == found, f"{name}: run `empg dvc {name} --out results/data/{name}.json`"
+        assert entry["params"]["config/data.yaml"] == {f"data_sets.{name}": written["data_sets"][name]}

@@ -19,10 +19,10 @@ def files(project):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update(sede=1), "config/config.yaml: sede: Extra inputs are not permitted, found 1"),
+        (lambda s: s.update(sede=1), "config/config.yaml: sede: unknown; did you mean seeds?"),
         (
             lambda s: s["environments"]["rooms"]["train"].update(iteration=3),
-            "config/config.yaml: environments.rooms.train.iteration: Extra inputs are not permitted, found 3",
+            "config/config.yaml: environments.rooms.train.iteration: unknown; did you mean iterations?",
         ),
         (
             lambda s: s["environments"]["rooms"]["train"].update(iterations="many"),
@@ -67,16 +67,16 @@ def test_a_mistake_stops_snakemake_before_anything(fresh):
     result = fresh.snakemake("--cores", "1")
     assert result.returncode == 2
     assert "empg: error: config/config.yaml: methods.grpo.grpo.k: Input should be a valid number" in result.stderr
-    assert "config/config.yaml: methods.grpo.grpo.oops: Extra inputs are not permitted, found 1" in result.stderr
+    assert "config/config.yaml: methods.grpo.grpo.oops: unknown; expected one of" in result.stderr
     assert "Traceback" not in result.stderr
     assert files(fresh) == before
 
 
 def test_a_mistake_in_the_data(fresh):
-    fresh.edit("config/data.yaml", lambda data: data["rooms"].update(profile="tiny"))
+    fresh.edit("config/data.yaml", lambda data: data["data_sets"]["rooms"].update(profile="tiny"))
     result = fresh.snakemake("-n")
     assert result.returncode == 2
-    expected = "config/data.yaml: rooms: alfworld.profile: Input should be 'small' or 'official', found 'tiny'"
+    expected = "config/data.yaml: data_sets.rooms.profile: Input should be 'small' or 'official', found 'tiny'"
     assert expected in result.stderr
 
 
@@ -90,7 +90,9 @@ def test_not_yaml(fresh):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("study=none",), "config/study/none.yaml: expected a YAML file, found none"),
+        (("study=none",), "study: expected one of mini, ablation"),
+        (("study=papr",), "found 'papr'; did you mean paper?"),
+        (("study=../config",), "study: expected a name of lower-case letters, digits and _, found '../config'"),
         (("studdy=none",), "--config: expected study=NAME, found studdy"),
     ],
 )

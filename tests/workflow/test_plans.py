@@ -78,7 +78,7 @@ def test_another_environment_on_a_data_set_that_is_there(planned):
 
 
 def test_one_environments_data(planned):
-    planned.edit("config/data.yaml", lambda data: data["rooms"].update(seed=7))
+    planned.edit("config/data.yaml", lambda data: data["data_sets"]["rooms"].update(seed=7))
     assert planned.plan() == environment_jobs("rooms") | REPORT
 
 

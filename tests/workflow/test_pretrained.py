@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from empg.config import AlfworldData, Study, TinyPolicy, parse, rollouts_run, train_run, warmstart_run
+from empg.config import Study, TinyPolicy, parse, rollouts_run, train_run, warmstart_run
 from empg.environments import data as data_stage
 from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.environment import AlfworldEnvironment
+from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.alfworld.tasks import GeneratedGames
 from empg.environments.text import format_step
 from empg.policy.chat import Chat

@@ -13,10 +13,10 @@ import polars as pl
 
 from empg.audit.recompute import RECOMPUTED, Numbers
 from empg.errors import AuditError, DataError
-from empg.files import read_json
+from empg.files import file_digest, read_json
 from empg.pipeline.commands import command, data_set
-from empg.pipeline.history import History
-from empg.provenance import MANIFEST, digest, file_digest, json_digest
+from empg.pipeline.origin import commit
+from empg.provenance import MANIFEST, digest, json_digest
 
 IN_DETAIL = 2  # folders at most of which everything is printed: a run's training and evaluation
 FIRST = 5  # differences that are printed of each kind
@@ -36,7 +36,6 @@ class Audit:
 
     study: Path
     folder: Path
-    history: History
 
     @property
     def name(self) -> str:
@@ -46,9 +45,7 @@ class Audit:
         """What the folder is and where it comes from."""
         config = manifest["config"]
         yield "command", command(self.study, self.name, self._data())
-        commit = self.history.commit(manifest, self.study)
-        known = f"{commit}, the newest with these source files" if commit else "none of this source tree's has them"
-        yield "commit", known
+        yield "commit", commit(self.folder) or "unknown"
         yield "config", json_digest(config)
         if (path := self._identity()).exists():
             yield "data", f"{self._data()}, {read_json(path)['md5']} (DVC)"
@@ -114,10 +111,10 @@ def run(path: Path, out: Callable[[str], None]) -> None:
 
     Raises :class:`AuditError` when something differs, :class:`DataError` when there are no results.
     """
-    audits, history = folders(path), History()
+    audits = folders(path)
     found = 0
     for study, folder in audits:
-        audit = Audit(study, folder, history)
+        audit = Audit(study, folder)
         manifest = read_json(folder / MANIFEST)
         checks: list[Check] = []
         try:
@@ -138,9 +135,8 @@ def report(audit: Audit, manifest: dict[str, Any], checks: list[Check], *, detai
         for key, text in audit.facts(manifest):
             yield f"  {key:<9} {text}"
     elif not any(check.differences for check in checks):
-        commit = audit.history.commit(manifest, audit.study) or "unknown"
-        count = sum(check.done for check in checks)
-        yield f"{audit.folder}: {count} checks agree; {len(manifest['outputs'])} files; commit {commit[:12]}"
+        count, made = sum(check.done for check in checks), commit(audit.folder) or "unknown"
+        yield f"{audit.folder}: {count} checks agree; {len(manifest['outputs'])} files; commit {made[:12]}"
     else:
         yield str(audit.folder)
     for check in checks:

@@ -8,10 +8,10 @@ file, so that changing one setting reruns only what depends on it.
 from __future__ import annotations
 
 from empg.config.base import Model, Name, Positive
-from empg.config.data import AlfworldData, Data, DeepsearchData, QuestionSizes, ShopSizes, Sizes, WebshopData
+from empg.config.environments import ENVIRONMENTS, Data, DataSet, EnvironmentType, Interface
 from empg.config.methods import Dapo, Gigpo, Grpo, Method, Rloo
-from empg.config.policy import Interface, Policy, PretrainedPolicy, Sampling, TinyPolicy
-from empg.config.reading import DATA, load_data, load_environments, load_study, parse, read_yaml
+from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
+from empg.config.reading import DataFile, load_data, load_environments, load_study, parse, read_yaml
 from empg.config.slices import (
     EvaluateRun,
     RolloutsRun,
@@ -26,12 +26,13 @@ from empg.config.stages import Evaluate, Optimiser, Rollouts, Train, WarmStart
 from empg.config.study import EnvironmentStudy, Study
 
 __all__ = [
-    "DATA",
-    "AlfworldData",
+    "ENVIRONMENTS",
     "Dapo",
     "Data",
-    "DeepsearchData",
+    "DataFile",
+    "DataSet",
     "EnvironmentStudy",
+    "EnvironmentType",
     "Evaluate",
     "EvaluateRun",
     "Gigpo",
@@ -44,20 +45,16 @@ __all__ = [
     "Policy",
     "Positive",
     "PretrainedPolicy",
-    "QuestionSizes",
     "Rloo",
     "Rollouts",
     "RolloutsRun",
     "Sampling",
-    "ShopSizes",
-    "Sizes",
     "Study",
     "TinyPolicy",
     "Train",
     "TrainRun",
     "WarmStart",
     "WarmStartRun",
-    "WebshopData",
     "evaluate_run",
     "load_data",
     "load_environments",

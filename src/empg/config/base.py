@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from empg.registry import did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+NAME = r"^[a-z][a-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+UNKNOWN = "unknown_key"
 
 
 class Model(BaseModel):
-    """Frozen; refuses unknown keys and numbers that are not finite."""
+    """Frozen; refuses unknown keys and numbers that are not finite. An unknown key's error names the nearest key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _near_keys(cls, value: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            lines = [cls._line(*line["loc"], **line) for line in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(cls.__name__, lines) from None
+
+    @classmethod
+    def _line(cls, *place: int | str, **error: Any) -> InitErrorDetails:
+        kind, message = error["type"], error["msg"]
+        if kind == "extra_forbidden" and len(place) == 1:
+            key, known = str(place[0]), list(cls.model_fields)
+            expected = f"one of {', '.join(known)}" if known else "no key"
+            hint = did_you_mean(key, known) or f"; expected {expected}"
+            kind, message = UNKNOWN, f"unknown{hint}"
+        details = PydanticCustomError(kind, "{message}", {"message": message})
+        return InitErrorDetails(type=details, loc=place, input=error["input"])
+
+
+def refuse(place: tuple[int | str, ...], message: str, found: Any) -> ValidationError:
+    """An error about the value at ``place`` of what is being validated, for validators to raise."""
+    details = PydanticCustomError("refused", "{message}", {"message": message})
+    return ValidationError.from_exception_data("refused", [InitErrorDetails(type=details, loc=place, input=found)])

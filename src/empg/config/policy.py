@@ -1,4 +1,4 @@
-"""The policy, how it is sampled and what an agent meets."""
+"""The policy and how it is sampled."""
 
 from __future__ import annotations
 
@@ -62,17 +62,3 @@ class Sampling(Model):
     max_context: Positive = 1024
     max_refused: Annotated[int, Field(ge=0)] = 2
     rows: Positive = 256
-
-
-class Interface(Model):
-    """What an agent sees and may do in WebShop (``observation``) and Deep Search (the rest); ALFWorld has no choice.
-
-    ``retriever`` is ``local``, the data set's own index, or the address of a server. A search shows ``top_k``
-    documents, in at most ``max_observation`` characters.
-    """
-
-    observation: Literal["text", "text_rich"] = "text_rich"
-    retriever: Annotated[str, Field(pattern=r"^(local|https?://\S+)$")] = "local"
-    top_k: Positive = 3
-    max_searches: Positive = 8
-    max_observation: Positive = 2000

@@ -9,12 +9,19 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from empg.config.data import Data
+from empg.config.base import UNKNOWN, Model, Name
+from empg.config.environments import Data, DataSet, read_interface
 from empg.config.study import EnvironmentStudy, Study
 from empg.errors import ConfigError
+from empg.registry import did_you_mean
 
 T = TypeVar("T")
-DATA: TypeAdapter[Data] = TypeAdapter(Data)
+
+
+class DataFile(Model):
+    """``config/data.yaml``: data sets by name."""
+
+    data_sets: dict[Name, Data]
 
 
 def parse(model: type[T] | TypeAdapter[T], value: Any, where: str) -> T:
@@ -23,11 +30,17 @@ def parse(model: type[T] | TypeAdapter[T], value: Any, where: str) -> T:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        lines = [
-            f"{where}: {'.'.join(str(part) for part in e['loc']) or '(top level)'}: {e['msg']}, found {e['input']!r}"
-            for e in error.errors()
-        ]
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError(_lines(error, where)) from None
+
+
+def _lines(error: ValidationError, where: str, *within: str) -> str:
+    """One line for each mistake; ``within`` are the keys that lead to what was validated."""
+    lines = []
+    for e in error.errors():
+        place = ".".join(str(part) for part in (*within, *e["loc"])) or "(top level)"
+        found = "" if e["type"] == UNKNOWN else f", found {e['input']!r}"
+        lines.append(f"{where}: {place}: {e['msg']}{found}")
+    return "\n".join(lines)
 
 
 def read_yaml(path: Path) -> Any:
@@ -40,9 +53,9 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: expected YAML, found {error}") from None
 
 
-def load_data(path: Path) -> dict[str, Data]:
+def load_data(path: Path) -> dict[str, DataSet]:
     """The data sets of ``config/data.yaml`` by name."""
-    return {name: parse(DATA, entry, f"{path}: {name}") for name, entry in _entries(path, "data set names")}
+    return dict(parse(DataFile, read_yaml(path), str(path)).data_sets)
 
 
 def load_environments(path: Path) -> dict[str, EnvironmentStudy]:
@@ -58,7 +71,7 @@ def load_environments(path: Path) -> dict[str, EnvironmentStudy]:
     return environments
 
 
-def load_study(path: Path, data: dict[str, Data], environments: dict[str, EnvironmentStudy]) -> Study:
+def load_study(path: Path, data: dict[str, DataSet], environments: dict[str, EnvironmentStudy]) -> Study:
     """A study. Its environments that have a ``base`` are laid over that entry of ``environments``.
 
     Raises :class:`ConfigError` for a base or a data set that does not exist, and for what :func:`parse` refuses.
@@ -70,11 +83,26 @@ def load_study(path: Path, data: dict[str, Data], environments: dict[str, Enviro
         }
         value = value | {"environments": over}
     study = parse(Study, value, str(path))
-    for name, settings in study.environments.items():
-        if (data_set := study.data_set(name)) not in data:
-            key = f"environments.{name}" if settings.data is None else f"environments.{name}.data"
-            raise ConfigError(f"{path}: {key}: expected one of the data sets {', '.join(data)}, found {data_set!r}")
-    return study
+    complete = {name: _completed(study, name, data, path) for name in study.environments}
+    return study.model_copy(update={"environments": complete})
+
+
+def _completed(study: Study, name: str, data: dict[str, DataSet], path: Path) -> EnvironmentStudy:
+    """An environment's settings with all interface settings of its data set's type.
+
+    Raises :class:`ConfigError` for a data set that does not exist and for interface settings that it does not have.
+    """
+    settings, data_set = study.environments[name], study.data_set(name)
+    where = f"{path}: environments.{name}"
+    if data_set not in data:
+        key = where if settings.data is None else f"{where}.data"
+        hint = did_you_mean(data_set, data)
+        raise ConfigError(f"{key}: expected one of the data sets {', '.join(data)}, found {data_set!r}{hint}")
+    try:
+        interface = read_interface(data[data_set], settings.interface)
+    except ValidationError as error:
+        raise ConfigError(_lines(error, str(path), "environments", name)) from None
+    return settings.model_copy(update={"interface": interface.model_dump(mode="json")})
 
 
 def _entries(path: Path, what: str) -> ItemsView[str, Any]:

@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from empg.config.base import Model, Name, Positive
-from empg.config.data import Data
+from empg.config.environments import ENVIRONMENTS, Data, DataSet, read_interface
 from empg.config.methods import Method
-from empg.config.policy import Interface, Policy, Sampling
+from empg.config.policy import Policy, Sampling
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
 from empg.config.study import Study
 
 
-class WarmStartRun(Model):
-    """What the warm-start stage depends on."""
+class _Run(Model):
+    """What every stage of an environment depends on. ``interface`` is checked by the model of the data set's type."""
 
     environment: Name
     data: Data
     system: str
-    interface: Interface
+    interface: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _interface_fits(self) -> Self:
+        read_interface(self.data, self.interface)
+        return self
+
+
+class WarmStartRun(_Run):
+    """What the warm-start stage depends on."""
+
     policy: Policy
     warmstart: WarmStart
 
 
-class RolloutsRun(Model):
+class RolloutsRun(_Run):
     """What the rollout stage depends on, besides the warm-start model."""
 
-    environment: Name
-    data: Data
     max_steps: Positive
-    system: str
-    interface: Interface
     sampling: Sampling
     rollouts: Rollouts
     group_size: Positive
 
 
-class TrainRun(Model):
+class TrainRun(_Run):
     """What one training run depends on, besides the warm-start model and its rollouts."""
 
-    environment: Name
-    data: Data
     max_steps: Positive
-    system: str
-    interface: Interface
     policy: Policy
     sampling: Sampling
     train: Train
@@ -52,21 +56,17 @@ class TrainRun(Model):
     seed: int
 
 
-class EvaluateRun(Model):
+class EvaluateRun(_Run):
     """What one evaluation depends on, besides the model. ``method_name`` is ``warmstart`` for the warm start itself."""
 
-    environment: Name
-    data: Data
     max_steps: Positive
-    system: str
-    interface: Interface
     sampling: Sampling
     evaluate: Evaluate
     method_name: Name
     seed: int
 
 
-def _common(study: Study, data: dict[str, Data], environment: str) -> dict[str, Any]:
+def _common(study: Study, data: dict[str, DataSet], environment: str) -> dict[str, Any]:
     e = study.environments[environment]
     return {
         "environment": environment,
@@ -76,18 +76,18 @@ def _common(study: Study, data: dict[str, Data], environment: str) -> dict[str, 
     }
 
 
-def warmstart_run(study: Study, data: dict[str, Data], environment: str) -> WarmStartRun:
+def warmstart_run(study: Study, data: dict[str, DataSet], environment: str) -> WarmStartRun:
     e = study.environments[environment]
     return WarmStartRun(**_common(study, data, environment), policy=e.policy, warmstart=e.warmstart)
 
 
-def rollouts_run(study: Study, data: dict[str, Data], environment: str) -> RolloutsRun:
+def rollouts_run(study: Study, data: dict[str, DataSet], environment: str) -> RolloutsRun:
     e = study.environments[environment]
     return RolloutsRun(**_common(study, data, environment), max_steps=e.max_steps, sampling=e.sampling,
                        rollouts=e.rollouts, group_size=e.train.group_size)  # fmt: skip
 
 
-def train_run(study: Study, data: dict[str, Data], environment: str, method: str, seed: int) -> TrainRun:
+def train_run(study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int) -> TrainRun:
     e, m = study.environments[environment], study.methods[method]
     if m.zeta is None:
         m = m.model_copy(update={"zeta": e.zeta})
@@ -95,7 +95,9 @@ def train_run(study: Study, data: dict[str, Data], environment: str, method: str
                     train=e.train, method_name=method, method=m, seed=seed)  # fmt: skip
 
 
-def evaluate_run(study: Study, data: dict[str, Data], environment: str, method: str, seed: int) -> EvaluateRun:
+def evaluate_run(study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int) -> EvaluateRun:
     e = study.environments[environment]
+    panels = e.evaluate.splits or ENVIRONMENTS[data[study.data_set(environment)].type].panels
+    evaluate = e.evaluate.model_copy(update={"splits": panels})
     return EvaluateRun(**_common(study, data, environment), max_steps=e.max_steps, sampling=e.sampling,
-                       evaluate=e.evaluate, method_name=method, seed=seed)  # fmt: skip
+                       evaluate=evaluate, method_name=method, seed=seed)  # fmt: skip

@@ -66,7 +66,7 @@ class Train(Model):
 
 
 class Evaluate(Model):
-    """Fixed panels: every task of each split, greedy once and sampled once."""
+    """Fixed panels: every task of each split, greedy once and sampled once. No splits: those of the environment."""
 
     seed: int = 0
-    splits: tuple[Name, ...] = ("valid_seen", "valid_unseen")
+    splits: tuple[Name, ...] = ()

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from empg.config.base import Model, Name, Positive
 from empg.config.methods import Method
-from empg.config.policy import Interface, Policy, Sampling, TinyPolicy
+from empg.config.policy import Policy, Sampling, TinyPolicy
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
+
+DEFAULT_STUDY = "quick"
 
 
 class EnvironmentStudy(Model):
     """Everything about one environment in a study.
 
     ``data`` names its data set; left out, that is called as the environment. ``base`` names the entry of
-    ``config/environments.yaml`` that the other keys were laid over (:func:`empg.config.load_study`).
+    ``config/environments.yaml`` that the other keys were laid over. ``interface`` holds settings of the data set's
+    type; :func:`empg.config.load_study` checks and completes them.
     """
 
     base: Name | None = None
     data: Name | None = None
     max_steps: Positive = 12
     system: str = ""
-    interface: Interface = Interface()
+    interface: dict[str, Any] = Field(default_factory=dict)
     zeta: Annotated[float, Field(ge=0)] = 0.05
     policy: Policy = TinyPolicy()
     sampling: Sampling = Sampling()
@@ -36,7 +39,7 @@ class EnvironmentStudy(Model):
 class Study(Model):
     """A grid: environments × methods × seeds."""
 
-    study: Name = "quick"
+    study: Name = DEFAULT_STUDY
     description: str = ""
     environments: dict[Name, EnvironmentStudy]
     methods: dict[Name, Method]

@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from empg.config import Interface
 from empg.environments import text
 
 
@@ -119,16 +118,16 @@ class Draws(Protocol):
 
 
 class Dataset(ABC):
-    """The tasks of an environment, from one source: ``panels``, and ``draws`` if the source is embedded.
+    """The tasks of a data set, how they are played and how an expert plays them.
+
+    A registration names a subclass, which is called with the data set's settings, the folder of its files (empty when
+    the data stage is about to write them) and the interface settings.
 
     ``names`` finds what an agent must copy or compare, for a tokenizer trained on the environment's text: see
     :func:`~empg.policy.tokenizer.train_tokenizer`. None: what is numbered.
     """
 
     names: ClassVar[str | None] = None
-
-    def __init__(self, panels: Panels, draws: Draws | None) -> None:
-        self._panels, self._draws = panels, draws
 
     @staticmethod
     def format_step(thought: str, action: str) -> str:
@@ -140,27 +139,41 @@ class Dataset(ABC):
         """Write the data set's files to ``out``: what the data stage does before anything else is asked of it."""
 
     @abstractmethod
-    def arena(self, max_steps: int, interface: Interface) -> Arena:
+    def arena(self, max_steps: int) -> Arena:
         """Where the tasks are played, each episode for at most ``max_steps`` steps."""
 
     @abstractmethod
-    def demonstrate(self, number: int, random: Random, *, max_steps: int, interface: Interface, mistake_rate: float,
-                    detour_rate: float) -> list[DemonstrationStep]:  # fmt: skip
+    def demonstrate(
+        self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float
+    ) -> list[DemonstrationStep]:
         """The expert's play of training task ``number``; a step is a mistake or a detour with these probabilities."""
 
+    @abstractmethod
     def tasks(self, split: str) -> list[Task]:
-        """The fixed panel of a split, in its order."""
-        return self._panels.tasks(split)
+        """The fixed tasks of a split, in their order."""
 
     def training_task(self, number: int) -> Task:
-        """The training task of any number >= 0; embedded data draws a new one for each, other data repeats."""
-        if self._draws:
-            return self._draws.tasks("train", range(number, number + 1))[0]
+        """The training task of any number >= 0: the tasks of the split ``train``, over and over."""
         return self._training[number % len(self._training)]
 
     @cached_property
     def _training(self) -> list[Task]:
         return self.tasks("train")
+
+
+class PanelDataset(Dataset):
+    """A data set of ``panels``, whose training tasks are drawn anew without end where there are ``draws``."""
+
+    def __init__(self, panels: Panels, draws: Draws | None) -> None:
+        self._panels, self._draws = panels, draws
+
+    def tasks(self, split: str) -> list[Task]:
+        return self._panels.tasks(split)
+
+    def training_task(self, number: int) -> Task:
+        if self._draws:
+            return self._draws.tasks("train", range(number, number + 1))[0]
+        return super().training_task(number)
 
 
 def hash_list(files: Iterable[Path]) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from empg.config import Data
+from empg.config import DataSet
 from empg.environments.registry import open_dataset
 from empg.files import write_json
 
 
-def run(config: Data, out: Path) -> None:
+def run(config: DataSet, out: Path) -> None:
     """Write the data set and, last, ``out/manifest.json``: what it was made from and what identifies its content.
 
     That is the hash of each split's index, which has one line a task with the SHA-256 of what the task is played from,

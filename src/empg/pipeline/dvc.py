@@ -13,11 +13,13 @@ from typing import Any
 
 import psutil
 
-from empg.config import Data, load_data, read_yaml
+from empg.config import DataSet, load_data, read_yaml
 from empg.errors import ConfigError, DataError
 from empg.files import read_json, write_json, write_text
+from empg.pipeline.job_files import write_sources
+from empg.registry import did_you_mean
 
-PIPELINE, LOCKFILE = Path("dvc.yaml"), Path("dvc.lock")
+LOCKFILE = Path("dvc.lock")
 
 
 def run(name: str, config: Path, out: Path) -> None:
@@ -28,10 +30,10 @@ def run(name: str, config: Path, out: Path) -> None:
     """
     begin = time.perf_counter()
     data = load_data(config)
-    stages = read_yaml(PIPELINE)["stages"]["data"]["foreach"]
-    for where, known in ((config, data), (f"{PIPELINE}: stages.data.foreach", stages)):
-        if name not in known:
-            raise ConfigError(f"{where}: expected the data set {name!r}, found {', '.join(known)}")
+    if name not in data:
+        hint = did_you_mean(name, data)
+        raise ConfigError(f"{config}: expected the data set {name!r}, found {', '.join(data)}{hint}")
+    write_sources(name, data[name], Path("results"))
     temporary = Path(".dvc/tmp")
     temporary.mkdir(parents=True, exist_ok=True)
     with (temporary / "empg.lock").open("w") as lock:
@@ -46,7 +48,7 @@ def run(name: str, config: Path, out: Path) -> None:
     write_json(out, identity | {key: output[key] for key in ("md5", "size", "nfiles")})
 
 
-def _reproduce(name: str, data: Data, lock: int) -> dict[str, Any]:
+def _reproduce(name: str, data: DataSet, lock: int) -> dict[str, Any]:
     """Run the DVC stage if something changed; its entry in ``dvc.lock``."""
     promised = LOCKFILE.read_text(encoding="utf-8") if LOCKFILE.exists() else None
     before, after = _entry(name), _repro(name, lock)

@@ -7,28 +7,35 @@ that depend on it, touching a file outdates nothing, and nothing is forgotten wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter, create_model
 
-from empg import provenance
+from empg import sources
 from empg.config import (
-    Data,
+    ENVIRONMENTS,
+    DataSet,
     EnvironmentStudy,
     Model,
+    Name,
     Study,
     evaluate_run,
     load_data,
     load_environments,
     load_study,
+    read_yaml,
     rollouts_run,
     train_run,
     warmstart_run,
 )
+from empg.config.base import NAME
+from empg.config.study import DEFAULT_STUDY
 from empg.errors import ConfigError
 from empg.files import write_text
+from empg.registry import did_you_mean
 
 # The stages that are of the whole study, not of one environment.
 OF_THE_STUDY = ("report", "track")
@@ -37,16 +44,14 @@ OF_THE_RESULTS = ("data", "logs", "mlartifacts", "sources", "tune")
 RESERVED = {"environments": ("config", "logs", "report"), "methods": ("warmstart", "warmstart_evaluate", "rollouts")}
 
 
-def read_study(config: Path, study_name: str | None) -> tuple[Study, dict[str, Data]]:
+def read_study(config: Path, study_name: str | None) -> tuple[Study, dict[str, DataSet]]:
     """The study of ``config/study/NAME.yaml``, or of ``config/config.yaml`` for none and for the name that it has; and
     the data sets.
 
     Raises :class:`ConfigError` for any mistake in the configuration.
     """
     data, environments = load_data(config / "data.yaml"), load_environments(config / "environments.yaml")
-    default, path = config / "config.yaml", config / "study" / f"{study_name}.yaml"
-    if study_name is None or (not path.exists() and load_study(default, data, environments).study == study_name):
-        path = default
+    path = _study_file(config, study_name)
     study = load_study(path, data, environments)
     if study_name and study.study != study_name:
         raise ConfigError(f"{path}: study: expected {study_name!r}, as the file is called, found {study.study!r}")
@@ -59,29 +64,62 @@ def read_study(config: Path, study_name: str | None) -> tuple[Study, dict[str, D
     return study, data
 
 
+def _study_file(config: Path, name: str | None) -> Path:
+    """The file of a study; raises :class:`ConfigError` that lists the studies where there is none of this name."""
+    default = config / "config.yaml"
+    if name is None:
+        return default
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(f"study: expected a name of lower-case letters, digits and _, found {name!r}")
+    path = config / "study" / f"{name}.yaml"
+    if path.exists():
+        return path
+    value = read_yaml(default)
+    default_name = value.get("study", DEFAULT_STUDY) if isinstance(value, dict) else None
+    if name == default_name:
+        return default
+    known = [str(default_name), *sorted(file.stem for file in path.parent.glob("*.yaml"))]
+    hint = did_you_mean(name, known)
+    raise ConfigError(f"study: expected one of {', '.join(known)}, found {name!r}{hint}")
+
+
 def prepare(config: Path, study_name: str | None, results: Path) -> Study:
     """Read a study and bring the files that its jobs depend on up to date.
 
     Raises :class:`ConfigError` for any mistake in the configuration, before a file is written.
     """
     study, data = read_study(config, study_name)
-    for file, content in _contents(study, data, results):
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        if not file.exists() or file.read_text(encoding="utf-8") != text:
-            write_text(file, text)
+    _write_changed(_contents(study, data, results))
     return study
 
 
-def _contents(study: Study, data: dict[str, Data], results: Path) -> Iterator[tuple[Path, Any]]:
+def write_sources(name: str, data: DataSet, results: Path) -> None:
+    """Bring the file that the data stage of one data set depends on up to date."""
+    _write_changed(_sources(name, data, results))
+
+
+def _write_changed(files: Iterable[tuple[Path, Any]]) -> None:
+    for file, content in files:
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            write_text(file, text)
+
+
+def _sources(name: str, data: DataSet, results: Path) -> Iterator[tuple[Path, Any]]:
+    """The hashes of the source files of each stage that is of one environment."""
+    for stage in sources.STAGES.keys() - set(OF_THE_STUDY):
+        hashes = sources.source_hashes(sources.STAGES[stage], data.type)
+        yield results / "sources" / name / f"{stage}.json", hashes
+
+
+def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator[tuple[Path, Any]]:
     """Every file and what it should hold."""
     for stage in OF_THE_STUDY:
-        yield results / "sources" / f"{stage}.json", provenance.source_hashes(provenance.STAGES[stage])
+        yield results / "sources" / f"{stage}.json", sources.source_hashes(sources.STAGES[stage])
     folder = results / study.study / "config"
     models: dict[Path, Model] = {folder / "study.json": study}
     for name in dict.fromkeys(map(study.data_set, study.environments)):
-        for stage in provenance.STAGES.keys() - set(OF_THE_STUDY):
-            hashes = provenance.source_hashes(provenance.STAGES[stage], data[name].type)
-            yield results / "sources" / name / f"{stage}.json", hashes
+        yield from _sources(name, data[name], results)
         models[results / "data" / "config" / f"{name}.json"] = data[name]
     for environment in study.environments:
         own = folder / environment
@@ -100,7 +138,22 @@ def _contents(study: Study, data: dict[str, Data], results: Path) -> Iterator[tu
 def schemas() -> dict[str, Any]:
     """File name → JSON schema of a study, of ``config/data.yaml`` and of ``config/environments.yaml``."""
     return {
-        "config.schema.json": Study.model_json_schema(),
-        "data.schema.json": TypeAdapter(dict[str, Data]).json_schema(),
-        "environments.schema.json": TypeAdapter(dict[str, EnvironmentStudy]).json_schema(),
+        "config.schema.json": _with_interfaces(Study.model_json_schema()),
+        "data.schema.json": _data_schema(),
+        "environments.schema.json": _with_interfaces(TypeAdapter(dict[str, EnvironmentStudy]).json_schema()),
     }
+
+
+def _data_schema() -> dict[str, Any]:
+    """That of ``config/data.yaml``, with the data sets of every registered environment."""
+    models = [kind.data for kind in ENVIRONMENTS.values()]
+    entry: Any = Annotated[Union[tuple(models)], Field(discriminator="type")]  # noqa: UP007 — made at run time
+    return create_model("DataFile", __base__=Model, data_sets=(dict[Name, entry], ...)).model_json_schema()
+
+
+def _with_interfaces(schema: dict[str, Any]) -> dict[str, Any]:
+    """An environment's ``interface`` has the keys that one of the registered environments declares."""
+    models = {kind.interface.__name__: kind.interface for kind in ENVIRONMENTS.values()}
+    choices = [model.model_json_schema() for model in models.values()]
+    schema["$defs"]["EnvironmentStudy"]["properties"]["interface"] |= {"anyOf": choices}
+    return schema

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-TAGS = tuple(f"<{slash}{name}>" for name in ("think", "action", "search", "access", "answer", "information")
-             for slash in ("", "/"))  # fmt: skip
 
 # ChatML without the line break between messages: a token fewer a turn.
 CHAT_TEMPLATE = (
@@ -24,16 +22,18 @@ _LINES = r"(?:system|user|assistant)\n|\n+"
 _NUMBERED = re.compile(r"([A-Za-z]+) \d")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, names: str | None = None) -> Qwen2Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, names: str | None = None, *, tags: Sequence[str] = ("think", "action")
+) -> Qwen2Tokenizer:
     """A tokenizer of at most ``vocab_size`` tokens: bytes, and the phrases of the text as added tokens.
 
     Phrases are what a byte-pair encoding that may merge across spaces makes of the text. They are kept as added tokens
     because `AutoTokenizer` puts its own word splitting in front of a Qwen2 folder's merges; added tokens come before
     that. Deterministic for the same texts in the same order.
 
-    ``names`` is a regular expression that finds what the agent must copy or compare: each match is a token of its own,
-    which no phrase crosses. Without it, words that are numbered somewhere ("cabinet 1") are names, with their number or
-    without.
+    ``tags`` are the names of the environment's tags; those that the texts use are tokens. ``names`` is a regular
+    expression that finds what the agent must copy or compare: each match is a token of its own, which no phrase
+    crosses. Without it, words that are numbered somewhere ("cabinet 1") are names, with their number or without.
     """
     texts = list(texts)
     bytes_only = {PAD: 0, START: 1, END: 2} | {
@@ -42,8 +42,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, names: str | None = N
     tokenizer = Qwen2Tokenizer(vocab=bytes_only, merges=[], eos_token=END, pad_token=PAD, extra_special_tokens=[START],
                                clean_up_tokenization_spaces=False)  # fmt: skip
     tokenizer.chat_template = CHAT_TEMPLATE
-    tags = [tag for tag in TAGS if any(tag in text for text in texts)]
-    phrases = [*tags, *_phrases(texts, vocab_size - len(bytes_only) - len(tags), names or _numbered(texts))]
+    written = [f"<{slash}{tag}>" for tag in tags for slash in ("", "/")]
+    spoken = [tag for tag in written if any(tag in text for text in texts)]
+    count = vocab_size - len(bytes_only) - len(spoken)
+    phrases = [*spoken, *_phrases(texts, count, written, names or _numbered(texts))]
     tokenizer.add_tokens([AddedToken(phrase, normalized=False, special=False) for phrase in phrases])
     return tokenizer
 
@@ -53,7 +55,7 @@ def _numbered(texts: list[str]) -> str:
     return rf" ?\b(?:{names})\b(?: \d+)?" if names else "(?!)"
 
 
-def _phrases(texts: list[str], count: int, name: str) -> list[str]:
+def _phrases(texts: list[str], count: int, tags: list[str], name: str) -> list[str]:
     """The ``count`` most frequent tokens of more than one character, most frequent first.
 
     The text between names merges across spaces into phrases, since environments speak in fixed ones (", you see a").
@@ -62,7 +64,7 @@ def _phrases(texts: list[str], count: int, name: str) -> list[str]:
     encoding = Tokenizer(models.BPE())
     encoding.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex("|".join(TAGS)), behavior="removed"),
+            pre_tokenizers.Split(Regex("|".join(map(re.escape, tags))), behavior="removed"),
             pre_tokenizers.Split(pieces, behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]

@@ -1,6 +1,6 @@
-"""The report's figures in the order of the page: what each is called and how it was made.
+"""What each figure of the report is called and how it was made, in the order of the page.
 
-No imports: Snakemake's own report takes the same words. They are plain text, and reStructuredText reads them as such.
+No imports: the Snakefile reads this file too. Captions are plain text and valid reStructuredText.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Caption(NamedTuple):
-    """``section`` of the page, ``title``, and ``text``: how the figure was made and what it may be read as."""
+    """``section`` of the page, ``title``, and ``text``: what is drawn, what intervals mean, what it cannot show."""
 
     section: str
     title: str
@@ -20,109 +20,111 @@ CAPTIONS = {
     "difference": Caption(
         "Results",
         "Difference in success",
-        "Success minus that of the same method without modulation, or else of the baseline, on the same tasks, with "
-        "the same seeds and random numbers; a point is the mean over seeds. Thin line: Student's t 95 % interval over "
-        "the seeds' differences, what other seeds would give; cut off at ± 50 points. Thick line: bootstrap over tasks "
-        "for these very policies: what other tasks would give. Only when both keep clear of 0 does the page claim a "
-        "difference.",
+        "Success minus that of the method compared with, in percentage points: the same method without modulation, or "
+        "else the baseline; same tasks, seeds and random numbers. A dot is the mean over seeds. Thin line: 95 % "
+        "interval over seeds (Student's t), for other seeds; cut off at ± 50 points. Thick line: 95 % interval over "
+        "tasks (bootstrap), for other tasks and these policies. The page claims a difference only where both "
+        "intervals exclude 0.",
     ),
     "success": Caption(
         "Results",
         "Success of each policy",
-        "Every task of the panel played once by every policy (the number behind a name is the seed), the warm start "
-        "beside. Lines are Wilson's 95 % intervals for that policy's episodes.",
+        "Success, in percent, of the warm start and of every trained policy on all tasks of the panel, each task "
+        "played once. The number behind a name is the seed. Lines are Wilson's 95 % intervals, for other episodes of "
+        "that policy.",
     ),
     "learning_curves": Caption(
         "Training",
         "Learning curves",
-        "Success of each iteration's own training episodes. These tasks are drawn anew for every iteration, those "
-        "always or never solved less often, so a curve is not the success on a panel. Left, the episodes of all seeds "
-        "together; the band is Wilson's 95 % interval for the episodes of one iteration: the noise of measuring, not "
-        "the spread of seeds. Right, each run of a method, one for each seed; from three seeds on with Student's t 95 "
-        "% interval for other seeds as a band.",
+        "Success of each iteration's training episodes, in percent. Their tasks are drawn anew each time, and those "
+        "that the warm start always or never solves are drawn less often, so a curve is not comparable with a panel. "
+        "Left: the episodes of all seeds together, with Wilson's 95 % interval: the noise of measuring, not the "
+        "spread of seeds. Right: a line per run; from three seeds on, a band shows the 95 % interval over seeds "
+        "(Student's t).",
     ),
     "stability": Caption(
         "Training",
         "Stability: KL, gradient norm, entropy",
-        "By iteration, mean over seeds; the band reaches from the lowest to the highest seed. KL is the k3 estimate to "
-        "the warm start on the sampled tokens, computed only for methods with a KL penalty. The gradient norm is that "
-        "before clipping, mean over an iteration's updates. Step entropy is the mean over the batch's steps: a "
-        "collapse to confident policies would show as a fall to 0 while success stands still.",
+        "Mean over seeds at each iteration; the band reaches from the lowest to the highest seed. KL is the k3 "
+        "estimate to the warm start on the sampled tokens, for methods with a KL penalty. The gradient norm is taken "
+        "before clipping and averaged over the iteration's updates. Step entropy is the mean over the batch's steps; "
+        "it falls to 0 while success stands still where a policy collapses.",
     ),
     "step_entropy": Caption(
         "Entropy and credit",
         "Step entropy",
-        "Share of training steps by their step entropy (mean over a step's tokens of the sampling distribution's "
-        "entropy; of Rényi-2 entropy for a method with it), in the first and the last quarter of the iterations, all "
-        "seeds together. The outermost 0.1 % lie in the outer bins.",
+        "Share of training steps by step entropy, in the first and in the last quarter of the iterations, all seeds "
+        "together. A step's entropy is the mean over its tokens of the sampling distribution's entropy (Rényi-2 "
+        "entropy for methods that use it). The outermost 0.1 % of the steps are counted in the outer bins.",
     ),
     "entropy_change": Caption(
         "Entropy and credit",
         "Change of step entropy, by percentile",
-        "After the paper's Figure 3. Steps of the warm start's own rollouts, the same for every method, are read again "
-        "by each trained policy, token for token: the change is its step entropy less the warm start's. Bins hold 5 % "
-        "of the steps each, by their entropy before; mean over seeds, which are given different steps; the band "
-        "reaches from the lowest to the highest seed. Since bins go by the entropy before, the highest fall in part by "
-        "regression to the mean.",
+        "After the paper's Figure 3. Each trained policy reads steps of the warm start's rollouts again, token for "
+        "token; the change is its step entropy minus the warm start's. Each bin holds 5 % of the steps, by their "
+        "entropy before. The line is the mean over seeds, the band reaches from the lowest to the highest seed. "
+        "Methods share the steps, seeds do not. The highest bins fall in part by regression to the mean, since bins "
+        "go by the entropy before.",
     ),
     "gradient_scale": Caption(
         "Entropy and credit",
         "Gradient scale",
-        "Share of training steps by EMPG's factor g, which multiplies the outcome advantage and is 1 on average in "
-        "every iteration; above 1 for confident steps. Only methods that scale; phases and bins as for the step "
-        "entropy.",
+        "Share of training steps by EMPG's gradient scale g, which multiplies the outcome advantage. Its mean is 1 in "
+        "every iteration; confident steps are above 1. Only methods that scale are shown. Phases and bins are those "
+        "of the step entropy.",
     ),
     "equal_reward": Caption(
         "Entropy and credit",
-        "Weight of groups that cannot rank",
-        "Share of the summed absolute advantage that comes from groups whose rewards are all equal, mean over seeds; "
-        "the band reaches from the lowest to the highest. Their outcome advantage is 0, so without a bonus the share "
-        "is 0; with EMPG's clarity bonus such groups are still trained on.",
+        "Weight of groups with equal rewards",
+        "Share of the summed absolute advantage that comes from groups whose rewards are all equal. The line is the "
+        "mean over seeds, the band reaches from the lowest to the highest seed. The outcome advantage of such groups "
+        "is 0, so without a bonus the share is 0; EMPG's clarity bonus still trains on them.",
     ),
     "proposition1": Caption(
         "Gradients",
         "Proposition 1, measured",
-        "Squared norm of the gradient of log π(a) with respect to the logits, for tokens a drawn from the trained "
-        "policy at contexts of its last rollouts, 16 tokens a context, in bins of equal width by Rényi-2 entropy (mean "
-        "and 95 % interval, all seeds; bins of fewer than 10 contexts left out); dashed, the proposition's expectation "
-        "1 − exp(−H₂). The bin at the left end holds most contexts: trained policies are sure of most tokens.",
+        "Squared norm of the gradient of log π(a) with respect to the logits, against Rényi-2 entropy. Contexts come "
+        "from the last rollouts of the trained policy, which draws 16 tokens a at each. Dots and lines are means and "
+        "95 % intervals in bins of equal width, all seeds together; bins of fewer than 10 contexts are left out. "
+        "Dashed: the expectation of the proposition, 1 − exp(−H₂). The leftmost bin holds most contexts, since "
+        "trained policies are certain of most tokens.",
     ),
     "gradient_norm": Caption(
         "Gradients",
         "Gradient norm against step entropy",
-        "Norm over all parameters of the gradient of a step's mean log-probability under the trained policy, for steps "
-        "drawn from the last iteration, alone, times the step's outcome advantage (before modulation) and times its "
-        "final one (after; the mean over its tokens for a method at the level of tokens). Bins of equal count by step "
-        "entropy; mean and 95 % interval, all seeds.",
+        "Norm over all parameters of the gradient of a step's mean log-probability under the trained policy, for "
+        "steps drawn from the last iteration. It is shown alone, times the outcome advantage (before modulation) and "
+        "times the final advantage (after modulation; the mean over the step's tokens for token-level methods). Bins "
+        "of equal count by step entropy; means and 95 % intervals, all seeds together.",
     ),
     "gradient_variance": Caption(
         "Gradients",
         "Gradient variance with and without scaling",
-        "Trace of the covariance of one step's gradient times its weight, for the same steps as in the figure before: "
-        "by the outcome advantage times g (scaled) and by EMPG's final advantage, over that by the outcome advantage "
-        "alone; a point for each seed, below 1 less variance. Smaller weights alone make for less variance and less "
-        "signal alike, so the second panel divides by the square of the weights' mean size.",
+        "Trace of the covariance of a step's weighted gradient, for the steps of the figure before, as a ratio. "
+        "Weights are the outcome advantage times g (scaled) and EMPG's final advantage; the denominator has the "
+        "outcome advantage alone. A dot is a seed; below 1 the variance is smaller. Smaller weights reduce variance "
+        "and signal alike, so the second panel divides by the square of the weights' mean size.",
     ),
     "sensitivity": Caption(
         "Sensitivity",
         "Sensitivity to k, k' and ζ",
-        "Success on the last split, sampled, mean over seeds, of the methods that differ in these settings alone. Each "
-        "map varies two of them; the third has the value that most methods have. The baseline's success stands in the "
-        "title.",
+        "Success, in percent, sampled, on the last panel, mean over seeds, for methods that differ only in these "
+        "settings. Each map varies two of them; the third has the value that most methods have. The title gives the "
+        "baseline's success.",
     ),
     "endings": Caption(
         "Failures and cost",
         "How episodes end",
-        "Share of the sampled episodes of each panel by how they ended, all seeds together. success and failure: the "
-        "environment ended the episode, with the full reward or without it; step limit: no more actions; refused: too "
-        "many invalid actions in a row; context limit: the next turn might not fit; search limit: searched on after "
-        "the last search.",
+        "Share of each panel's sampled episodes by how they ended, all seeds together. Success and failure: the "
+        "environment ended the episode, with or without the full reward. Step limit: no actions left. Refused: too "
+        "many invalid actions in a row. Context limit: the next turn might not fit. Search limit: the agent searched "
+        "on after its last search.",
     ),
     "cost": Caption(
         "Failures and cost",
         "Cost of a run",
         "CPU seconds of a training run and its evaluation, mean over seeds, from the stages' own clocks: sampling "
-        "episodes (entropies included, which fall off as tokens are drawn), updates, writing rollouts and checkpoints, "
-        "the rest (loading, start), and the panels.",
+        "episodes (with their entropies, which sampling yields anyway), updates, writing rollouts and checkpoints, "
+        "the rest (loading, start), and evaluation on the panels.",
     ),
 }

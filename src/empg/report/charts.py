@@ -142,8 +142,8 @@ def differences(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Pane
         yOffset=alt.YOffset("method:N", sort=list(methods)),
         color=_method(methods).legend(values=[m for m in methods if m in set(shown["method"])]),
     )
-    axis = alt.Axis(format="+.0%", tickCount=5)
-    x = alt.X("difference:Q", title="difference of success", axis=axis, scale=scale)
+    axis = alt.Axis(labelExpr="format(100 * datum.value, '+.0f')", tickCount=5)
+    x = alt.X("difference:Q", title="difference in success (points)", axis=axis, scale=scale)
     seeds = base.mark_rule(strokeWidth=1.5).encode(
         x=alt.X("difference_seeds_low:Q", scale=scale), x2="difference_seeds_high:Q"
     )

@@ -18,10 +18,15 @@ from empg.rollouts.episodes import StopReason
 
 Tables = dict[str, pl.DataFrame]
 GREEN, BLUE, ORANGE = charts.COLOURS[2], charts.COLOURS[0], charts.COLOURS[1]
-# The same colour for an ending, and for a part of the cost, everywhere.
-ENDINGS = dict(
-    zip((reason.replace("_", " ") for reason in StopReason), (GREEN, *charts.COLOURS[3:7], ORANGE), strict=True)
-)
+# One colour for an ending, and for a part of the cost, in all figures. OTHER_ENDINGS are the environments' own.
+ENDINGS = {
+    StopReason.SUCCESS: GREEN,
+    StopReason.FAILURE: charts.COLOURS[3],
+    StopReason.STEP_LIMIT: charts.COLOURS[4],
+    StopReason.REFUSED: charts.COLOURS[6],
+    StopReason.CONTEXT_LIMIT: ORANGE,
+}
+OTHER_ENDINGS = (charts.COLOURS[5], charts.COLOURS[7], BLUE)
 PARTS = {"collect": BLUE, "update": ORANGE, "write": charts.COLOURS[3], "rest": charts.COLOURS[7], "evaluate": GREEN}
 RATIOS = {"ratio": "as trained with", "ratio_at_size": "at the same size of weight"}
 METRICS = {"kl": "KL to the warm start", "grad_norm": "gradient norm", "step_entropy_mean": "step entropy (nats)"}
@@ -157,25 +162,36 @@ def _variance(tables: Tables) -> Iterator[Panel]:
 
 
 def _sensitivity(study: Study, tables: Tables) -> Iterator[Panel]:
-    last = {name: settings.evaluate.splits[-1] for name, settings in study.environments.items()}
     sampled = tables["sensitivity"].filter(mode="sampled")
     for (environment, family), rows in _per(sampled, "environment", "family"):
-        shown = rows.filter(split=last[environment])
-        place = {"environment": environment, "split": last[environment], "mode": "sampled", "method": study.baseline}
+        last = rows["split"].unique(maintain_order=True)[-1]
+        shown = rows.filter(split=last)
+        place = {"environment": environment, "split": last, "mode": "sampled", "method": study.baseline}
         base = float(tables["results"].filter(**place)["success"].item())
         for x, y, part in maps(shown):
             title = f"{environment}: {family} ({study.baseline}: {100 * base:.1f} %)"
             yield charts.heat_map(part, x, y, SETTINGS, title)
 
 
+def ending_colours(found: list[str]) -> dict[str, str]:
+    """A colour for each ending in the order of the bars: those of every environment, and the other ones ``found``."""
+    others = [name for name in found if name not in ENDINGS]
+    own = {name: OTHER_ENDINGS[i % len(OTHER_ENDINGS)] for i, name in enumerate(others)}
+    last = (StopReason.REFUSED, StopReason.CONTEXT_LIMIT)
+    first = {name: colour for name, colour in ENDINGS.items() if name not in last}
+    colours = first | own | {name: ENDINGS[name] for name in last}
+    return {name.replace("_", " "): colour for name, colour in colours.items()}
+
+
 def _endings(tables: Tables) -> Iterator[Panel]:
     rows = (
         tables["stop_reasons"].filter(mode="sampled").with_columns(pl.col("method").replace(WARM_START, "warm start"))
     )
+    colours = ending_colours(rows["stop_reason"].unique().sort().to_list())
     named = rows.with_columns(pl.col("stop_reason").str.replace_all("_", " "))
     for (environment, split), part in _per(named, "environment", "split"):
         x = charts.share("share", "share of episodes")
-        yield charts.stacked(part, "stop_reason", ENDINGS, x, f"{environment}: {split}")
+        yield charts.stacked(part, "stop_reason", colours, x, f"{environment}: {split}")
 
 
 def _cost(tables: Tables) -> Iterator[Panel]:

@@ -269,8 +269,11 @@ def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: st
                 },
             }
         )
-    kind = read_json(results.warm_start(name).train / "manifest.json")["config"]["data"]["type"]
-    return {"name": name, "panels": panels, "type": kind, "methods": [WARM_START, *results.study.methods]}
+    warm_start = results.warm_start(name)
+    kind = read_json(warm_start.train / "manifest.json")["config"]["data"]["type"]
+    about = read_json(warm_start.evaluate / "summary.json")["about"]
+    methods = [WARM_START, *results.study.methods]
+    return {"name": name, "panels": panels, "type": kind, "methods": methods, "about": about}
 
 
 def run_view(results: Results, run: Run) -> dict[str, str]:

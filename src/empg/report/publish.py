@@ -17,7 +17,7 @@ from empg.analysis.verdict import points, verdict
 from empg.config import Study, parse
 from empg.errors import DataError
 from empg.files import atomic_directory, read_json, write_text
-from empg.pipeline.history import History
+from empg.pipeline.origin import commit
 from empg.report.captions import CAPTIONS
 
 LARGEST = 200_000  # bytes of a table; larger ones are left out and named
@@ -149,17 +149,16 @@ def _range(row: dict[str, Any], low: str, high: str, form: Callable[[float], str
 
 def _origin(results: Path, cost: pl.DataFrame) -> list[str]:
     """When, where and from which commits the results were made."""
-    history = History()
     made: dict[str, set[str]] = {name: set() for name in STAGES}
     for path in results.rglob("manifest.json"):
         manifest = read_json(path)
         if manifest["stage"] in made:
-            made[manifest["stage"]].add((history.commit(manifest, results) or "unknown")[:12])
+            made[manifest["stage"]].add((commit(path.parent) or "unknown")[:12])
     finished = datetime.fromtimestamp((results / "report" / "manifest.json").stat().st_mtime, UTC)
     hours = float(cost["cpu_seconds"].sum()) / 3600
     commits = "; ".join(f"{stage} {', '.join(sorted(names))}" for stage, names in made.items() if names)
     return [f"Finished on {finished:%Y-%m-%d}, {hours:.2f} CPU hours in {cost['jobs'].sum()} jobs; this page was made "
-            f"on {_machine()}. Commits, found by the content of each stage's sources: {commits}. "
+            f"on {_machine()}. Commits: {commits}. "
             "Settings: [study.json](study.json)."]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from empg.config import Interface, RolloutsRun, Sampling
+from empg.config import RolloutsRun, Sampling
 from empg.environments.base import Dataset, Task
 from empg.environments.registry import open_dataset
 from empg.policy.policy import Policy
@@ -23,13 +23,14 @@ from empg.seeding import derive_seed
 PRIOR_ATTEMPTS = 4  # a task's success rate is shrunk to its type's with the weight of this many attempts
 
 
-def make_sampler(policy: Policy, sampling: Sampling, dataset: Dataset, max_steps: int, interface: Interface, *,
-                 greedy: bool = False) -> Sampler:  # fmt: skip
+def make_sampler(
+    policy: Policy, sampling: Sampling, dataset: Dataset, max_steps: int, *, greedy: bool = False
+) -> Sampler:
     """A sampler of episodes of this data set."""
     return Sampler(
         policy.network,
         policy.chat,
-        dataset.arena(max_steps, interface),
+        dataset.arena(max_steps),
         max_response=sampling.max_response,
         max_context=sampling.max_context,
         max_refused=sampling.max_refused,
@@ -52,8 +53,8 @@ def run(config: RolloutsRun, data: Path, model: Path, out: Path, *, progress: Ca
     """Make ``out/rollouts.parquet`` and ``out/difficulty.parquet``; ``progress`` is told (episodes done, in all)."""
     with stage("rollouts", config, out, inputs={"data": data, "model": model}) as record:
         policy = Policy.load(model, config.system)
-        dataset = open_dataset(config.data, data)
-        sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, config.interface)
+        dataset = open_dataset(config.data, data, config.interface)
+        sampler = make_sampler(policy, config.sampling, dataset, config.max_steps)
         tasks = dataset.tasks("train")
         chosen = draw_tasks(
             tasks, np.ones(len(tasks)), config.rollouts.tasks, derive_seed(config.rollouts.seed, "tasks")

@@ -13,12 +13,11 @@ from empg.environments.base import Task
 
 
 class StopReason(StrEnum):
-    """Why an episode ended."""
+    """Why an episode ended. An environment's registration may name limits of its own beside these."""
 
     SUCCESS = "success"  # the environment ended it with the full reward
     FAILURE = "failure"  # the environment ended it without
     STEP_LIMIT = "step_limit"  # the environment's limit of steps was reached
-    SEARCH_LIMIT = "search_limit"  # Deep Search: it searched on after its last search
     REFUSED = "refused"  # too many invalid actions in a row
     CONTEXT_LIMIT = "context_limit"  # the next turn might not fit into the policy's context
 
@@ -60,7 +59,7 @@ class Trajectory:
     episode: Episode
     steps: list[Step] = field(default_factory=list)
     reward: float = 0.0
-    stop_reason: StopReason | None = None
+    stop_reason: str | None = None
     score: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import binomtest
 
-from empg.config import EvaluateRun
+from empg.config import ENVIRONMENTS, EvaluateRun
 from empg.environments.base import Task
 from empg.environments.registry import open_dataset
 from empg.files import write_json
@@ -35,7 +35,9 @@ def run(config: EvaluateRun, data: Path, model: Path, out: Path, *, progress: Ca
         panels = summarise(episodes)
         record.write_table(episodes, EPISODES, "episodes.parquet")
         key = {"environment": config.environment, "method": config.method_name, "seed": config.seed}
-        write_json(out / "summary.json", {**key, "panels": panels})
+        kind = ENVIRONMENTS[config.data.type]
+        about = {"metrics": dict(kind.metrics), "stop_reasons": dict(kind.stop_reasons)}
+        write_json(out / "summary.json", {**key, "about": about, "panels": panels})
         record.summary = {
             f"{split}_{mode}_success": panels[split][mode]["success"] for split in panels for mode in MODES
         }
@@ -44,7 +46,7 @@ def run(config: EvaluateRun, data: Path, model: Path, out: Path, *, progress: Ca
 def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, int], None]) -> pl.DataFrame:
     """Every episode of every panel, in :data:`~empg.schema.EPISODES`."""
     policy = Policy.load(model, config.system)
-    dataset = open_dataset(config.data, data)
+    dataset = open_dataset(config.data, data, config.interface)
     panels = {split: dataset.tasks(split) for split in config.evaluate.splits}
     total = len(MODES) * sum(map(len, panels.values()))
     played = 0
@@ -57,7 +59,7 @@ def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, 
     frames = []
     for mode in MODES:
         greedy = mode == "greedy"
-        sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, config.interface, greedy=greedy)
+        sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, greedy=greedy)
         for tasks in panels.values():
             frames.append(episode_rows(sampler.play(panel(tasks, mode, config.evaluate.seed), advance), mode))
     return pl.concat(frames)

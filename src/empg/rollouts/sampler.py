@@ -163,12 +163,12 @@ class Sampler:
         row.trajectory.metrics = row.environment.metrics
         return row.trajectory.stop_reason is None
 
-    def _stop_reason(self, row: Row, result: StepResult) -> StopReason | None:
+    def _stop_reason(self, row: Row, result: StepResult) -> str | None:
         steps = row.trajectory.steps
         if result.done:
             if result.reward == 1.0:
                 return StopReason.SUCCESS
-            return StopReason(row.environment.limit or StopReason.FAILURE)
+            return row.environment.limit or StopReason.FAILURE
         limit = self.max_refused or len(steps) + 1
         refused = len(steps) >= limit and all(step.invalid for step in steps[-limit:])
         return StopReason.REFUSED if refused else None

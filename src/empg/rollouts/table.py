@@ -11,7 +11,7 @@ import torch
 from empg.core.checks import check_step_index
 from empg.environments.base import Task
 from empg.errors import DataError
-from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
+from empg.rollouts.episodes import Episode, Step, Trajectory
 from empg.schema import STEPS
 
 
@@ -64,7 +64,7 @@ def from_table(frame: pl.DataFrame, environment: str) -> list[Trajectory]:
         if row["step"] == 0:
             task = Task(environment, row["split"], row["task"], row["task_type"])
             episode = Episode(task, row["group"], row["trajectory"], row["seed"])
-            trajectories.append(Trajectory(episode, [], row["reward"], StopReason(row["stop_reason"]), row["score"]))
+            trajectories.append(Trajectory(episode, [], row["reward"], row["stop_reason"], row["score"]))
         trajectories[-1].steps.append(
             Step(
                 observation=row["observation"],

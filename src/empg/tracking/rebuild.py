@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from empg.errors import DataError
-from empg.files import read_json, write_json
-from empg.pipeline.history import History
-from empg.provenance import STAGES, file_digest, json_digest, source_hashes
+from empg.files import file_digest, read_json, write_json
+from empg.pipeline.origin import commit
+from empg.provenance import json_digest
 from empg.report.trajectories import page_name
+from empg.sources import STAGES, source_hashes
 from empg.tracking.database import uri
 from empg.tracking.system_metrics import PREFIX, load, system_history
 from empg.tracking.traces import delete_strays, log_rewards, log_sample
@@ -44,7 +45,6 @@ class Logbook:
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker, self.client, self.study = tracker, tracker.client, tracker.study
-        self.history = History()
         self.sources = json_digest(source_hashes(STAGES["track"]))  # what is logged, and how, may change
 
     def write(self, progress: Callable[[int, int], None]) -> None:
@@ -95,7 +95,7 @@ class Logbook:
         if run is None:
             wall = read_json(folders[0] / "timing.json")["wall_seconds"]
             run = self.tracker.begin(identity, manifest["config"], start=end - int(wall * 1000))
-        self.tracker.describe(run, identity, manifest["config"], self.history.commit(manifest, self.study))
+        self.tracker.describe(run, identity, manifest["config"], commit(folders[0]))
         self._log_missing(run, points)
         self._log_system(run, identity)
         self._log_files(run, identity, folders)

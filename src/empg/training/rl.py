@@ -75,8 +75,8 @@ class Loop:
             self.policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
         self.reference = Policy.load(model, config.system).network if config.method.kl_coef > 0 else None
         self.optimiser = Optimiser(self.policy.network, config.train.optimiser)
-        dataset = open_dataset(config.data, data)
-        self.sampler = make_sampler(self.policy, config.sampling, dataset, config.max_steps, config.interface)
+        dataset = open_dataset(config.data, data, config.interface)
+        self.sampler = make_sampler(self.policy, config.sampling, dataset, config.max_steps)
         self.collection = rollouts / "rollouts.parquet"
         self.difficulty = read_table(rollouts / "difficulty.parquet", DIFFICULTY)
         self.tasks = dataset.tasks("train")

@@ -17,7 +17,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from empg.config import PretrainedPolicy, TinyPolicy, WarmStartRun
+from empg.config import ENVIRONMENTS, PretrainedPolicy, TinyPolicy, WarmStartRun
 from empg.environments.base import Dataset, DemonstrationStep
 from empg.environments.registry import open_dataset
 from empg.errors import ConfigError, DivergenceError
@@ -60,10 +60,11 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
         policy = Policy.load(fetch(config.policy.model), config.system)
         policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
         return policy
-    dataset = open_dataset(config.data, data)
+    dataset = open_dataset(config.data, data, config.interface)
     demonstrations = islice(demonstrate(dataset, config), TOKENIZER_DEMONSTRATIONS)
     spoken = (text for d in demonstrations for text in texts(d, config.system, dataset.format_step))
-    tokenizer = train_tokenizer(spoken, config.policy.vocab_size, dataset.names)
+    tags = ENVIRONMENTS[config.data.type].tags
+    tokenizer = train_tokenizer(spoken, config.policy.vocab_size, dataset.names, tags=tags)
     chat = Chat(tokenizer, config.system, "the trained tokenizer")
     return tiny_policy(config.policy, chat, config.warmstart.seed)
 
@@ -98,8 +99,9 @@ def demonstrate(dataset: Dataset, config: WarmStartRun) -> Iterator[list[Demonst
     for task in count():
         random = Random(derive_seed(settings.seed, "demonstration", task))
         mistakes = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
-        yield dataset.demonstrate(task, random, max_steps=settings.max_steps, interface=config.interface,
-                                  mistake_rate=mistakes, detour_rate=settings.detour_rate)  # fmt: skip
+        yield dataset.demonstrate(
+            task, random, max_steps=settings.max_steps, mistake_rate=mistakes, detour_rate=settings.detour_rate
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
         return
     optimiser = Optimiser(network, settings.optimiser)
     tokens = 0
-    dataset = open_dataset(config.data, data)
+    dataset = open_dataset(config.data, data, config.interface)
     longest = network.architecture.max_positions
     weight = settings.observation_weight
     stream = (make_example(d, policy.chat, dataset.format_step, longest, observations=weight > 0)

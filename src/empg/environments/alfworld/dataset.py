@@ -7,19 +7,20 @@ import json
 from pathlib import Path
 from random import Random
 
-from empg.config import AlfworldData, Interface
+from empg.config import Interface
 from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.generated.writer import INDEX, write_dataset
+from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.alfworld.tasks import OFFICIAL_SPLITS, GameSource, GeneratedGames, OfficialGames, StoredGames
-from empg.environments.base import Arena, Dataset, DemonstrationStep
+from empg.environments.base import Arena, DemonstrationStep, PanelDataset
 from empg.files import write_text
 
 
-class AlfworldDataset(Dataset):
+class AlfworldDataset(PanelDataset):
     """The games of a data set whose files lie in ``directory``."""
 
-    def __init__(self, data: AlfworldData, directory: Path) -> None:
+    def __init__(self, data: AlfworldData, directory: Path, interface: Interface) -> None:
         self._data = data
         self._stored = OfficialGames() if data.source == "official" else StoredGames(directory)
         drawn = None if data.source == "official" else GeneratedGames(data.profile, data.seed)
@@ -32,15 +33,16 @@ class AlfworldDataset(Dataset):
             _write_indices(self._stored, out)
         else:
             sizes = self._data.sizes.model_dump()
-            write_dataset(out, profile=self._data.profile, seed=self._data.seed, sizes=sizes,
-                          panel_start=self._data.panel_start)  # fmt: skip
+            data = self._data
+            write_dataset(out, profile=data.profile, seed=data.seed, sizes=sizes, panel_start=data.panel_start)
 
-    def arena(self, max_steps: int, interface: Interface) -> Arena:
-        """Where its games are played. Nothing of the interface concerns ALFWorld."""
+    def arena(self, max_steps: int) -> Arena:
+        """Where its games are played."""
         return Arena(lambda: AlfworldEnvironment(self._stored, max_steps))
 
-    def demonstrate(self, number: int, random: Random, *, max_steps: int, interface: Interface, mistake_rate: float,
-                    detour_rate: float) -> list[DemonstrationStep]:  # fmt: skip
+    def demonstrate(
+        self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float
+    ) -> list[DemonstrationStep]:
         """The expert's play of training game ``number``."""
         environment = AlfworldEnvironment(self._taught, max_steps)
         task = self.training_task(number)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-from empg.config import DeepsearchData, Interface
-from empg.environments.base import Arena, Dataset, DemonstrationStep, hash_list
+from empg.environments.base import Arena, DemonstrationStep, PanelDataset, hash_list
 from empg.environments.deepsearch import text
 from empg.environments.deepsearch.demonstrations import demonstrate
 from empg.environments.deepsearch.environment import DeepSearchEnvironment, step_all
 from empg.environments.deepsearch.generated.names import PART
 from empg.environments.deepsearch.generated.writer import write_dataset
 from empg.environments.deepsearch.questions import QuestionSource
+from empg.environments.deepsearch.registration import DeepsearchData, DeepsearchInterface
 from empg.environments.deepsearch.search.retrieval import HttpRetriever, LocalRetriever, Retriever
 from empg.environments.deepsearch.tasks import GeneratedQuestions, OfficialQuestions, StoredQuestions, open_index
 from empg.files import write_text
 
 
-class DeepsearchDataset(Dataset):
+class DeepsearchDataset(PanelDataset):
     """The questions of a data set whose files lie in ``directory``."""
 
     names = rf"{PART}|\d\d?"
@@ -28,8 +28,8 @@ class DeepsearchDataset(Dataset):
         """A thought and an action as an agent writes them."""
         return text.format_step(thought, action)
 
-    def __init__(self, data: DeepsearchData, directory: Path) -> None:
-        self._data = data
+    def __init__(self, data: DeepsearchData, directory: Path, interface: DeepsearchInterface) -> None:
+        self._data, self._interface = data, interface
         self._stored = OfficialQuestions() if data.source == "official" else StoredQuestions(directory)
         drawn = None if data.source == "official" else GeneratedQuestions(data.seed)
         self._taught: QuestionSource = drawn or self._stored
@@ -44,22 +44,28 @@ class DeepsearchDataset(Dataset):
             sizes = self._data.sizes.model_dump()
             write_dataset(out, seed=self._data.seed, sizes=sizes, panel_start=self._data.panel_start)
 
-    def arena(self, max_steps: int, interface: Interface) -> Arena:
+    def arena(self, max_steps: int) -> Arena:
         """Where its questions are asked; the searches of a turn go to the retriever together."""
-        return Arena(lambda: self._environment(self._stored, max_steps, interface), text.parse_action, step_all)
+        return Arena(lambda: self._environment(self._stored, max_steps), text.parse_action, step_all)
 
-    def demonstrate(self, number: int, random: Random, *, max_steps: int, interface: Interface, mistake_rate: float,
-                    detour_rate: float) -> list[DemonstrationStep]:  # fmt: skip
+    def demonstrate(
+        self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float
+    ) -> list[DemonstrationStep]:
         """The expert's play of training question ``number``."""
-        environment = self._environment(self._taught, max_steps, interface)
+        environment = self._environment(self._taught, max_steps)
         task = self.training_task(number)
         return demonstrate(environment, task, random, mistake_rate=mistake_rate, detour_rate=detour_rate)
 
-    def _environment(self, source: QuestionSource, max_steps: int, interface: Interface) -> DeepSearchEnvironment:
-        retriever = self._retriever(interface.retriever)
-        return DeepSearchEnvironment(source, retriever, max_steps=max_steps, max_searches=interface.max_searches,
-                                     top_k=interface.top_k,
-                                     max_observation_chars=interface.max_observation)  # fmt: skip
+    def _environment(self, source: QuestionSource, max_steps: int) -> DeepSearchEnvironment:
+        shown = self._interface
+        return DeepSearchEnvironment(
+            source,
+            self._retriever(shown.retriever),
+            max_steps=max_steps,
+            max_searches=shown.max_searches,
+            top_k=shown.top_k,
+            max_observation_chars=shown.max_observation,
+        )
 
     def _retriever(self, address: str) -> Retriever:
         """One for all episodes: the corpus is checked and its index opened once."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-from empg.config import Interface, WebshopData
-from empg.environments.base import Arena, Dataset, DemonstrationStep, hash_list
+from empg.environments.base import Arena, DemonstrationStep, PanelDataset, hash_list
 from empg.environments.webshop.demonstrations import demonstrate
 from empg.environments.webshop.environment import WebShopEnvironment
 from empg.environments.webshop.generated.words import BRANDS, CATEGORIES, VALUES
 from empg.environments.webshop.generated.writer import write_dataset
+from empg.environments.webshop.registration import WebshopData, WebshopInterface
 from empg.environments.webshop.tasks import GeneratedGoals, GoalSource, OfficialGoals, StoredGoals
 from empg.files import write_text
 
@@ -24,13 +24,13 @@ def _names() -> str:
     return rf"{ids}|\d+\.\d+| ?\b(?:{words})\b"
 
 
-class WebshopDataset(Dataset):
+class WebshopDataset(PanelDataset):
     """The goals of a data set whose files lie in ``directory``."""
 
     names = _names()
 
-    def __init__(self, data: WebshopData, directory: Path) -> None:
-        self._data = data
+    def __init__(self, data: WebshopData, directory: Path, interface: WebshopInterface) -> None:
+        self._data, self._interface = data, interface
         self._stored = OfficialGoals() if data.source == "official" else StoredGoals(directory)
         drawn = None if data.source == "official" else GeneratedGoals(data.seed)
         self._taught: GoalSource = drawn or self._stored
@@ -44,13 +44,14 @@ class WebshopDataset(Dataset):
             sizes = self._data.sizes.model_dump()
             write_dataset(out, seed=self._data.seed, sizes=sizes, panel_start=self._data.panel_start)
 
-    def arena(self, max_steps: int, interface: Interface) -> Arena:
-        """Where its goals are pursued; ``interface.observation`` says how pages are shown."""
-        return Arena(lambda: WebShopEnvironment(self._stored, max_steps, interface.observation))
+    def arena(self, max_steps: int) -> Arena:
+        """Where its goals are pursued."""
+        return Arena(lambda: WebShopEnvironment(self._stored, max_steps, self._interface.observation))
 
-    def demonstrate(self, number: int, random: Random, *, max_steps: int, interface: Interface, mistake_rate: float,
-                    detour_rate: float) -> list[DemonstrationStep]:  # fmt: skip
+    def demonstrate(
+        self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float
+    ) -> list[DemonstrationStep]:
         """The expert's play of training goal ``number``."""
-        environment = WebShopEnvironment(self._taught, max_steps, interface.observation)
+        environment = WebShopEnvironment(self._taught, max_steps, self._interface.observation)
         task = self.training_task(number)
         return demonstrate(environment, task, random, mistake_rate=mistake_rate, detour_rate=detour_rate)

@@ -1,0 +1,108 @@
+"""The code behind a result: the source files that a stage depends on, and the commit that they are of."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import grimp
+
+from empg.config import ENVIRONMENTS
+from empg.files import file_digest
+
+PACKAGE = Path(__file__).parent
+# The module of each stage.
+STAGES = {
+    "data": "empg.environments.data",
+    "warmstart": "empg.training.warmstart",
+    "rollouts": "empg.rollouts.collect",
+    "train": "empg.training.rl",
+    "evaluate": "empg.rollouts.evaluate",
+    "report": "empg.report.page",
+    "track": "empg.tracking.rebuild",
+}
+# Modules that cannot change a stage's result except through its resolved configuration, which is an input of its own:
+# the package's lazy names, the models of the configuration (a package), the registries and the kinds of errors.
+NOT_SOURCES = frozenset({"empg", "empg.config", "empg.errors", "empg.registry"})
+
+
+def sources(module: str, environment: str | None = None) -> list[Path]:
+    """The files that a stage's result depends on, found without importing them.
+
+    They are the modules that ``module`` imports, at any depth and also inside functions, and files in ``assets`` and
+    ``templates`` beside them. With an ``environment``, its registration and its data set count too, whichever package
+    registered it; other environments never do.
+    """
+    roots = [module]
+    if environment is not None:
+        roots += [ENVIRONMENTS.module(environment), ENVIRONMENTS[environment].dataset.partition(":")[0]]
+    return _closure(tuple(roots))
+
+
+@cache
+def _closure(roots: tuple[str, ...]) -> list[Path]:
+    graph = _import_graph(tuple(sorted({PACKAGE.name, *(root.partition(".")[0] for root in roots)})))
+    pending, seen = [*roots], set()
+    while pending:
+        name = pending.pop()
+        if name in seen or name not in graph.modules or not _is_source(name):
+            continue
+        seen.add(name)
+        pending += graph.find_modules_directly_imported_by(name)
+        pending += [name.rsplit(".", i)[0] for i in range(1, name.count(".") + 1)]  # its parent packages run first
+    modules = {_file(name) for name in seen}
+    beside = {path for file in modules for name in ("assets", "templates") for path in (file.parent / name).glob("*")}
+    return sorted(path for path in {*modules, *beside} if path.is_file() and path.stat().st_size)
+
+
+@cache
+def _import_graph(packages: tuple[str, ...]) -> grimp.ImportGraph:
+    return grimp.build_graph(*packages, cache_dir=None)
+
+
+def _is_source(name: str) -> bool:
+    return name not in NOT_SOURCES and not name.startswith("empg.config.")
+
+
+def _file(name: str) -> Path:
+    """The source file of a module."""
+    spec = find_spec(name.partition(".")[0])
+    assert spec is not None
+    assert spec.origin is not None
+    path = Path(spec.origin).parent.joinpath(*name.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def source_hashes(module: str, environment: str | None = None) -> dict[str, str]:
+    """Path from the top-level package on → SHA-256 of each of a stage's source files."""
+    packages = {PACKAGE.name, *([ENVIRONMENTS.module(environment).partition(".")[0]] if environment else [])}
+    parents = [_file(package).parent.parent for package in sorted(packages)]
+    return {_within(path, parents): file_digest(path) for path in sources(module, environment)}
+
+
+def _within(path: Path, parents: list[Path]) -> str:
+    return next(path.relative_to(parent) for parent in parents if path.is_relative_to(parent)).as_posix()
+
+
+@cache
+def commit() -> dict[str, Any]:
+    """``commit``: of the git repository that this package lies in; ``dirty``: whether the package was changed since.
+
+    Both are None where there is no git or no repository.
+    """
+    name = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--", str(PACKAGE))
+    known = name is not None and _git("ls-files", "--error-unmatch", str(PACKAGE / "__init__.py")) is not None
+    return {"commit": name, "dirty": bool(changes)} if known else {"commit": None, "dirty": None}
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints; None where it fails."""
+    try:
+        result = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
