@@ -22,8 +22,15 @@ if TYPE_CHECKING:
     from empg.config import Model
 
 # Results must not depend on how many cores a job happens to see. A stage that wants threads asks torch for them.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-                    "VECLIB_MAXIMUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")  # fmt: skip
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+)
 M = TypeVar("M", bound="Model")
 Stage = Callable[[argparse.Namespace], None]
 
@@ -79,35 +86,80 @@ def parser() -> argparse.ArgumentParser:
     dvc = command(
         "dvc", _dvc, "make a data set through DVC if it is missing or outdated, and record its hash", out="JSON file"
     )
-    warmstart = command("warmstart", _warmstart, "fine-tune a policy on expert demonstrations",
-                        config=CONFIG, data=DATA, out="folder for model and metrics")  # fmt: skip
-    command("rollouts", _rollouts, "sample rollouts from the warm-start policy and tabulate the tasks' difficulty",
-            config=CONFIG, data=DATA, model=MODEL, out="folder for the rollouts")  # fmt: skip
-    train = command("train", _train, "train a policy with reinforcement learning; goes on from its last checkpoint",
-                    config=CONFIG, data=DATA, model=MODEL, rollouts="folder of the rollout stage",
-                    out="folder for model, metrics and credited rollouts")  # fmt: skip
-    command("evaluate", _evaluate, "play the evaluation panels with a policy",
-            config=CONFIG, data=DATA, model=MODEL, out="folder for episodes and summary")  # fmt: skip
-    command("report", _report, "write a study's tables, figures and HTML page",
-            config=STUDY, results=RESULTS, out="folder for the report")  # fmt: skip
+    warmstart = command(
+        "warmstart",
+        _warmstart,
+        "fine-tune a policy on expert demonstrations",
+        config=CONFIG,
+        data=DATA,
+        out="folder for model and metrics",
+    )
+    command(
+        "rollouts",
+        _rollouts,
+        "sample rollouts from the warm-start policy and tabulate the tasks' difficulty",
+        config=CONFIG,
+        data=DATA,
+        model=MODEL,
+        out="folder for the rollouts",
+    )
+    train = command(
+        "train",
+        _train,
+        "train a policy with reinforcement learning; goes on from its last checkpoint",
+        config=CONFIG,
+        data=DATA,
+        model=MODEL,
+        rollouts="folder of the rollout stage",
+        out="folder for model, metrics and credited rollouts",
+    )
+    command(
+        "evaluate",
+        _evaluate,
+        "play the evaluation panels with a policy",
+        config=CONFIG,
+        data=DATA,
+        model=MODEL,
+        out="folder for episodes and summary",
+    )
+    command(
+        "report",
+        _report,
+        "write a study's tables, figures and HTML page",
+        config=STUDY,
+        results=RESULTS,
+        out="folder for the report",
+    )
     track = command(
         "track", _track, "rebuild a study's runs in the MLflow database from its results folder", results=RESULTS
     )
     serve = command(
-        "serve-retriever", _serve, "search a corpus and answer over HTTP, as `interface.retriever` asks",
+        "serve-retriever",
+        _serve,
+        "search a corpus and answer over HTTP, as `interface.retriever` asks",
         corpus="corpus of passages, JSON lines in wiki-18's form",
         index="folder of its index; built at first, reused while the corpus is the same",
-    )  # fmt: skip
+    )
     command("schema", _schema, "write the JSON schemas of the configuration", out="folder to write")
     audit = command("audit", _audit, "compute a run's numbers again from their rows and check its files' hashes")
-    command("publish", _publish, "write a study's results as a page in Markdown with its figures and small tables",
-            results=RESULTS, out="folder to write (docs/results/STUDY)")  # fmt: skip
+    command(
+        "publish",
+        _publish,
+        "write a study's results as a page in Markdown with its figures and small tables",
+        results=RESULTS,
+        out="folder to write (docs/results/STUDY)",
+    )
     command("times", _times, "print where the time of a study's stages went", results=RESULTS)
 
     for sub in (data, dvc):
         sub.add_argument("name", metavar="NAME", help="a data set of the configuration")
-        sub.add_argument("--config", type=Path, default=Path("config/data.yaml"), metavar="PATH",
-                         help="YAML file that describes the data sets (default: %(default)s)")  # fmt: skip
+        sub.add_argument(
+            "--config",
+            type=Path,
+            default=Path("config/data.yaml"),
+            metavar="PATH",
+            help="YAML file that describes the data sets (default: %(default)s)",
+        )
     for sub in (warmstart, train):
         sub.add_argument(
             "--track", type=Path, metavar="PATH", help=f"{RESULTS}, to log live curves to its MLflow database"

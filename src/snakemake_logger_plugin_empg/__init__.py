@@ -43,8 +43,12 @@ class LogHandler(LogHandlerBase):
 
     def close(self) -> None:
         """End the display. Snakemake may call this more than once."""
-        with suppress(Exception):
+        try:
             self._display.close()
+        except Exception:
+            self._simplify()
+            with suppress(Exception):
+                self._display.close()
         super().close()
 
     def _choose(self) -> Plain | Handler:
@@ -66,8 +70,8 @@ class LogHandler(LogHandlerBase):
 
     def _simplify(self) -> None:
         """Plain lines from here on."""
-        broken = self._display
         with suppress(Exception):
-            broken.close()
+            if isinstance(self._display, Plain):
+                self._display.stop()
         stream = sys.stdout if self.common_settings.stdout else sys.stderr
         self._display = Plain(self._study, stream, self.common_settings)

@@ -28,6 +28,9 @@ class Plain:
         self.stream.write(f"{text}\n")
         self.stream.flush()
 
+    def stop(self) -> None:
+        """Give the output back: what a terminal draws ends here."""
+
     def close(self) -> None:
         """Say how the run ended; once."""
         if not self.closed and not self.settings.dryrun:
@@ -79,7 +82,7 @@ class Plain:
     def _message(self, record: LogRecord) -> None:
         text = record.getMessage().strip("\n")
         if self.settings.dryrun and text.startswith("This was a dry-run"):
-            text = f"A dry run: {self.study.total} jobs would run, none did."
+            text = f"Dry run: {words.jobs(self.study.total)} to run."
         elif words.FAILED in text or (record.levelno <= INFO and text.startswith(words.LEFT_OUT)):
             return
         if text and text != "None":

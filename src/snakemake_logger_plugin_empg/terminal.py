@@ -45,14 +45,17 @@ class Terminal(Plain):
         """Above the live lines."""
         self.console.print(Text(text, style=style), soft_wrap=True)
 
-    def close(self) -> None:
-        """Remove the live lines, show the cursor, say how the run ended."""
+    def stop(self) -> None:
+        """Remove the live lines and show the cursor."""
         self.stopped.set()
         with self.lock:
             if self.live.is_started:
                 self.live.stop()
-            if not self.broken:
-                super().close()
+
+    def close(self) -> None:
+        """Remove the live lines, then say how the run ended."""
+        self.stop()
+        super().close()
 
     def on_start(self, job: Job) -> None:
         """The first job starts the drawing."""
@@ -63,7 +66,7 @@ class Terminal(Plain):
 
     def on_finish(self, job: Job, now: float) -> None:
         """A line that stays."""
-        self.console.print(Text.assemble((f"{words.finished(job, now)}", "")), soft_wrap=True)
+        self.console.print(Text(words.finished(job, now)), soft_wrap=True)
         self._refresh()
 
     def _refresh(self) -> None:

@@ -78,6 +78,11 @@ def failed(job: Job, now: float) -> str:
     return f"{job.what}: failed after {clock(now - job.started)}"
 
 
+def jobs(count: int) -> str:
+    """A number of jobs."""
+    return f"{count} job" if count == 1 else f"{count} jobs"
+
+
 def of_all(study: Study) -> str:
     """How many jobs are done."""
     return f"{study.done} of {study.total} jobs done"
@@ -114,7 +119,7 @@ def end(study: Study, now: float) -> list[str]:
     if study.started is None or not study.total:
         return []
     if study.done >= study.total:
-        return [f"All {study.total} jobs done in {clock(study.elapsed(now))}."]
+        return [f"Done: {jobs(study.total)} in {clock(study.elapsed(now))}."]
     lines = [f"Stopped after {clock(study.elapsed(now))}: {of_all(study)}, {len(study.failed)} failed."]
     lines += [f"  failed: {name}" for name in study.failed.values()]
     return [*lines, "The same command continues from here; what is done stays done."]

@@ -13,9 +13,20 @@ from empg import cli
 from empg.errors import ConfigError, DivergenceError
 
 COMMANDS = (
-    "data", "dvc", "warmstart", "rollouts", "train", "evaluate", "report", "track", "serve-retriever", "schema",
-    "audit", "publish", "times",
-)  # fmt: skip
+    "data",
+    "dvc",
+    "warmstart",
+    "rollouts",
+    "train",
+    "evaluate",
+    "report",
+    "track",
+    "serve-retriever",
+    "schema",
+    "audit",
+    "publish",
+    "times",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -88,9 +99,11 @@ def test_a_missing_configuration(capsys, tmp_path):
 
 
 def test_threads_are_pinned_before_torch_is_there():
-    code = ("import os, sys; from empg import cli; cli._times = lambda args: None;"
-            "cli.main(['times', '--results', 'x']);"
-            "print('torch' in sys.modules, {os.environ[name] for name in cli.THREAD_VARIABLES})")  # fmt: skip
+    code = (
+        "import os, sys; from empg import cli; cli._times = lambda args: None;"
+        "cli.main(['times', '--results', 'x']);"
+        "print('torch' in sys.modules, {os.environ[name] for name in cli.THREAD_VARIABLES})"
+    )
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "7"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False {'1'}"

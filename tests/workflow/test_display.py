@@ -84,7 +84,7 @@ def test_a_terminal_shows_live_lines(slow, columns):
     assert any(re.match(r"1?\d of 19 jobs done, 0:\d\d", line) for line in lines)
     assert any(re.fullmatch(r"Train grpo, seed 1 \(rooms\): done in 0:0\d", line) for line in lines)
     assert "Report: results/mini/report/report.html" in lines
-    assert re.fullmatch(r"All 19 jobs done in \d:\d\d\.", [line for line in lines if line][-1])
+    assert re.fullmatch(r"Done: 19 jobs in \d:\d\d\.", [line for line in lines if line][-1])
     assert "Reason" not in output
     assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l"), "the cursor stays hidden"
 
@@ -133,7 +133,7 @@ def test_a_dry_run_lists_jobs_with_their_reasons(planned):
     changed = "results/mini/config/rooms/grpo/seed1/train.json"
     assert f"Train grpo, seed 1 (rooms): changed: {changed}" in lines
     assert "Evaluate grpo, seed 1 (rooms): an earlier job changes its input" in lines
-    assert lines[-1] == f"A dry run: {len(lines) - 1} jobs would run, none did."
+    assert lines[-1] == f"Dry run: {len(lines) - 1} jobs to run."
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_display_that_fails_does_not_stop_the_run(slow):
     assert code == 0, output
     assert "Traceback" not in output
     assert "Write the report: started" in output
-    assert "All 19 jobs done" in output
+    assert "Done: 19 jobs in " in output
 
 
 # ------------------------------------------------------------------------------------------------------ single events
@@ -217,7 +217,7 @@ def test_a_job_that_is_tried_again_does_not_count_as_failed(plain, tmp_path):
         "Train grpo, seed 1 (rooms): done in 0:11 (1 of 1 jobs done)",
     ]
     assert len(lines) == 8
-    assert lines[7].startswith("All 1 jobs done in ")
+    assert lines[7].startswith("Done: 1 job in ")
 
 
 def test_warnings_and_unknown_messages_pass(plain):
@@ -356,7 +356,7 @@ def test_the_time_left_of_the_study(study, tmp_path):
     assert empty.left(now) is None
 
 
-def test_the_handler_chooses_its_display(monkeypatch):
+def test_the_handler_chooses_its_display():
     def handler(**changes):
         return LogHandler(SimpleNamespace(**vars(SETTINGS) | changes), None)._display
 
@@ -364,3 +364,25 @@ def test_the_handler_chooses_its_display(monkeypatch):
     assert type(handler(verbose=True)).__name__ == "ColorizingTextHandler"
     assert type(handler(quiet={"host"})) is Plain
     assert type(handler(quiet={"host", "rules"})).__name__ == "ColorizingTextHandler"
+
+
+class Broken(Plain):
+    """A display that cannot draw."""
+
+    def handle(self, record):
+        raise ValueError("no picture")
+
+    def close(self):
+        raise ValueError("no picture")
+
+
+def test_plain_lines_take_over_from_a_broken_display(capsys):
+    handler = LogHandler(SETTINGS, None)
+    handler._display = Broken(handler._study, StringIO(), SETTINGS)
+    handler.emit(record("x", event=LogEvent.RUN_INFO, stats={"train": 1, "total": 1}))
+    handler.emit(began(1))
+    handler._display = Broken(handler._study, StringIO(), SETTINGS)
+    handler.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Train grpo, seed 1 (rooms): started"
+    assert lines[1].endswith(": 0 of 1 jobs done, 0 failed.")
