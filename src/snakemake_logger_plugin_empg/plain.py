@@ -21,6 +21,7 @@ class Plain:
     def __init__(self, study: Study, stream: TextIO, settings: OutputSettingsLoggerInterface) -> None:
         self.study, self.stream, self.settings = study, stream, settings
         self.closed = False
+        self.ends: list[tuple[str, str]] = []  # commands that failed, each with its exit status
 
     # ---------------------------------------------------------------------------------------------------------- output
     def write(self, text: str, style: str = "") -> None:
@@ -75,17 +76,21 @@ class Plain:
         job = self.study.fail(fields["jobid"])
         if job is None:
             return
-        self.write(words.failed(job, fields["created"]), "bold red")
+        command = fields.get("shellcmd")
+        status = next((status for text, status in reversed(self.ends) if command and command in text), None)
+        self.write(words.failed(job, fields["created"], status), "bold red")
         for line in words.error([*fields["log"]], self.settings.show_failed_logs):
             self.write(f"    {line}")
 
     def _message(self, record: LogRecord) -> None:
         text = record.getMessage().strip("\n")
-        if self.settings.dryrun and text.startswith("This was a dry-run"):
-            text = f"Dry run: {words.jobs(self.study.total)} to run."
+        if found := words.COMMAND_FAILED.search(text):
+            self.ends.append((found[1], found[2]))
+        elif self.settings.dryrun and text.startswith("This was a dry-run"):
+            self.write(f"Dry run: {words.jobs(self.study.total)} to run.")
         elif words.FAILED in text or (record.levelno <= INFO and text.startswith(words.LEFT_OUT)):
-            return
-        if text and text != "None":
+            pass
+        elif text and text != "None":
             self.write(text, "red" if record.levelno > INFO else "")
 
     # ----------------------------------------------------------------------------------- what a terminal does otherwise

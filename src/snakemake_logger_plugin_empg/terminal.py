@@ -94,7 +94,7 @@ def table(study: Study, now: float, width: int, height: int) -> Table:
     if with_bar:
         grid.add_column(width=BAR)
     grid.add_column(justify="right", no_wrap=True, width=4)
-    times = 15 if with_bar else 8
+    times = 17 if with_bar else 8
     grid.add_column(justify="right", no_wrap=True, width=times)
     name = width - 6 - times - (BAR + 1 if with_bar else 0)
 
@@ -117,7 +117,7 @@ def table(study: Study, now: float, width: int, height: int) -> Table:
     if len(jobs) > room:
         line(f"and {len(jobs) - room} more jobs", "", None, "", "dim")
     left = study.left(now)
-    rest = "" if left is None else f"about {clock(left)} left" if with_bar else f"~{clock(left)}"
+    rest = "" if left is None else f"about {words.roughly(left)} left" if with_bar else f"~{words.roughly(left)}"
     text = f"{words.of_all(study)}, {clock(study.elapsed(now))} elapsed"
     line(text, "", study.done / max(1, study.total), rest, "bold")
     return grid

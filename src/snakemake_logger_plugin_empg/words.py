@@ -30,6 +30,8 @@ LEFT_OUT = (
     "Using shell",
     "Workflow has started",
 )
+# Says how a job's command ended. It comes before the event of the job's failure, which does not say it.
+COMMAND_FAILED = re.compile(r"Command '(.*)' (?:returned non-zero exit status|died with) ([^\n]+)\.", re.DOTALL)
 FAILED = "At least one job did not complete successfully"  # part of Snakemake's last message of a run that failed
 # Snakemake's reasons for a job, and what they mean to the reader of a study.
 REASONS = {
@@ -73,9 +75,17 @@ def finished(job: Job, now: float) -> str:
     return f"{job.what}: done in {clock(now - job.started)}"
 
 
-def failed(job: Job, now: float) -> str:
-    """A job has failed."""
-    return f"{job.what}: failed after {clock(now - job.started)}"
+def failed(job: Job, now: float, status: str | None) -> str:
+    """A job has failed; ``status`` is its command's exit status where that tells more than the log does."""
+    killed = f" (exit status {status})" if status not in (None, "1", "2") else ""
+    return f"{job.what}: failed after {clock(now - job.started)}{killed}"
+
+
+def roughly(seconds: float) -> str:
+    """An estimate, as exactly as it deserves: ``8:30``, ``61 min``, ``2.5 h``."""
+    if seconds < 600:
+        return clock(seconds)
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def jobs(count: int) -> str:

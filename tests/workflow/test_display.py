@@ -116,6 +116,7 @@ def test_a_failure_shows_the_jobs_message(slow, tty):
     text = [line.strip() for line in CONTROL.sub("", output).replace("\r", "\n").splitlines()]
     lines = [line for line in text if line and not re.search(r"\S  +\S|━", line)]  # without the live ones
     at = next(i for i, line in enumerate(lines) if line.startswith("Train grpo_empg, seed 1 (rooms): failed after 0:0"))
+    assert "CalledProcessError" not in output
     log = "results/mini/logs/rooms/grpo_empg/seed1/train.log"
     assert lines[at + 1 : at + 3] == ["empg: error: iteration 3: loss nan", f"Log: {log}"]
     assert re.fullmatch(r"Stopped after 0:\d\d: 15 of 19 jobs done, 1 failed\.", lines[-3])
@@ -220,6 +221,21 @@ def test_a_job_that_is_tried_again_does_not_count_as_failed(plain, tmp_path):
     assert lines[7].startswith("Done: 1 job in ")
 
 
+def test_a_job_that_was_killed_shows_its_exit_status(plain, tmp_path):
+    (tmp_path / "train.log").write_text("iterations: 1/2, 0:01 elapsed\n")
+    plain.handle(began(1, shellcmd="python -m empg train"))
+    ended = "RuleException:\nCommand 'set -euo pipefail;  {}' returned non-zero exit status {}."
+    plain.handle(record(ended.format("python -m empg other", 1), level=logging.ERROR, event=LogEvent.ERROR))
+    plain.handle(record(ended.format("python -m empg train", 137), level=logging.ERROR, event=LogEvent.ERROR))
+    failure = {"log": [f"{tmp_path}/train.log"], "shellcmd": "python -m empg train", "created": 107.0}
+    plain.handle(record(event=LogEvent.JOB_ERROR, level=logging.ERROR, jobid=1, **failure))
+    assert plain.stream.getvalue().splitlines()[1:] == [
+        "Train grpo, seed 1 (rooms): failed after 0:07 (exit status 137)",
+        "    It wrote no message. Something may have killed it, for example for want of memory.",
+        f"    Log: {tmp_path}/train.log",
+    ]
+
+
 def test_warnings_and_unknown_messages_pass(plain):
     plain.handle(record("Building DAG of jobs..."))
     plain.handle(record("Building DAG of jobs has a problem", level=logging.WARNING))
@@ -284,6 +300,11 @@ def test_reasons(reason, said):
     assert words.reason(reason) == said
 
 
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (599, "9:59"), (3662, "61 min"), (9000, "2.5 h")])
+def test_rough_times(seconds, text):
+    assert words.roughly(seconds) == text
+
+
 # --------------------------------------------------------------------------------------------------------- live lines
 def drawn(study, width, now, height=24):
     console = Console(width=width, height=height, file=StringIO(), color_system=None, force_terminal=True)
@@ -309,7 +330,7 @@ def study(tmp_path):
 def test_live_lines_of_80_columns(study):
     one, two, whole = drawn(study, 80, time.time())
     assert re.fullmatch(r"Train grpo, seed 1 \(alfworld\) +[━╸╺]+ +40%  +1:30 left", one)
-    assert re.fullmatch(r"Train grpo_empg_with_a_long_name… \(alfworld\) +1:00 so far", two)
+    assert re.fullmatch(r"Train grpo_empg_with_a_long_na… \(alfworld\) +1:00 so far", two)
     assert re.fullmatch(r"1 of 5 jobs done, 1:40 elapsed +[━╸╺]+ +20% +about \d:\d\d left", whole)
     assert max(map(len, (one, two, whole))) <= 80
 
