@@ -9,7 +9,7 @@ from empg.progress import Progress, clock
 from snakemake_logger_plugin_empg.study import Job, Study
 
 LINES_OF_A_LOG = 20  # of a failed job
-# Beginnings of Snakemake's messages that the displays leave out or say in their own words.
+# First words of Snakemake's messages that the displays leave out or replace.
 LEFT_OUT = (
     "Assuming unrestricted shared filesystem usage",
     "Building DAG of jobs",
@@ -113,7 +113,7 @@ def error(logs: list[str], show: bool) -> list[str]:
         return ["It wrote no log.", where]
     lines = [line for line in lines if line.strip() and Progress.parse(line) is None]
     if not lines:
-        return ["It wrote no message. Something may have killed it, for example for want of memory.", where]
+        return ["It wrote no message. It may have been killed, for example because memory ran out.", where]
     begin = next((i for i, line in enumerate(lines) if line.startswith("empg: error:")), None)
     if not show:
         lines = lines[-1:]
@@ -132,4 +132,4 @@ def end(study: Study, now: float) -> list[str]:
         return [f"Done: {jobs(study.total)} in {clock(study.elapsed(now))}."]
     lines = [f"Stopped after {clock(study.elapsed(now))}: {of_all(study)}, {len(study.failed)} failed."]
     lines += [f"  failed: {name}" for name in study.failed.values()]
-    return [*lines, "The same command continues from here; what is done stays done."]
+    return [*lines, "Run the same command again to continue from here."]

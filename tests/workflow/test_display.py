@@ -122,7 +122,7 @@ def test_a_failure_shows_the_jobs_message(slow, tty):
     assert re.fullmatch(r"Stopped after 0:\d\d: 15 of 19 jobs done, 1 failed\.", lines[-3])
     assert lines[-2:] == [
         "failed: Train grpo_empg, seed 1 (rooms)",
-        "The same command continues from here; what is done stays done.",
+        "Run the same command again to continue from here.",
     ]
 
 
@@ -231,7 +231,7 @@ def test_a_job_that_was_killed_shows_its_exit_status(plain, tmp_path):
     plain.handle(record(event=LogEvent.JOB_ERROR, level=logging.ERROR, jobid=1, **failure))
     assert plain.stream.getvalue().splitlines()[1:] == [
         "Train grpo, seed 1 (rooms): failed after 0:07 (exit status 137)",
-        "    It wrote no message. Something may have killed it, for example for want of memory.",
+        "    It wrote no message. It may have been killed, for example because memory ran out.",
         f"    Log: {tmp_path}/train.log",
     ]
 
@@ -259,7 +259,7 @@ def test_warnings_and_unknown_messages_pass(plain):
         ),
         (
             "tokens: 1/2, 0:01 elapsed\n",
-            ["It wrote no message. Something may have killed it, for example for want of memory."],
+            ["It wrote no message. It may have been killed, for example because memory ran out."],
         ),
         ("\n".join(map(str, range(50))), [*map(str, range(30, 50))]),
     ],
