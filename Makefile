@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: `make run` and `make test`.
+# On a fresh machine, `make run` runs the default study and `make test` runs all tests. `make help` lists the rest.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -10,17 +10,17 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run test lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
-help:  ## list the targets
+help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
-run: setup  ## set up, then run a whole study (STUDY=quick, the default one)
+run: setup  ## install everything, then run a study from data to report (STUDY=quick)
 	snakemake --cores all --config study=$(STUDY)
 
-# A worker that crashes ends the run: pytest-xdist's loadgroup, given another worker, may wait for its last tests forever.
-test: setup  ## run all tests, on two cores
+# A crashed worker ends the run: with a replacement worker, pytest-xdist's loadgroup can wait forever for the last tests.
+test: setup  ## run all tests on two cores
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup --max-worker-restart 0
 
-lint: setup  ## check style, types, layers and the workflow
+lint: setup  ## check style, types, import layers and the workflow
 	ruff check .
 	ruff format --check .
 	mypy
@@ -28,35 +28,36 @@ lint: setup  ## check style, types, layers and the workflow
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-format: setup  ## bring all files into style
+format: setup  ## format all files
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
 
-ui: setup  ## open the MLflow UI on http://127.0.0.1:5000
+ui: setup  ## serve the MLflow UI on http://127.0.0.1:5000
 	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///results/mlflow.db
 
-times: setup  ## print where the time of a study went (STUDY=quick)
+times: setup  ## print how long each job of a study took (STUDY=quick)
 	empg times --results results/$(STUDY)
 
-report: setup  ## write Snakemake's own report of a study (STUDY=quick)
+report: setup  ## write Snakemake's report of how a study ran (STUDY=quick)
 	snakemake --report results/$(STUDY)/snakemake.html --config study=$(STUDY)
 
-publish: setup  ## write a study's results into docs/results (STUDY=quick)
+publish: setup  ## write a study's results as pages in docs/results (STUDY=quick)
 	empg publish --results results/$(STUDY) --out docs/results/$(STUDY)
 
-schema: setup  ## regenerate the JSON schemas of the configuration from its models
+schema: setup  ## write the JSON schemas of the configuration files
 	empg schema --out workflow/schemas
 
-tune: setup  ## search learning rates on the tune panel, every method with the same budget (STUDY=quick)
+tune: setup  ## search each method's learning rate with the same budget (STUDY=quick)
 	OMP_NUM_THREADS=1 python benchmarks/tune.py --study $(STUDY)
 
-parity: setup  ## compare our ALFWorld engine with the public one, string by string
+parity: setup  ## compare our ALFWorld engine with the public one, text by text
 	python benchmarks/parity/run.py
 
-setup: $(STAMP)  ## create .venv from the lock file
+setup: $(STAMP)  ## install the locked packages into .venv
 
-# torch first and apart: any build of the pinned version serves (a CUDA build can be put in .venv beforehand).
+# torch comes first and apart from the lock file, because any build of the pinned version works: install a CUDA build into
+# .venv beforehand to keep it.
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 uv==$(UV_VERSION)
@@ -64,7 +65,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 
-bench: setup  ## measure speed and memory side by side with public peers
+bench: setup  ## measure speed and memory against public packages
 	for script in benchmarks/{alfworld_engine,sampler,deepsearch_index}.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
 	OMP_NUM_THREADS=1 python benchmarks/webshop_engine.py $${WEBSHOP_DATA:-$${EMPG_TEST_DATA:-../shared/data}/webshop}
 
@@ -75,10 +76,10 @@ docs: setup  ## build the documentation site into site/ (open site/index.html)
 pictures: setup  ## draw docs/pictures: the pipeline, and a study's report in Chromium (STUDY=quick)
 	python tools/pictures.py --report results/$(STUDY)/report/report.html
 
-# torch is locked by its version alone, and what only it needs comes with it.
-lock:  ## resolve requirements.lock anew
+# The lock file leaves out torch and what only torch needs: `setup` installs them by torch's version.
+lock:  ## resolve requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-package torch --override <(echo "torch==2.13.0 ; sys_platform == 'never'") --quiet -o requirements.lock
 
-clean:  ## remove results, data and caches (not the environment)
+clean:  ## delete results, data and caches, but not .venv
 	rm -rf results data .dvc/cache .dvc/tmp .snakemake

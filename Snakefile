@@ -3,8 +3,9 @@
 #   snakemake --cores all                       the default study, config/config.yaml
 #   snakemake --cores all --config study=NAME   config/study/NAME.yaml
 #
-# Each rule is one command `empg STAGE …`. A job's settings and its stage's source are input files, rewritten only when
-# their content changes; large files are `ancient` beside the small manifest that identifies them.
+# Each rule runs one command, `empg STAGE …`, and declares its resources: `threads`, GPUs, memory in MB, time in minutes.
+# A job's settings and its stage's source code are input files, which are rewritten only when their content changes.
+# Large inputs are `ancient`; the small manifest beside them identifies them.
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -27,3 +28,8 @@ rule all:
         f"{STUDY}/mlflow.done",
         "results/mlflow.db",
     localrule: True
+
+
+onsuccess:
+    if Path(f"{STUDY}/report/report.html").exists():
+        logger.info(f"Report: {STUDY}/report/report.html")

@@ -1,4 +1,4 @@
-"""The command line: arguments, exit codes and progress; no logic.
+"""The command line: arguments and exit codes; no logic.
 
 Each command is one stage of the pipeline and runs on its own as well: files in, files out. Exit codes: 0, done; 2, a
 mistake in what was given (configuration, a path, a file); 1, anything else; 130, interrupted.
@@ -9,25 +9,30 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from empg import __version__
+from empg import __version__, progress
 from empg.errors import EmpgError
 
 if TYPE_CHECKING:
     from empg.config import Model
 
 # Results must not depend on how many cores a job happens to see. A stage that wants threads asks torch for them.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-                    "VECLIB_MAXIMUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")  # fmt: skip
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+)
 M = TypeVar("M", bound="Model")
 Stage = Callable[[argparse.Namespace], None]
-SECONDS_BETWEEN_LINES = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,35 +86,80 @@ def parser() -> argparse.ArgumentParser:
     dvc = command(
         "dvc", _dvc, "make a data set through DVC if it is missing or outdated, and record its hash", out="JSON file"
     )
-    warmstart = command("warmstart", _warmstart, "fine-tune a policy on expert demonstrations",
-                        config=CONFIG, data=DATA, out="folder for model and metrics")  # fmt: skip
-    command("rollouts", _rollouts, "sample rollouts from the warm-start policy and tabulate the tasks' difficulty",
-            config=CONFIG, data=DATA, model=MODEL, out="folder for the rollouts")  # fmt: skip
-    train = command("train", _train, "train a policy with reinforcement learning; goes on from its last checkpoint",
-                    config=CONFIG, data=DATA, model=MODEL, rollouts="folder of the rollout stage",
-                    out="folder for model, metrics and credited rollouts")  # fmt: skip
-    command("evaluate", _evaluate, "play the evaluation panels with a policy",
-            config=CONFIG, data=DATA, model=MODEL, out="folder for episodes and summary")  # fmt: skip
-    command("report", _report, "write a study's tables, figures and HTML page",
-            config=STUDY, results=RESULTS, out="folder for the report")  # fmt: skip
+    warmstart = command(
+        "warmstart",
+        _warmstart,
+        "fine-tune a policy on expert demonstrations",
+        config=CONFIG,
+        data=DATA,
+        out="folder for model and metrics",
+    )
+    command(
+        "rollouts",
+        _rollouts,
+        "sample rollouts from the warm-start policy and tabulate the tasks' difficulty",
+        config=CONFIG,
+        data=DATA,
+        model=MODEL,
+        out="folder for the rollouts",
+    )
+    train = command(
+        "train",
+        _train,
+        "train a policy with reinforcement learning; goes on from its last checkpoint",
+        config=CONFIG,
+        data=DATA,
+        model=MODEL,
+        rollouts="folder of the rollout stage",
+        out="folder for model, metrics and credited rollouts",
+    )
+    command(
+        "evaluate",
+        _evaluate,
+        "play the evaluation panels with a policy",
+        config=CONFIG,
+        data=DATA,
+        model=MODEL,
+        out="folder for episodes and summary",
+    )
+    command(
+        "report",
+        _report,
+        "write a study's tables, figures and HTML page",
+        config=STUDY,
+        results=RESULTS,
+        out="folder for the report",
+    )
     track = command(
         "track", _track, "rebuild a study's runs in the MLflow database from its results folder", results=RESULTS
     )
     serve = command(
-        "serve-retriever", _serve, "search a corpus and answer over HTTP, as `interface.retriever` asks",
+        "serve-retriever",
+        _serve,
+        "search a corpus and answer over HTTP, as `interface.retriever` asks",
         corpus="corpus of passages, JSON lines in wiki-18's form",
         index="folder of its index; built at first, reused while the corpus is the same",
-    )  # fmt: skip
+    )
     command("schema", _schema, "write the JSON schemas of the configuration", out="folder to write")
     audit = command("audit", _audit, "compute a run's numbers again from their rows and check its files' hashes")
-    command("publish", _publish, "write a study's results as a page in Markdown with its figures and small tables",
-            results=RESULTS, out="folder to write (docs/results/STUDY)")  # fmt: skip
+    command(
+        "publish",
+        _publish,
+        "write a study's results as a page in Markdown with its figures and small tables",
+        results=RESULTS,
+        out="folder to write (docs/results/STUDY)",
+    )
     command("times", _times, "print where the time of a study's stages went", results=RESULTS)
 
     for sub in (data, dvc):
         sub.add_argument("name", metavar="NAME", help="a data set of the configuration")
-        sub.add_argument("--config", type=Path, default=Path("config/data.yaml"), metavar="PATH",
-                         help="YAML file that describes the data sets (default: %(default)s)")  # fmt: skip
+        sub.add_argument(
+            "--config",
+            type=Path,
+            default=Path("config/data.yaml"),
+            metavar="PATH",
+            help="YAML file that describes the data sets (default: %(default)s)",
+        )
     for sub in (warmstart, train):
         sub.add_argument(
             "--track", type=Path, metavar="PATH", help=f"{RESULTS}, to log live curves to its MLflow database"
@@ -147,16 +197,16 @@ def _warmstart(args: argparse.Namespace) -> None:
     from empg.training import warmstart
 
     config = _read(WarmStartRun, args.config)
-    with _progress("warm start, tokens") as progress, _curves(args, config) as on_metrics:
-        warmstart.run(config, args.data, args.out, on_metrics=on_metrics, progress=progress)
+    with progress.shown("tokens") as report, _curves(args, config) as on_metrics:
+        warmstart.run(config, args.data, args.out, on_metrics=on_metrics, progress=report)
 
 
 def _rollouts(args: argparse.Namespace) -> None:
     from empg.config import RolloutsRun
     from empg.rollouts import collect
 
-    with _progress("rollouts, episodes") as progress:
-        collect.run(_read(RolloutsRun, args.config), args.data, args.model, args.out, progress=progress)
+    with progress.shown("episodes") as report:
+        collect.run(_read(RolloutsRun, args.config), args.data, args.model, args.out, progress=report)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -164,8 +214,8 @@ def _train(args: argparse.Namespace) -> None:
     from empg.training import rl
 
     config = _read(TrainRun, args.config)
-    with _progress("training, iterations") as progress, _curves(args, config) as on_metrics:
-        rl.run(config, args.data, args.model, args.rollouts, args.out, on_metrics=on_metrics, progress=progress)
+    with progress.shown("iterations") as report, _curves(args, config) as on_metrics:
+        rl.run(config, args.data, args.model, args.rollouts, args.out, on_metrics=on_metrics, progress=report)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -173,21 +223,26 @@ def _evaluate(args: argparse.Namespace) -> None:
     from empg.rollouts import evaluate
 
     config = _read(EvaluateRun, args.config)
-    with _progress("evaluation, episodes") as progress:
-        evaluate.run(config, data=args.data, model=args.model, out=args.out, progress=progress)
+    with progress.shown("episodes") as report:
+        evaluate.run(config, data=args.data, model=args.model, out=args.out, progress=report)
 
 
 def _report(args: argparse.Namespace) -> None:
     from empg.report import page
 
-    page.run(args.config, args.results, args.out)
+    with progress.shown("parts") as report:
+        page.run(args.config, args.results, args.out, progress=report)
 
 
 def _track(args: argparse.Namespace) -> None:
     from empg.tracking.database import create
     from empg.tracking.rebuild import rebuild
 
-    (create if args.init else rebuild)(args.results)
+    if args.init:
+        create(args.results)
+        return
+    with progress.shown("runs") as report:
+        rebuild(args.results, progress=report)
 
 
 def _serve(args: argparse.Namespace) -> None:
@@ -232,34 +287,7 @@ def _read(model: type[M], path: Path) -> M:
     return parse(model, read_json(path), str(path))
 
 
-# ----------------------------------------------------------------------------------------------------------- progress
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; elsewhere, such as in a log file, a line now and then."""
-    if not sys.stderr.isatty():
-        yield _lines(what)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=min(done, total), total=total)
-
-
-def _lines(what: str) -> Callable[[int, int], None]:
-    begin = last = time.monotonic()
-
-    def line(done: int, total: int) -> None:
-        nonlocal last
-        if done >= total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            print(f"{what}: {min(done, total)}/{total} after {last - begin:.0f} s", file=sys.stderr, flush=True)
-
-    return line
-
-
+# ------------------------------------------------------------------------------------------------------- live curves
 @contextmanager
 def _curves(args: argparse.Namespace, config: Model) -> Iterator[Callable[[int, dict[str, Any]], None]]:
     """Logs metrics to MLflow as they come; does nothing without ``--track``."""

@@ -107,13 +107,3 @@ def test_threads_are_pinned_before_torch_is_there():
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "7"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False {'1'}"
-
-
-def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch, capsys):
-    clock = iter([0.0, 4.0, 11.0, 11.0, 30.0])
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    with cli._progress("training, iterations") as progress:
-        progress(1, 3)  # after 4 s: too soon for a line
-        progress(2, 3)
-        progress(3, 3)
-    assert capsys.readouterr().err == "training, iterations: 2/3 after 11 s\ntraining, iterations: 3/3 after 30 s\n"

@@ -15,14 +15,18 @@ from empg.pipeline.job_files import prepare
 def read_study():
     """The study that was asked for; a mistake in its configuration ends the program with one message."""
     try:
-        if unknown := ", ".join(set(config) - {"study"}):
+        if unknown := ", ".join(set(config) - {"study", "software"}):
             raise ConfigError(f"--config: expected study=NAME, found {unknown}")
+        if not Path(SOFTWARE).is_file():
+            raise ConfigError(f"--config: software: expected a conda environment file, found none at {SOFTWARE}")
         return prepare(Path("config"), config.get("study"), Path("results"))
     except UserError as error:
         print(f"empg: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
+# The jobs' software for `--software-deployment-method conda`. A profile chooses another file, as profiles/gpu does.
+SOFTWARE = str(Path(workflow.basedir, config.get("software", "envs/cpu.yaml")))
 study = read_study()
 DATA_SETS = [*dict.fromkeys(map(study.data_set, study.environments))]
 STUDY = f"results/{study.study}"
@@ -33,7 +37,7 @@ ROLLOUTS = f"{STUDY}/{{environment}}/rollouts"
 
 
 def of_data_set(pattern):
-    """Input function: the pattern with the name of the environment's data set, which environments may share."""
+    """Input function: fills in the name of the environment's data set, which several environments may share."""
     return lambda wildcards: pattern.format(data_set=study.data_set(wildcards.environment))
 
 

@@ -1,5 +1,5 @@
 rule data:
-    # DVC owns the files: it makes them, or takes them from its cache. What stands for them here is their hash.
+    # DVC makes the files or takes them from its cache. Later jobs depend on their hash, `identity`.
     input:
         config="results/data/config/{data_set}.json",
         sources="results/sources/{data_set}/data.json",
@@ -11,8 +11,13 @@ rule data:
     priority: 60
     localrule: True
     conda:
-        "../../envs/cpu.yaml"
+        SOFTWARE
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=4000,
+        runtime=60,
     message:
-        "Make the data set {wildcards.data_set}."
+        "Make the data set ({wildcards.data_set})"
     shell:
         "python -m empg dvc {wildcards.data_set} --out {output.identity} 2> {log}"

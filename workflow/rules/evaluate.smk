@@ -14,16 +14,17 @@ rule evaluate_warmstart:
         f"{STUDY}/logs/{{environment}}/warmstart_evaluate.log",
     priority: 20
     conda:
-        "../../envs/cpu.yaml"
+        SOFTWARE
     threads: 1
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=120,
     params:
         data=subpath(input.data, parent=True),
         out=subpath(output.manifest, parent=True),
     message:
-        "Evaluate the warm start ({wildcards.environment})."
+        "Evaluate the warm start ({wildcards.environment})"
     shell:
         "python -m empg evaluate --config {input.config} --data {params.data} --model {input.model}"
         " --out {params.out} 2> {log}"
@@ -44,4 +45,4 @@ use rule evaluate_warmstart as evaluate with:
     log:
         f"{STUDY}/logs/{{environment}}/{{method}}/seed{{seed}}/evaluate.log",
     message:
-        "Evaluate {wildcards.method} with seed {wildcards.seed} ({wildcards.environment})."
+        "Evaluate {wildcards.method}, seed {wildcards.seed} ({wildcards.environment})"

@@ -44,9 +44,10 @@ rule report:
     log:
         f"{STUDY}/logs/report.log",
     conda:
-        "../../envs/cpu.yaml"
+        SOFTWARE
     threads: 1
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=60,
     params:
@@ -54,6 +55,6 @@ rule report:
         out=subpath(output.manifest, parent=True),
         captions={name: f"**{caption.title}.** {caption.text}" for name, caption in CAPTIONS.items()},
     message:
-        "Write the report."
+        "Write the report"
     shell:
         "python -m empg report --config {input.config} --results {params.results} --out {params.out} 2> {log}"

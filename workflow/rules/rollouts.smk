@@ -14,16 +14,17 @@ rule rollouts:
         f"{STUDY}/logs/{{environment}}/rollouts.log",
     priority: 40
     conda:
-        "../../envs/cpu.yaml"
+        SOFTWARE
     threads: 1
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=60,
     params:
         data=subpath(input.data, parent=True),
         out=subpath(output.manifest, parent=True),
     message:
-        "Collect rollouts with the warm start ({wildcards.environment})."
+        "Sample rollouts ({wildcards.environment})"
     shell:
         "python -m empg rollouts --config {input.config} --data {params.data} --model {input.model}"
         " --out {params.out} 2> {log}"

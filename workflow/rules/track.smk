@@ -1,5 +1,5 @@
 rule mlflow_database:
-    # At the start, beside the data. No stage waits for it or is outdated by it: it can be made again from the results.
+    # No other stage depends on the database; `track` can rebuild it from the results.
     output:
         update("results/mlflow.db"),
     log:
@@ -7,9 +7,14 @@ rule mlflow_database:
     priority: 100
     localrule: True
     conda:
-        "../../envs/cpu.yaml"
+        SOFTWARE
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=10,
     message:
-        "Create the MLflow database."
+        "Create the MLflow database"
     shell:
         "python -m empg track --init --results results 2> {log}"
 
@@ -26,10 +31,15 @@ rule track:
         f"{STUDY}/logs/track.log",
     localrule: True
     conda:
-        "../../envs/cpu.yaml"
+        SOFTWARE
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=4000,
+        runtime=60,
     params:
         results=subpath(input.config, ancestor=2),
     message:
-        "Complete the study's runs in MLflow: models, figures, tables, sample trajectories."
+        "Write the runs to MLflow"
     shell:
         "python -m empg track --results {params.results} 2> {log}"

@@ -1,6 +1,6 @@
 rule train:
-    # The checkpoint and the credited rollouts are no outputs: Snakemake would delete them when a job fails or starts
-    # again, and a job that was cut off goes on from them. The manifest names every file.
+    # A job that was cut off resumes from its checkpoint and credited rollouts. They are not declared as outputs, because
+    # Snakemake deletes outputs when a job fails or starts again. The manifest lists every file.
     input:
         config=f"{CONFIG}/{{method}}/seed{{seed}}/train.json",
         sources=of_data_set("results/sources/{data_set}/train.json"),
@@ -19,9 +19,10 @@ rule train:
         f"{STUDY}/logs/{{environment}}/{{method}}/seed{{seed}}/train.log",
     priority: 30
     conda:
-        "../../envs/cpu.yaml"
+        SOFTWARE
     threads: 1
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=600,
     params:
@@ -30,7 +31,7 @@ rule train:
         out=subpath(output.manifest, parent=True),
         study=subpath(input.config, ancestor=5),
     message:
-        "Train {wildcards.method} with seed {wildcards.seed} ({wildcards.environment})."
+        "Train {wildcards.method}, seed {wildcards.seed} ({wildcards.environment})"
     shell:
         "python -m empg train --config {input.config} --data {params.data} --model {input.model}"
         " --rollouts {params.rollouts} --out {params.out} --track {params.study} 2> {log}"

@@ -12,9 +12,10 @@ rule warmstart:
         f"{STUDY}/logs/{{environment}}/warmstart.log",
     priority: 50
     conda:
-        "../../envs/cpu.yaml"
+        SOFTWARE
     threads: lambda wildcards: study.environments[wildcards.environment].warmstart.threads
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=120,
     params:
@@ -22,7 +23,7 @@ rule warmstart:
         out=subpath(output.manifest, parent=True),
         study=subpath(input.config, ancestor=3),
     message:
-        "Fine-tune the warm start on expert demonstrations ({wildcards.environment})."
+        "Fine-tune the warm start ({wildcards.environment})"
     shell:
         "python -m empg warmstart --config {input.config} --data {params.data} --out {params.out}"
         " --track {params.study} 2> {log}"

@@ -6,6 +6,7 @@ Beside it lies a page for each trained run with a sample of its trajectories.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,14 @@ STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradie
 CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy", "gradient_scale")
 
 
-def run(config: Path, results: Path, out: Path) -> None:
+def run(
+    config: Path, results: Path, out: Path, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
     """Make ``out/report.html``, ``out/metrics.json``, ``out/tables``, ``out/figures`` and ``out/trajectories``.
 
     ``config`` is the study's file, ``results`` the folder (results/STUDY) that holds what its stages wrote.
+    ``progress`` is told (parts done, parts in all). A part is a run's steps scored again, its page, the tables or the
+    figures.
     """
     study = parse(Study, read_yaml(config), str(config))
     read = Results(study, results)
@@ -73,9 +78,12 @@ def run(config: Path, results: Path, out: Path) -> None:
         ]
     }
     with stage("report", study, out, inputs=inputs):
-        tables = make_tables(read)
+        runs = [*read.trained()]
+        parts = 2 * len(runs) + 2
+        tables = make_tables(read, lambda done: progress(done, parts))
         for name, table in tables.items():
             save_table(table, out / "tables", name)
+        progress(len(runs) + 1, parts)
         drawn = plates(study, tables)
         for plate in drawn:
             with warnings.catch_warnings():
@@ -84,17 +92,22 @@ def run(config: Path, results: Path, out: Path) -> None:
         write_json(out / "metrics.json", metrics(tables["results"], tables["aggregates"]))
         templates = environment()
         with atomic_directory(out / "trajectories") as folder:
-            for run in read.trained():
+            for i, run in enumerate(runs, start=len(runs) + 2):
+                progress(i, parts)
                 write_text(folder / trajectories.page_name(**run.key), trajectories.render(read, run, templates))
         write_text(out / "report.html", render(read, tables, drawn, templates))
 
 
-def make_tables(results: Results) -> dict[str, pl.DataFrame]:
-    """Every table of the report by name."""
+def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: None) -> dict[str, pl.DataFrame]:
+    """Every table of the report by name. ``on_run`` is told how many runs' steps have been scored again."""
     study = results.study
     panels, episodes, training = results.panels(), results.episodes(), results.training()
     credited = pl.concat(results.credited(run, CREDITED_COLUMNS) for run in results.trained())
-    rescored = pl.concat(entropy_change.rescored_steps(results, run) for run in results.trained())
+    scored = []
+    for done, run in enumerate(results.trained()):
+        on_run(done)
+        scored.append(entropy_change.rescored_steps(results, run))
+    rescored = pl.concat(scored)
     progress = training_course.training_progress(results, training, credited)
     efficiency = training_course.sample_efficiency(study, progress)
     scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]

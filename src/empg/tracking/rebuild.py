@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,12 +47,19 @@ class Logbook:
         self.tracker, self.client, self.study = tracker, tracker.client, tracker.study
         self.sources = json_digest(source_hashes(STAGES["track"]))  # what is logged, and how, may change
 
-    def write(self) -> None:
-        """Raises :class:`DataError` when there is no result at all."""
+    def write(self, progress: Callable[[int, int], None]) -> None:
+        """Log what is missing and drop what is outdated; ``progress`` is told (runs written, runs in all).
+
+        Raises :class:`DataError` when there is no result at all.
+        """
         stages = [*self._stages()]
         if not stages:
             raise DataError(f"{self.study}: expected the results of a study, found no finished stage")
-        written = [done for identity, folders in stages if (done := self._write_run(identity, folders))]
+        written = []
+        for i, (identity, folders) in enumerate(stages):
+            progress(i, len(stages))
+            if done := self._write_run(identity, folders):
+                written.append(done)
         if rewards := {trace: reward for done in written for trace, reward in done.rewards.items()}:
             log_rewards(rewards)
         for done in written:
@@ -229,9 +236,12 @@ def release(name: str) -> str:
     return version(name).split("+", maxsplit=1)[0]
 
 
-def rebuild(study: Path) -> None:
-    """Make MLflow show everything that lies in ``study`` (results/STUDY), and nothing else of that study."""
+def rebuild(study: Path, *, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Make MLflow show everything that lies in ``study`` (results/STUDY), and nothing else of that study.
+
+    ``progress`` is told (runs written, runs in all).
+    """
     cpu, wall = time.process_time(), time.perf_counter()
-    Logbook(Tracker(study)).write()
+    Logbook(Tracker(study)).write(progress)
     timing = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     write_json(study / "track.timing.json", timing)
