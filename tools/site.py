@@ -74,7 +74,7 @@ def link(match: re.Match[str], source: str, name: str) -> str:
     if not (ROOT / path).exists():
         _logger.warning(f"{source}: expected a link to a file of the repository, found {target}")
         return text
-    pages = {file: shown for shown, file in OUTSIDE.items()} | dict.fromkeys(HOME, "index.md")
+    pages = {file: shown for shown, file in OUTSIDE.items()} | dict.fromkeys(HOME, "README.md")
     if path in pages:
         found = pages[path] + hash_ + anchor
     elif path.startswith("docs/"):

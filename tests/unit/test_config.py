@@ -45,6 +45,15 @@ def test_studies_are_valid(path):
     jsonschema.validate(yaml.safe_load(path.read_text()), schemas()["config.schema.json"])
 
 
+@pytest.mark.parametrize("path", [*STUDIES, *(ROOT / f"config/{n}.yaml" for n in ("data", "environments"))], ids=str)
+def test_an_editor_finds_the_schema_of_each_file(path):
+    first, *_ = path.read_text().splitlines()
+    reference = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first)
+    assert reference is not None
+    schema = path.parent / reference[1]
+    jsonschema.validate(yaml.safe_load(path.read_text()), json.loads(schema.read_text(encoding="utf-8")))
+
+
 GRIDS = {
     name: load_study(ROOT / f"config/study/{name}.yaml", DATA, ENVIRONMENTS)
     for name in (

@@ -48,7 +48,7 @@ def words(page: Path) -> str:
 
 def test_every_document_is_a_page(site):
     pages = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
-    documents = {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")} - {Path("README.md")}
+    documents = {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
     expected = {re.sub("README$", "index", path.with_suffix("").as_posix()) + ".html" for path in documents}
     assert expected | {"configuration.html", "contributing.html", "changelog.html"} <= pages
 
