@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint format ui setup lock schema report publish times tune parity bench clean help
+.PHONY: run test lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -68,6 +68,13 @@ $(STAMP): requirements.lock pyproject.toml
 bench: setup  ## measure speed and memory against public packages
 	for script in benchmarks/{alfworld_engine,sampler,deepsearch_index}.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
 	OMP_NUM_THREADS=1 python benchmarks/webshop_engine.py $${WEBSHOP_DATA:-$${EMPG_TEST_DATA:-../shared/data}/webshop}
+
+# The variable silences an advertisement that Material for MkDocs prints with each build.
+docs: setup  ## build the documentation site into site/ (open site/index.html)
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+pictures: setup  ## draw docs/pictures: the pipeline, and a study's report in Chromium (STUDY=quick)
+	python tools/pictures.py --report results/$(STUDY)/report/report.html
 
 # The lock file leaves out torch and what only torch needs: `setup` installs them by torch's version.
 lock:  ## resolve requirements.lock again from pyproject.toml

@@ -2,8 +2,8 @@
 
     python benchmarks/alfworld_engine.py [--games 6] [--steps 50]
 
-Both are timed in CPU seconds of their own process. A step includes the list of admissible actions, which the public
-engine always makes and ours only when asked; ours is timed with it and without it. A reset includes reading the file.
+Both are timed in CPU seconds of their own process. The public engine lists the admissible actions at every step, ours
+only when asked, so ours is timed with the list and without. A reset includes reading the file.
 """
 
 import argparse

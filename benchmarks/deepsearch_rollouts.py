@@ -60,16 +60,19 @@ def main() -> None:
         environment.reset = clock.wrap(environment.reset)  # type: ignore[method-assign]
         return environment
 
-    sampler.arena = replace(arena, make=make, parse_action=clock.wrap(arena.parse_action),
-                            step_all=clock.wrap(arena.step_all))  # fmt: skip
+    sampler.arena = replace(
+        arena, make=make, parse_action=clock.wrap(arena.parse_action), step_all=clock.wrap(arena.step_all)
+    )
     whole, steps = time.process_time(), 0
     for repeat in range(1, REPEATS + 1):
         played = sampler.play(group_episodes(tasks[16 * repeat : 16 * repeat + 16], 4, 0, repeat))
         steps += sum(len(trajectory.steps) for trajectory in played)
     whole = time.process_time() - whole
     share = clock.seconds / whole
-    print(f"{REPEATS} × 64 episodes, {steps} steps: {whole:.2f} CPU s, {clock.seconds:.3f} of them in the environments "
-          f"({share:.1%})")  # fmt: skip
+    print(
+        f"{REPEATS} × 64 episodes, {steps} steps: {whole:.2f} CPU s, {clock.seconds:.3f} of them in the environments "
+        f"({share:.1%})"
+    )
 
 
 if __name__ == "__main__":

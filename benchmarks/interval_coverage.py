@@ -1,8 +1,8 @@
-"""How often the study's 95 % intervals hold the truth, in simulated studies of two methods that are equally good.
+"""How often the study's 95 % intervals contain the truth, in simulated studies of two equally good methods.
 
-Two cases: tasks matter as much as seeds (few tasks, seeds alike) and seeds matter most (many tasks, seeds apart).
-Prints for each number of seeds the share of studies whose interval holds the true difference, 0, and the true
-probability of improvement, ½. Takes about a minute.
+There are two cases: tasks matter as much as seeds (few tasks, similar seeds), and seeds matter most (many tasks,
+different seeds). Prints for each number of seeds the share of studies whose interval contains the true difference, 0,
+and the true probability of improvement, ½. Takes about a minute.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from empg.analysis.aggregates import Block, aggregate
 from empg.analysis.statistics import mean_over_seeds
 
 STUDIES = 200
-CASES = {"tasks matter as much": (120, 0.25), "seeds matter most": (480, 0.4)}  # tasks, deviation of a seed (log-odds)
+CASES = {"tasks matter as much": (120, 0.25), "seeds matter most": (480, 0.4)}  # tasks, seeds' deviation (log-odds)
 TYPES = 6
-TYPE_DEVIATION = 0.15  # of a seed on one type, beside its own
+TYPE_DEVIATION = 0.15  # log-odds: additional deviation of a seed on one type
 
 
 def study(random: np.random.Generator, seeds: int, tasks: int, deviation: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Agent tokens per CPU second: our sampler beside ``model.generate`` that encodes the whole conversation each turn.
 
-Both play the same 64 ALFWorld episodes with the same weights and the same random numbers, on one thread of one process;
-the second way is what trainers without an inference server do.
+Both play the same 64 ALFWorld episodes with the same weights and the same random numbers, on one thread of one process.
+The second way is what trainers without an inference server do.
 
     python benchmarks/sampler.py [--profile small] [--model results/quick/alfworld/warmstart/model]
 
@@ -44,9 +44,15 @@ Environments = Callable[[], AlfworldEnvironment]
 
 
 def short_warm_start(profile: str) -> Policy:
-    """The default policy after a few demonstrations: it speaks, and solves little."""
-    config = WarmStartRun(environment="alfworld", data=AlfworldData(profile=profile), system="", interface={},
-                          policy=TinyPolicy(), warmstart=WarmStart(tokens=WARM_START_TOKENS))  # fmt: skip
+    """The default policy after a few demonstrations: it writes well-formed steps and solves little."""
+    config = WarmStartRun(
+        environment="alfworld",
+        data=AlfworldData(profile=profile),
+        system="",
+        interface={},
+        policy=TinyPolicy(),
+        warmstart=WarmStart(tokens=WARM_START_TOKENS),
+    )
     no_files = Path()  # the games of demonstrations are drawn
     policy = make_policy(config, no_files)
     for _ in fine_tune(policy, config, no_files):
@@ -55,6 +61,7 @@ def short_warm_start(profile: str) -> Policy:
 
 
 def with_sampler(policy: Policy, environments: Environments, episodes: list[Episode]) -> Responses:
+    """The responses of our sampler."""
     sampler = Sampler(
         policy.network, policy.chat, Arena(environments), max_response=MAX_RESPONSE, max_context=MAX_CONTEXT
     )
@@ -103,16 +110,22 @@ def with_generate(model: PreTrainedModel, chat: Chat, environments: Environments
         attention = torch.tensor([[0] * (longest - len(c.ids)) + [1] * len(c.ids) for c in active])
         uniforms = torch.tensor(np.array([1 - c.random.random(MAX_RESPONSE) for c in active]), dtype=torch.float32)
         answered = model.generate(
-            ids, attention_mask=attention, max_new_tokens=MAX_RESPONSE, do_sample=False, eos_token_id=chat.end_of_turn,
-            pad_token_id=chat.end_of_turn, logits_processor=[InverseTransform(uniforms)],
-        )  # fmt: skip
+            ids,
+            attention_mask=attention,
+            max_new_tokens=MAX_RESPONSE,
+            do_sample=False,
+            eos_token_id=chat.end_of_turn,
+            pad_token_id=chat.end_of_turn,
+            logits_processor=[InverseTransform(uniforms)],
+        )
         for conversation, response in zip(active, answered[:, longest:].tolist(), strict=True):
             conversation.take(response)
     return [c.responses for c in conversations]
 
 
 def measure(name: str, play: Callable[[list[Episode]], Responses], episodes: list[Episode]) -> tuple[Responses, float]:
-    play(episodes[:2])  # what is made once is made now
+    """Play the episodes, print the speed, and return the responses and the agent tokens per CPU second."""
+    play(episodes[:2])  # warms up
     begin = time.process_time()
     responses = play(episodes)
     seconds = time.process_time() - begin
@@ -125,6 +138,7 @@ def measure(name: str, play: Callable[[list[Episode]], Responses], episodes: lis
 
 
 def main() -> int:
+    """Measure and print; the exit status is 1 below the target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a policy's folder (default: a short warm start)")
     parser.add_argument("--profile", choices=sorted(PROFILES), default="official", help="of the games")

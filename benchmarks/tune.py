@@ -1,10 +1,11 @@
 """Chooses the learning rates on the `tune` panel, with the same budget for every method of a study.
 
 Needs the study's warm starts and rollouts: `make run` makes them. Every method trains once with each multiple of its
-environment's rates, on a seed that no study uses, and is evaluated on the tune panel, which no report reads. Prints the
-runs and, if they have all iterations, what they decide (`empg.analysis.rates.rate_choice`: other rates only if shown to
-be better over all methods). Runs of all environments are written to `results/tune/STUDY/tuning.csv`. Those that are
-done are not repeated.
+environment's rates, on a seed that no study uses, and is evaluated on the tune panel, which no report reads.
+
+Prints the runs and, if they have all iterations, the choice of rates (`empg.analysis.rates.rate_choice`: other rates
+only if they are shown to be better over all methods). With all environments of the study, writes the runs to
+`results/tune/STUDY/tuning.csv`. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ Job = tuple[float, Path, Path, Path, TrainRun, EvaluateRun]
 def runs(study: Study, data: dict[str, Data], environments: list[str], share: float, factors: list[float]) -> list[Job]:
     """One training run and its evaluation for each environment, method and factor of Muon's and AdamW's rates.
 
-    Each of ``share`` of the study's iterations, with its folder, that of its environment's warm start and of its data.
+    Each has ``share`` of the study's iterations. A job holds the factor, the run's folder, the folders of the
+    environment's results and data, and both configurations.
     """
     result = []
     for environment, method, factor in product(environments, study.methods, factors):
@@ -50,9 +52,14 @@ def runs(study: Study, data: dict[str, Data], environments: list[str], share: fl
         panel = evaluate_run(study, data, environment, method, SEED)
         panel = panel.model_copy(update={"evaluate": panel.evaluate.model_copy(update={"splits": ("tune",)})})
         base, files = RESULTS / study.study / environment, Path("data") / study.data_set(environment)
-        behind = [train.model_dump(mode="json"), panel.model_dump(mode="json"), digest(base / "warmstart"),
-                  digest(base / "rollouts"), digest(files),
-                  source_hashes(STAGES["train"], train.data.type)]  # fmt: skip
+        behind = [
+            train.model_dump(mode="json"),
+            panel.model_dump(mode="json"),
+            digest(base / "warmstart"),
+            digest(base / "rollouts"),
+            digest(files),
+            source_hashes(STAGES["train"], train.data.type),
+        ]
         folder = RESULTS / "tune" / study.study / environment / method / f"{factor:g}_{json_digest(behind)[:12]}"
         result.append((factor, folder, base, files, train, panel))
     return result
@@ -62,17 +69,32 @@ def play(job: Job) -> dict[str, object]:
     """Train and evaluate one run; its row of the table."""
     factor, folder, base, data, train, panel = job
     if not (folder / "evaluate/manifest.json").exists():
-        rl.run(train, data, base / "warmstart/model", base / "rollouts", folder / "train",
-               on_metrics=lambda *_: None, progress=lambda *_: None)  # fmt: skip
+        rl.run(
+            train,
+            data,
+            base / "warmstart/model",
+            base / "rollouts",
+            folder / "train",
+            on_metrics=lambda *_: None,
+            progress=lambda *_: None,
+        )
         evaluate.run(panel, data, folder / "train/model", folder / "evaluate", progress=lambda *_: None)
     summary = read_json(folder / "evaluate/summary.json")["panels"]["tune"]
-    return {"environment": train.environment, "method": train.method_name, "factor": factor,
-            "muon_lr": train.train.optimiser.muon_lr, "lr": train.train.optimiser.lr,
-            "iterations": train.train.iterations, "sampled": summary["sampled"]["success"],
-            "greedy": summary["greedy"]["success"], "episodes": summary["sampled"]["n"]}  # fmt: skip
+    return {
+        "environment": train.environment,
+        "method": train.method_name,
+        "factor": factor,
+        "muon_lr": train.train.optimiser.muon_lr,
+        "lr": train.train.optimiser.lr,
+        "iterations": train.train.iterations,
+        "sampled": summary["sampled"]["success"],
+        "greedy": summary["greedy"]["success"],
+        "episodes": summary["sampled"]["n"],
+    }
 
 
 def main() -> None:
+    """Play the runs that are not done and print what they decide."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", default="quick", help="the study's name (default: %(default)s)")
     parser.add_argument("--environments", nargs="+", help="of the study (default: all)")

@@ -1,11 +1,11 @@
-"""How a warm start comes about: what it solves, and what the right words cost it, again and again as it is trained.
+"""The course of a warm start: its success and its loss at several points of the training.
 
     python benchmarks/warmstart_course.py webshop --seeds 1 2 3
 
-Needs `data/ENVIRONMENT` (`dvc repro`) and no study. Trains one warm start for each seed with the settings of the study
-and prints, after every part of the budget, greedy and sampled success on the `tune` panel and the loss of
-demonstrations without mistakes and detours in nats a step, of thoughts and of actions. An action that costs much after
-a thought that costs little is a copy that was not learnt.
+Needs `data/ENVIRONMENT` (`dvc repro`) and no results of a study. Trains one warm start for each seed with the study's
+settings. After every part of the budget it prints greedy and sampled success on the `tune` panel, and the loss in nats
+a step, of thoughts and of actions, on demonstrations without mistakes and detours. A high loss of actions beside a low
+loss of thoughts means that copying was not learnt.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from empg.rollouts import evaluate
 from empg.training.packing import packs
 from empg.training.warmstart import Example, demonstrate, fine_tune, make_example, make_policy
 
-HELD_OUT = 77  # seed of the demonstrations that the loss is of
+HELD_OUT = 77  # seed of the demonstrations that the loss is measured on
 
 
 def costs(policy: Policy, examples: Sequence[Example]) -> tuple[float, float]:
-    """Nats a step of its thought, and of the rest."""
+    """The mean loss of a step in nats: of its thought, and of the rest."""
     end = policy.chat.tokenizer.encode("</think>", add_special_tokens=False)[-1]
     thoughts = actions = steps = 0.0
     for example in examples:
@@ -72,12 +72,16 @@ def course(job: tuple[str, str, int, int]) -> None:
             policy.save(Path(folder))
             solved = evaluate.summarise(evaluate.play(played, files, Path(folder), lambda *_: None))["tune"]
         thought, action = costs(policy, examples)
-        print(f"{environment} seed {seed} {metrics['tokens'] / 1e6:5.2f} M tokens  loss {metrics['loss']:.3f}  "
-              f"greedy {solved['greedy']['success']:.3f}  sampled {solved['sampled']['success']:.3f}  "
-              f"nats a step: thought {thought:.2f}, action {action:.2f}", flush=True)  # fmt: skip
+        print(
+            f"{environment} seed {seed} {metrics['tokens'] / 1e6:5.2f} M tokens  loss {metrics['loss']:.3f}  "
+            f"greedy {solved['greedy']['success']:.3f}  sampled {solved['sampled']['success']:.3f}  "
+            f"nats a step: thought {thought:.2f}, action {action:.2f}",
+            flush=True,
+        )
 
 
 def main() -> None:
+    """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("environment", help="of the study")
     parser.add_argument("--study", default="quick", help="the study's name (default: %(default)s)")

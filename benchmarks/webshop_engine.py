@@ -4,10 +4,10 @@
 
 FOLDER holds ``items_shuffle*.json``, ``items_ins_v2*.json`` and sessions recorded from upstream's engine
 (``upstream_sessions.jsonl``), whose actions are played in the mode text_rich. Every search asks the index, then shows
-the recorded ranking, so that the clicks that follow are possible. CPU seconds; the start, after the imports, in wall
-seconds too.
+the recorded ranking, so that the clicks that follow are possible. Times are CPU seconds; the start, after the imports,
+is in wall seconds too.
 
-Beside it, measured with its own web stack: princeton-nlp/WebShop at 64fa2a5 needs 18 to 24 ms of CPU a step.
+For comparison: princeton-nlp/WebShop at 64fa2a5, with its own web stack, needs 18 to 24 ms of CPU a step.
 """
 
 import argparse

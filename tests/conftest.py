@@ -39,9 +39,19 @@ def browser(tmp_path: Path) -> Callable[[Path, int], tuple[str, list[str]]]:
     profile = tmp_path / "profile"
 
     def opened(page: Path, width: int) -> tuple[str, list[str]]:
-        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-                   "--allow-file-access-from-files", "--enable-logging=stderr", f"--user-data-dir={profile}",
-                   f"--window-size={max(width, 500)},900", "--dump-dom", page.as_uri()]  # fmt: skip
+        command = [
+            program,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--allow-file-access-from-files",
+            "--enable-logging=stderr",
+            f"--user-data-dir={profile}",
+            f"--window-size={max(width, 500)},900",
+            "--dump-dom",
+            page.as_uri(),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
         assert title, done.stdout[-500:]
@@ -97,11 +107,22 @@ def _manifest(folder: Path, stage: str, config, summary: dict[str, float]) -> No
     from empg.provenance import tree
 
     outputs = tree(folder)
-    write_json(folder / "timing.json", {"stage": stage, "wall_seconds": 2.0, "cpu_seconds": 1.5, "threads": 1,
-                                        "iterations": []})  # fmt: skip
-    write_json(folder / "manifest.json", {"stage": stage, "config": config.model_dump(mode="json"), "summary": summary,
-                                          "inputs": {"data": "d" * 64}, "sources": "s" * 64, "outputs": outputs,
-                                          "versions": {"empg": "0"}})  # fmt: skip
+    write_json(
+        folder / "timing.json",
+        {"stage": stage, "wall_seconds": 2.0, "cpu_seconds": 1.5, "threads": 1, "iterations": []},
+    )
+    write_json(
+        folder / "manifest.json",
+        {
+            "stage": stage,
+            "config": config.model_dump(mode="json"),
+            "summary": summary,
+            "inputs": {"data": "d" * 64},
+            "sources": "s" * 64,
+            "outputs": outputs,
+            "versions": {"empg": "0"},
+        },
+    )
 
 
 def _warm_start(study, root: Path) -> None:
@@ -175,9 +196,17 @@ def _training(study, folder: Path, method: str, seed: int, policy) -> None:
         table = to_table(trajectories, iteration=iteration, policy_version=iteration).hstack(credit.columns())
         write_table(table, CREDITED_STEPS, folder / "rollouts" / f"iteration_{iteration:04d}.parquet")
         success = float(np.mean([t.reward for t in trajectories]))
-        rows.append({"iteration": iteration, "success": success, "loss": -0.1 * iteration, "kl": None,
-                     "equal_reward_mass": credit.equal_reward_mass, "grad_norm": 1.0 + iteration * seed,
-                     "step_entropy_mean": float(credit.step_entropy.mean())})  # fmt: skip
+        rows.append(
+            {
+                "iteration": iteration,
+                "success": success,
+                "loss": -0.1 * iteration,
+                "kl": None,
+                "equal_reward_mass": credit.equal_reward_mass,
+                "grad_norm": 1.0 + iteration * seed,
+                "step_entropy_mean": float(credit.step_entropy.mean()),
+            }
+        )
     pl.DataFrame(rows, schema_overrides={"kl": pl.Float64}).write_parquet(folder / "metrics.parquet")
     _manifest(folder, "train", config, {"success": rows[-1]["success"]})
 
@@ -193,12 +222,19 @@ def _trajectories(random: np.random.Generator, iteration: int, policy) -> list:
         trajectory = Trajectory(Episode(task, number // 4, number, seed=number))
         for _ in range(int(random.integers(2, 6))):
             response = np.append(random.integers(10, vocabulary, 7), end).astype(np.int32)
-            trajectory.steps.append(Step(
-                observation="You see a mug 1.", prompt_ids=random.integers(10, vocabulary, 5).astype(np.int32),
-                response_ids=response, logprobs=np.full(8, -1.0, np.float32),
-                entropies=random.random(8).astype(np.float32), text="<think>so</think><action>look</action>",
-                action="look", invalid=bool(random.random() < 0.2), truncated=False,
-            ))  # fmt: skip
+            trajectory.steps.append(
+                Step(
+                    observation="You see a mug 1.",
+                    prompt_ids=random.integers(10, vocabulary, 5).astype(np.int32),
+                    response_ids=response,
+                    logprobs=np.full(8, -1.0, np.float32),
+                    entropies=random.random(8).astype(np.float32),
+                    text="<think>so</think><action>look</action>",
+                    action="look",
+                    invalid=bool(random.random() < 0.2),
+                    truncated=False,
+                )
+            )
         trajectory.reward = float(random.random() < 0.3 + 0.1 * iteration and number >= 4)
         trajectory.stop_reason = StopReason.SUCCESS if trajectory.reward else StopReason.STEP_LIMIT
         trajectories.append(trajectory)

@@ -1,4 +1,4 @@
-"""Plays games in the public engine (alfworld 0.4.2) and writes down what it says. Runs in the parity environment.
+"""Plays games in the public engine (alfworld 0.4.2) and records its answers. Runs in the parity environment.
 
     python public.py JOBS.json TRANSCRIPTS.jsonl
 
@@ -22,11 +22,42 @@ from alfworld.agents.environment.alfred_tw_env import AlfredDemangler, AlfredTWE
 
 NEVER = 1_000_000  # the step limit is the caller's matter
 MALFORMED = (
-    "", " ", "  look  ", "\tlook\n", "Look", "LOOK", "look around", "lookk", "go", "go to", "go to ", "take",
-    "take from", "use", "help me", "inventory ", "inventory 1", "examine", "examine ", "open", "nothing",
-    "think: where is it?", "🙂", "look\x00", "{r}", "#look#", "%s %d",
-    "go to nowhere 1", "take mug from shelf", "move  to ", "slice", "look; look", "a" * 5000, "take " * 500, "\udcff",
-)  # fmt: skip
+    "",
+    " ",
+    "  look  ",
+    "\tlook\n",
+    "Look",
+    "LOOK",
+    "look around",
+    "lookk",
+    "go",
+    "go to",
+    "go to ",
+    "take",
+    "take from",
+    "use",
+    "help me",
+    "inventory ",
+    "inventory 1",
+    "examine",
+    "examine ",
+    "open",
+    "nothing",
+    "think: where is it?",
+    "🙂",
+    "look\x00",
+    "{r}",
+    "#look#",
+    "%s %d",
+    "go to nowhere 1",
+    "take mug from shelf",
+    "move  to ",
+    "slice",
+    "look; look",
+    "a" * 5000,
+    "take " * 500,
+    "\udcff",
+)
 
 
 def make_env(folder):
@@ -54,12 +85,18 @@ def corrupted(rng, command):
     place = rng.randrange(len(words))
     return rng.choice(
         (
-            command.upper(), command.title(), command.replace(" ", "  "), command + ".", command[:-1],
-            f" {command} ", f"{command}\n",
-            command.replace("move", "put").replace(" to ", " in/on "), " ".join(words[:place] + words[place + 1 :]),
+            command.upper(),
+            command.title(),
+            command.replace(" ", "  "),
+            command + ".",
+            command[:-1],
+            f" {command} ",
+            f"{command}\n",
+            command.replace("move", "put").replace(" to ", " in/on "),
+            " ".join(words[:place] + words[place + 1 :]),
             command + " " + command,
         )
-    )  # fmt: skip
+    )
 
 
 def choose(rng, admissible, seen, names):
@@ -72,10 +109,23 @@ def choose(rng, admissible, seen, names):
         return rng.choice(seen)
     if draw < 0.85:
         template = rng.choice(
-            ("take {} from {}", "move {} to {}", "put {} in/on {}", "heat {} with {}", "cool {} with {}",
-             "clean {} with {}", "slice {} with {}", "open {}", "close {}", "use {}", "examine {}", "go to {}", "{}",
-             "take {}")
-        )  # fmt: skip
+            (
+                "take {} from {}",
+                "move {} to {}",
+                "put {} in/on {}",
+                "heat {} with {}",
+                "cool {} with {}",
+                "clean {} with {}",
+                "slice {} with {}",
+                "open {}",
+                "close {}",
+                "use {}",
+                "examine {}",
+                "go to {}",
+                "{}",
+                "take {}",
+            )
+        )
         return template.format(*(rng.choice(names) for _ in range(template.count("{}"))))
     return corrupted(rng, rng.choice(seen)) if draw < 0.95 else rng.choice(MALFORMED)
 
@@ -95,6 +145,7 @@ class Recorder:
         self.reset_seconds, self.step_seconds = [], 0.0
 
     def note(self, action, observation, infos, reward, done):
+        """Keep an event, and the commands and names that it shows."""
         self.admissible = infos["admissible_commands"][0]
         for command in self.admissible:
             if command not in self.seen:
@@ -104,12 +155,14 @@ class Recorder:
         self.events.append([action, observation, self.admissible, infos["won"][0], float(reward), bool(done)])
 
     def reset(self):
+        """Start the game over and note the first answer."""
         start = time.process_time()
         observations, infos = self.env.reset()
         self.reset_seconds.append(time.process_time() - start)
         self.note(None, observations[0], infos, 0.0, False)
 
     def step(self, action):
+        """Play an action, note the answer and return whether the game is over."""
         start = time.process_time()
         observations, scores, dones, infos = self.env.step([action])
         self.step_seconds += time.process_time() - start
@@ -137,6 +190,7 @@ def play(job):
 
 
 def main():
+    """Play every job and write a line for each."""
     jobs = json.loads(Path(sys.argv[1]).read_text())
     with open(sys.argv[2], "w", buffering=1) as out:
         for job in jobs:

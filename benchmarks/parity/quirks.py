@@ -1,4 +1,4 @@
-"""Small games made to reach what ordinary ones hardly do, so that the comparison covers it.
+"""Small games that reach what ordinary ones hardly reach, so that the comparison covers it.
 
 Receptacles that share a place, an object in two receptacles, objects inside objects, slicing, properties true from the
 start, objects of two types, names without a place, a start in front of a receptacle, a game won before it begins, task

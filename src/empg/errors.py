@@ -32,4 +32,4 @@ class DivergenceError(EmpgError):
 
 
 class AuditError(EmpgError):
-    """Results are not what was recorded of them."""
+    """Results differ from what was recorded of them."""

@@ -76,14 +76,14 @@ EPISODES: Schema = {
 
 
 def write_table(frame: pl.DataFrame, schema: Schema, path: Path) -> None:
-    """Write atomically. Raises :class:`DataError` when the frame is not of the schema."""
+    """Write a table atomically. Raises :class:`DataError` when the frame is not of the schema."""
     _check(frame, schema, path)
     with atomic_path(path) as temporary:
         frame.write_parquet(temporary, compression="zstd", statistics=False)
 
 
 def read_table(path: Path, schema: Schema) -> pl.DataFrame:
-    """Raises :class:`DataError` when the file is missing, damaged or of another schema."""
+    """Read a table. Raises :class:`DataError` when the file is missing, damaged or of another schema."""
     try:
         frame = pl.read_parquet(path, hive_partitioning=False)
     except FileNotFoundError:

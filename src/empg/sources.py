@@ -10,7 +10,7 @@ from typing import Any
 
 import grimp
 
-from empg.config import ENVIRONMENTS
+from empg.config import ADVANTAGES, ENVIRONMENTS, MODULATIONS, Method
 from empg.files import file_digest
 
 PACKAGE = Path(__file__).parent
@@ -78,9 +78,24 @@ def _file(name: str) -> Path:
 
 def source_hashes(module: str, environment: str | None = None) -> dict[str, str]:
     """Path from the top-level package on → SHA-256 of each of a stage's source files."""
-    packages = {PACKAGE.name, *([ENVIRONMENTS.module(environment).partition(".")[0]] if environment else [])}
+    return _hashes([module, *([ENVIRONMENTS.module(environment)] if environment else [])], sources(module, environment))
+
+
+def method_sources(method: Method) -> dict[str, str]:
+    """The same for the functions of a method that other packages registered; nothing for a built-in method."""
+    functions = [ADVANTAGES[method.advantage].function, MODULATIONS[method.modulation].function]
+    roots = [ADVANTAGES.module(method.advantage), MODULATIONS.module(method.modulation)]
+    roots += [function.partition(":")[0] for function in functions]
+    others = tuple(root for root in roots if root.partition(".")[0] != PACKAGE.name)
+    own = [path for path in _closure(others) if not path.is_relative_to(PACKAGE)] if others else []
+    return _hashes(list(others), own)
+
+
+def _hashes(modules: list[str], paths: list[Path]) -> dict[str, str]:
+    """Path from the top-level package of one of the modules on → SHA-256."""
+    packages = {PACKAGE.name, *(module.partition(".")[0] for module in modules)}
     parents = [_file(package).parent.parent for package in sorted(packages)]
-    return {_within(path, parents): file_digest(path) for path in sources(module, environment)}
+    return {_within(path, parents): file_digest(path) for path in paths}
 
 
 def _within(path: Path, parents: list[Path]) -> str:

@@ -1,4 +1,4 @@
-"""What every environment must hold, whatever it is. A new environment adds a case and passes all of it."""
+"""What every environment must satisfy. A new environment adds a case and passes all of it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def random_actions(case: Case, task: Task) -> Iterator[str]:
-    """Half the expert's actions for a task, half nonsense: an episode that goes on for a while, always the same one."""
+    """The same actions every time, half the expert's and half nonsense, so that the episode lasts."""
     expert, environment, rng = case.expert(), case.make(), Random(task.id)
     observation, done = environment.reset(task), False
     while not done:

@@ -1,4 +1,4 @@
-"""A tiny policy that speaks: random weights, on real games' text, with answers that end now and then."""
+"""A tiny policy with random weights and a tokenizer of real games' text; its answers end now and then."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def chat() -> Chat:
 
 @pytest.fixture(scope="session")
 def make_policy(chat: Chat) -> Callable[[str], Policy]:
-    """A policy of a family. Its entropies vary, and every eighth token or so ends its turn.
+    """A policy of a family. Its entropies vary, and about every eighth token ends a turn.
 
     The first component of the hidden states hardly varies, so a token is likely whose embedding is large there.
     """

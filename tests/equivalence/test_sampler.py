@@ -1,4 +1,4 @@
-"""The sampler does what sampling without any cache does, and the scorer agrees with it; on real games."""
+"""The sampler equals sampling without a cache, and the scorer agrees with it, on real games."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
 
 
 class Guided(AlfworldEnvironment):
-    """A game in which whatever a policy says means some admissible action, so that random words lead somewhere."""
+    """A game that reads any text as an admissible action, so that random words lead somewhere."""
 
     def step(self, action: str | None) -> StepResult:
         actions = self.admissible_actions
@@ -38,7 +38,7 @@ class Guided(AlfworldEnvironment):
 
 
 def environments():
-    """Makes environments whose limits follow each other."""
+    """Makes environments with each of the step limits in turn."""
     limits = cycle(LIMITS)
     return lambda: Guided(GAMES, next(limits))
 
@@ -48,8 +48,12 @@ def episodes(groups: int = 3, group_size: int = 4) -> list[Episode]:
 
 
 def make_sampler(policy, **options) -> Sampler:
-    return Sampler(policy.network, policy.chat, Arena(environments()),
-                   **{"max_response": MAX_RESPONSE, "max_context": 512} | options)  # fmt: skip
+    return Sampler(
+        policy.network,
+        policy.chat,
+        Arena(environments()),
+        **{"max_response": MAX_RESPONSE, "max_context": 512} | options,
+    )
 
 
 @torch.no_grad()
@@ -197,8 +201,13 @@ def test_a_turns_actions_go_to_the_environments_together(make_policy):
         sizes.append(len(actions))
         return step_each(environments, actions)
 
-    sampler = Sampler(policy.network, policy.chat, Arena(environments(), step_all=together),
-                      max_response=MAX_RESPONSE, max_context=512)  # fmt: skip
+    sampler = Sampler(
+        policy.network,
+        policy.chat,
+        Arena(environments(), step_all=together),
+        max_response=MAX_RESPONSE,
+        max_context=512,
+    )
     trajectories = sampler.play(episodes())
     assert sum(sizes) == sum(len(t.steps) for t in trajectories)
     assert len(sizes) < sum(sizes) / 2, "one call for several episodes"
@@ -292,12 +301,16 @@ def test_stop_reasons_and_rewards_are_the_environments(make_policy):
     policy = make_policy("qwen2")
     ends = [(1.0, 2), (0.0, 2), (0.0, 3), (1.0, 3)]
     script = iter(ends)
-    sampler = Sampler(policy.network, policy.chat, Arena(lambda: Scripted(*next(script))),
-                      max_response=4, max_context=512)  # fmt: skip
+    sampler = Sampler(
+        policy.network, policy.chat, Arena(lambda: Scripted(*next(script))), max_response=4, max_context=512
+    )
     trajectories = sampler.play([Episode(Task("made", "up", 0, "talk"), 0, i, i) for i in range(4)])
     assert [t.stop_reason for t in trajectories] == [
-        StopReason.SUCCESS, StopReason.FAILURE, StopReason.STEP_LIMIT, StopReason.SUCCESS
-    ]  # fmt: skip
+        StopReason.SUCCESS,
+        StopReason.FAILURE,
+        StopReason.STEP_LIMIT,
+        StopReason.SUCCESS,
+    ]
     assert [(t.reward, len(t.steps)) for t in trajectories] == ends
     assert [(t.score, t.metrics) for t in trajectories] == [(0.25, {"talks": 1.0})] * 4
     assert [[s.invalid for s in t.steps] for t in trajectories[1:3]] == [[True, False], [False, True, False]]
@@ -335,8 +348,14 @@ class Refusing:
 )
 def test_invalid_actions_in_a_row_end_an_episode(make_policy, script, max_refused, steps, reason):
     policy = make_policy("qwen2")
-    sampler = Sampler(policy.network, policy.chat, Arena(lambda: Refusing(script)), max_response=4, max_context=512,
-                      max_refused=max_refused)  # fmt: skip
+    sampler = Sampler(
+        policy.network,
+        policy.chat,
+        Arena(lambda: Refusing(script)),
+        max_response=4,
+        max_context=512,
+        max_refused=max_refused,
+    )
     (trajectory,) = sampler.play([Episode(Task("made", "up", 0, "talk"), 0, 0, 0)])
     assert (len(trajectory.steps), trajectory.stop_reason, trajectory.reward) == (steps, reason, 0.0)
 

@@ -213,7 +213,7 @@ def test_a_saved_policy_is_an_ordinary_folder(family, tokenizer, tmp_path):
         ({"intermediate_size": 50}, "layers.0.mlp.gate_proj.weight: expected shape (50, 32), found (48, 32)"),
         ({"num_hidden_layers": 3}, "tensor model.layers.2.input_layernorm.weight: expected shape (32,), found none"),
     ],
-)  # fmt: skip
+)
 def test_a_folder_that_cannot_be_run_is_refused(change, message, tmp_path):
     model = AutoModelForCausalLM.from_config(CONFIGS["qwen2"])
     model.save_pretrained(tmp_path)

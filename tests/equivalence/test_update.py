@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from empg.config import Grpo, TrainRun, parse
+from empg.config import Method
 from empg.config import Optimiser as OptimiserConfig
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
@@ -20,7 +20,6 @@ from empg.rollouts.collect import group_episodes
 from empg.rollouts.sampler import Sampler
 from empg.training.credit import credit_batch
 from empg.training.optimiser import Optimiser
-from empg.training.rl import Loop
 from empg.training.update import accumulate_gradients, renyi2_entropies, token_batch, update
 
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
@@ -28,8 +27,9 @@ TEMPERATURE = 0.9
 CPU = torch.device("cpu")
 
 
-def method(**options) -> Grpo:
-    return Grpo(advantage="grpo", modulation="empg", zeta=0.05, **{"kl_coef": 0.3} | options)
+def method(**options) -> Method:
+    value = {"advantage": "grpo", "modulation": "empg", "zeta": 0.05, "kl_coef": 0.3}
+    return Method.model_validate(value | options)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,14 @@ def trajectories(policy):
     """Real episodes of different lengths, sampled from the policy, with made-up rewards."""
     games = GeneratedGames("small", 0)
     limits = iter([3, 5, 2, 4, 6, 3])
-    sampler = Sampler(policy.network, policy.chat, Arena(lambda: AlfworldEnvironment(games, next(limits))),
-                      max_response=10, max_context=512, temperature=TEMPERATURE)  # fmt: skip
+    sampler = Sampler(
+        policy.network,
+        policy.chat,
+        Arena(lambda: AlfworldEnvironment(games, next(limits))),
+        max_response=10,
+        max_context=512,
+        temperature=TEMPERATURE,
+    )
     played = sampler.play(group_episodes(games.tasks("train", range(2)), 3, 0, 1, "update"))
     for number, trajectory in enumerate(played):
         trajectory.reward = float(number in (0, 4, 5))
@@ -69,8 +75,9 @@ def moved(policy):
 
 def gradients(network, reference, batch, chosen, micro_batch_tokens=10**6):
     network.zero_grad()
-    metrics = accumulate_gradients(network, reference, batch, chosen, temperature=TEMPERATURE,
-                                   micro_batch_tokens=micro_batch_tokens)  # fmt: skip
+    metrics = accumulate_gradients(
+        network, reference, batch, chosen, temperature=TEMPERATURE, micro_batch_tokens=micro_batch_tokens
+    )
     return {name: p.grad.clone() for name, p in network.named_parameters()}, metrics
 
 
@@ -197,9 +204,17 @@ def test_the_entropy_term_alone_moves_the_entropy(policy, trajectories, coef):
     tokens = sum(len(step.response_ids) for t in trajectories for step in t.steps)
     nothing = token_batch(trajectories, torch.zeros(tokens), "token-mean", CPU)
     losses = [
-        update(network, None, optimiser, nothing, method(entropy_coef=coef), temperature=TEMPERATURE,
-               micro_batch_tokens=10**6)["loss"] for _ in range(3)
-    ]  # fmt: skip
+        update(
+            network,
+            None,
+            optimiser,
+            nothing,
+            method(entropy_coef=coef),
+            temperature=TEMPERATURE,
+            micro_batch_tokens=10**6,
+        )["loss"]
+        for _ in range(3)
+    ]
     recorded = np.concatenate([step.entropies for t in trajectories for step in t.steps])
     assert losses[0] == pytest.approx(-coef * recorded.mean(), rel=1e-4)
     mean_entropy = [-loss / coef for loss in losses]
@@ -222,32 +237,14 @@ def renyi2_by_hand(network, trajectory):
 @pytest.mark.parametrize("micro_batch_tokens", [1, 10**6])
 @torch.no_grad()
 def test_renyi_entropies_are_those_of_the_sampling_distribution(policy, trajectories, micro_batch_tokens):
-    found = renyi2_entropies(policy.network, trajectories, temperature=TEMPERATURE,
-                             micro_batch_tokens=micro_batch_tokens)  # fmt: skip
+    found = renyi2_entropies(
+        policy.network, trajectories, temperature=TEMPERATURE, micro_batch_tokens=micro_batch_tokens
+    )
     expected = np.concatenate([values for t in trajectories for values in renyi2_by_hand(policy.network, t)])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     recorded = np.concatenate([step.entropies for t in trajectories for step in t.steps])
     assert (found.numpy() <= recorded + 1e-4).all()  # never above Shannon's, which the sampler recorded
     assert found.std() > 0.1
-
-
-@pytest.mark.parametrize("entropy", ["shannon", "renyi2"])
-@torch.no_grad()
-def test_the_loop_credits_with_the_entropy_that_the_method_names(policy, trajectories, entropy):
-    loop = object.__new__(Loop)
-    loop.policy = policy
-    value = {
-        "environment": "alfworld", "data": {"type": "alfworld"}, "max_steps": 4, "system": "", "interface": {},
-        "policy": {"type": "tiny"}, "sampling": {"temperature": TEMPERATURE}, "train": {}, "seed": 0,
-        "method_name": "m", "method": {"advantage": "grpo", "modulation": "empg", "entropy": entropy},
-    }  # fmt: skip
-    loop.config = parse(TrainRun, value, "test")
-    of_steps = {
-        "shannon": [s.entropies for t in trajectories for s in t.steps],
-        "renyi2": [values for t in trajectories for values in renyi2_by_hand(policy.network, t)],
-    }
-    expected = [values.mean() for values in of_steps[entropy]]
-    np.testing.assert_allclose(loop._credit(trajectories).step_entropy, expected, atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights(policy, batch):
@@ -266,6 +263,13 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(policy, batch):
     before = {name: p.clone() for name, p in network.named_parameters()}
     network.norm.register_hook(lambda gradient: gradient * torch.nan)
     with pytest.raises(DivergenceError, match="update: expected a finite gradient norm, found nan"):
-        update(network, None, Optimiser(network, OptimiserConfig()), batch("token-mean"), method(),
-               temperature=TEMPERATURE, micro_batch_tokens=10**6)  # fmt: skip
+        update(
+            network,
+            None,
+            Optimiser(network, OptimiserConfig()),
+            batch("token-mean"),
+            method(),
+            temperature=TEMPERATURE,
+            micro_batch_tokens=10**6,
+        )
     assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())

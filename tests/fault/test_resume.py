@@ -50,8 +50,13 @@ class Run:
 
     @property
     def arguments(self) -> list[str]:
-        paths = {"config": self.config, "data": self.root / "data", "model": self.root / "warmstart" / "model",
-                 "rollouts": self.root / "rollouts", "out": self.out}  # fmt: skip
+        paths = {
+            "config": self.config,
+            "data": self.root / "data",
+            "model": self.root / "warmstart" / "model",
+            "rollouts": self.root / "rollouts",
+            "out": self.out,
+        }
         return ["train", *(word for name, path in paths.items() for word in (f"--{name}", str(path)))]
 
     def finish(self) -> None:
@@ -66,8 +71,15 @@ class Run:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            rl.run(config, self.root / "data", self.root / "warmstart" / "model", self.root / "rollouts", self.out,
-                   on_metrics=stop, progress=lambda done, total: None)  # fmt: skip
+            rl.run(
+                config,
+                self.root / "data",
+                self.root / "warmstart" / "model",
+                self.root / "rollouts",
+                self.out,
+                on_metrics=stop,
+                progress=lambda done, total: None,
+            )
 
     def results(self) -> dict[str, bytes]:
         """Everything but the timing, which differs from run to run."""
@@ -237,8 +249,17 @@ def test_weights_that_are_not_finite_stop_the_first_update(root, tmp_path, capsy
     assert "Traceback" not in message
     assert not (run.out / "manifest.json").exists()
     # The rollout stage finds it too.
-    arguments = ["rollouts", "--config", str(root / "rollouts.json"), "--data", str(root / "data"),
-                 "--model", str(file.parent), "--out", str(tmp_path / "rollouts")]  # fmt: skip
+    arguments = [
+        "rollouts",
+        "--config",
+        str(root / "rollouts.json"),
+        "--data",
+        str(root / "data"),
+        "--model",
+        str(file.parent),
+        "--out",
+        str(tmp_path / "rollouts"),
+    ]
     assert cli.main(arguments) == 1
     assert "empg: error: sampler: expected finite entropies, found nan" in capsys.readouterr().err
 

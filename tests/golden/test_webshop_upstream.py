@@ -1,7 +1,8 @@
 """The engine answers, scores and numbers its goals as upstream's (princeton-nlp/WebShop at 64fa2a5) did.
 
 The sessions and scores were recorded from upstream's own engine on a thousand real products. Its search was replaced
-there, so a session carries its rankings and prices; so was its spaCy model, by a rule, which the tests hand to ours.
+there, so a session carries its rankings and prices. A rule replaced its spaCy model, and the tests give our engine the
+same rule.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from empg.core.advantages import grpo, informative_groups, rloo
+from empg.core.advantages import Advantages, grpo, informative_groups, rloo
 from empg.core.entropy import token_renyi2, token_statistics
 from empg.core.loss import AGGREGATIONS, policy_loss, token_weights
-from empg.core.modulation import MODULATIONS, credit, modulate
+from empg.core.modulation import empg, empg_bonus, empg_scale, modulate, unmodulated
 
 settings = hypothesis_settings(deadline=None, derandomize=True)
 
@@ -32,8 +32,18 @@ def close(found, expected, atol=1e-9):
     torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
 
-modulations = st.sampled_from(MODULATIONS)
-modulated = st.sampled_from([name for name in MODULATIONS if name != "none"])
+MODULATIONS = {unmodulated: (), empg: ("k", "k_future", "zeta"), empg_scale: ("k",), empg_bonus: ("k_future", "zeta")}
+
+
+def credit(modulation, advantage, step_entropy, step_trajectory, *, k=1.0, k_future=1.0, zeta=0.05):
+    """A modulation with those of the settings that it has."""
+    strengths = {"k": k, "k_future": k_future, "zeta": zeta}
+    own = {name: strengths[name] for name in MODULATIONS[modulation]}
+    return modulation(Advantages(advantage), step_entropy, step_trajectory, **own)
+
+
+modulations = st.sampled_from(list(MODULATIONS))
+modulated = st.sampled_from([modulation for modulation in MODULATIONS if modulation is not unmodulated])
 strengths = st.fixed_dictionaries({"k": st.floats(0, 5), "k_future": st.floats(0, 5), "zeta": st.floats(-1, 1)})
 
 

@@ -189,20 +189,38 @@ GET_MUG = ("go to countertop 1", "take mug 2 from countertop 1")
 WINS = {
     PLACE.format("Desk", ""): (*GET_MUG, "go to desk 1", "move mug 2 to desk 1"),
     PLACE.format("Desk", "(cleanable ?o) (isClean ?o)"): (
-        *GET_MUG, "go to sinkbasin 1", "clean mug 2 with sinkbasin 1", "go to desk 1", "move mug 2 to desk 1"
+        *GET_MUG,
+        "go to sinkbasin 1",
+        "clean mug 2 with sinkbasin 1",
+        "go to desk 1",
+        "move mug 2 to desk 1",
     ),
     PLACE.format("Desk", "(heatable ?o) (isHot ?o)"): (
-        *GET_MUG, "go to microwave 1", "heat mug 2 with microwave 1", "go to desk 1", "move mug 2 to desk 1"
+        *GET_MUG,
+        "go to microwave 1",
+        "heat mug 2 with microwave 1",
+        "go to desk 1",
+        "move mug 2 to desk 1",
     ),
     PLACE.format("Desk", "(coolable ?o) (isCool ?o)"): (
-        *GET_MUG, "go to fridge 1", "cool mug 2 with fridge 1", "go to desk 1", "move mug 2 to desk 1"
+        *GET_MUG,
+        "go to fridge 1",
+        "cool mug 2 with fridge 1",
+        "go to desk 1",
+        "move mug 2 to desk 1",
     ),
     TWO: (
-        *GET_MUG, "go to desk 1", "move mug 2 to desk 1", "go to cabinet 2", "open cabinet 2",
-        "take mug 1 from cabinet 2", "go to desk 1", "move mug 1 to desk 1",
+        *GET_MUG,
+        "go to desk 1",
+        "move mug 2 to desk 1",
+        "go to cabinet 2",
+        "open cabinet 2",
+        "take mug 1 from cabinet 2",
+        "go to desk 1",
+        "move mug 1 to desk 1",
     ),
     LOOK: (*GET_MUG, "go to desk 1", "use desklamp 1"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("goal", WINS, ids=["place", "clean", "heat", "cool", "two", "look"])
@@ -226,13 +244,20 @@ def test_each_task_type_is_won_by_its_last_step_alone(goal: str) -> None:
         (PLACE.format("Desk", "(isHot ?o)"), (*GET_MUG, "go to desk 1", "move mug 2 to desk 1")),
         (
             PLACE.format("Desk", "(isHot ?o)"),
-            (*GET_MUG, "go to microwave 1", "heat mug 2 with microwave 1", "go to fridge 1", "cool mug 2 with fridge 1",
-             "go to desk 1", "move mug 2 to desk 1"),
+            (
+                *GET_MUG,
+                "go to microwave 1",
+                "heat mug 2 with microwave 1",
+                "go to fridge 1",
+                "cool mug 2 with fridge 1",
+                "go to desk 1",
+                "move mug 2 to desk 1",
+            ),
         ),
         (TWO, (*GET_MUG, "go to desk 1", "move mug 2 to desk 1", "take mug 2 from desk 1", "move mug 2 to desk 1")),
         (LOOK, (*GET_MUG, "go to desk 1", "move mug 2 to desk 1", "use desklamp 1")),
     ],
-)  # fmt: skip
+)
 def test_near_misses_do_not_win(goal: str, near_miss: tuple[str, ...]) -> None:
     game = started(goal)
     play(game, *near_miss)
@@ -307,10 +332,31 @@ def test_changing_the_returned_list_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     "action",
-    ["", " ", "Look", "look ing", "go  to desk 1", "go to desk", "go to desk 1 1", "go to desk 9", "take mug 2",
-     "dance", "take mug 2 from", "take mug 2 from desk 1", "go to mug 2", "open mug 2", "examine agent1 ", "look\x00",
-     "\udcff", "{0}", "a" * 1_000_000, "take " * 200_000, "take a b from " * 100_000, "go to desk 1\nlook"],
-)  # fmt: skip
+    [
+        "",
+        " ",
+        "Look",
+        "look ing",
+        "go  to desk 1",
+        "go to desk",
+        "go to desk 1 1",
+        "go to desk 9",
+        "take mug 2",
+        "dance",
+        "take mug 2 from",
+        "take mug 2 from desk 1",
+        "go to mug 2",
+        "open mug 2",
+        "examine agent1 ",
+        "look\x00",
+        "\udcff",
+        "{0}",
+        "a" * 1_000_000,
+        "take " * 200_000,
+        "take a b from " * 100_000,
+        "go to desk 1\nlook",
+    ],
+)
 def test_inadmissible_texts_change_nothing(action: str) -> None:
     game = started()
     play(game, *GET_MUG[:1])

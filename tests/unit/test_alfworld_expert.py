@@ -102,7 +102,7 @@ ROOM = "You are in the middle of a room. Looking quickly around you, you see a {
 
 
 def play(room: str, task: str, answers: list[tuple[str, str]]) -> list[str]:
-    """What the expert does when the world answers as told, with each answered action checked to be the one it chose."""
+    """The actions that the expert chooses, given (action played, answer); it is told if another action was played."""
     expert, observation, actions = Expert(), ROOM.format(room, task), []
     for action, answer in answers:
         actions.append(expert.act(observation)[1])

@@ -21,7 +21,7 @@ from empg.environments.alfworld.generated.generator import SPLITS, Scenario, dra
 from empg.environments.alfworld.generated.problem import problem_text, to_problem
 from empg.environments.alfworld.generated.rooms import PROFILES, rooms, scenes
 from empg.environments.alfworld.generated.writer import write_dataset
-from empg.environments.alfworld.tasks import GeneratedGames, OfficialGames, StoredGames, load_tasks
+from empg.environments.alfworld.tasks import GeneratedGames, OfficialGames, StoredGames
 from empg.environments.base import Task
 from empg.errors import ConfigError, DataError
 
@@ -200,7 +200,7 @@ def test_files_have_the_official_layout(dataset: tuple[str, Path]) -> None:
 def test_stored_games_are_the_drawn_ones_and_their_walkthroughs_win(dataset: tuple[str, Path]) -> None:
     profile, folder = dataset
     drawn, stored = GeneratedGames(profile, 0), StoredGames(folder)
-    assert stored.tasks("train") == load_tasks(folder, "train") == drawn.tasks("train", range(12))
+    assert stored.tasks("train") == drawn.tasks("train", range(12))
     for task, line in zip(
         stored.tasks("train"), (folder / "train" / "tasks.jsonl").read_text().splitlines(), strict=True
     ):
@@ -218,7 +218,7 @@ def test_another_start_gives_other_panels_and_the_same_training_tasks(tmp_path: 
     write_dataset(tmp_path / "first", profile="small", seed=0, sizes=sizes)
     write_dataset(tmp_path / "fresh", profile="small", seed=0, sizes=sizes, panel_start=3)
     for split in SPLITS:
-        first, fresh = ([t.id for t in load_tasks(tmp_path / name, split)] for name in ("first", "fresh"))
+        first, fresh = ([t.id for t in StoredGames(tmp_path / name).tasks(split)] for name in ("first", "fresh"))
         assert (first, fresh) == ([0, 1, 2], [0, 1, 2] if split == "train" else [3, 4, 5])
 
 
@@ -235,7 +235,7 @@ def test_a_split_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
             write_dataset(tmp_path, profile="small", seed=1, sizes={"train": 4})
     assert digest(tmp_path / "train") == before
     write_dataset(tmp_path, profile="small", seed=0, sizes={"train": 2})
-    assert len(load_tasks(tmp_path, "train")) == len(list(tmp_path.rglob("game.tw-pddl"))) == 2
+    assert len(StoredGames(tmp_path).tasks("train")) == len(list(tmp_path.rglob("game.tw-pddl"))) == 2
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
@@ -252,10 +252,10 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train/tasks.jsonl: expected task 7"):
         StoredGames(tmp_path).game(Task("alfworld", "train", 7, TASK_TYPES[1]))
     with pytest.raises(DataError, match=r"valid_seen/tasks.jsonl: expected the index of a split"):
-        load_tasks(tmp_path, "valid_seen")
+        StoredGames(tmp_path).tasks("valid_seen")
     (tmp_path / "train" / "tasks.jsonl").write_text('{"id": 0}\n')
     with pytest.raises(DataError, match=r"train/tasks.jsonl: expected one JSON object a line"):
-        load_tasks(tmp_path, "train")
+        StoredGames(tmp_path).tasks("train")
 
 
 # ------------------------------------------------------------------------------------------------ the official data set

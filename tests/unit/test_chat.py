@@ -36,8 +36,9 @@ def byte_tokenizer(template: str | None, special: list[str]) -> PreTrainedTokeni
     backend = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=special[0], eos_token=special[-1],
-                                        additional_special_tokens=special[1:-1])  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=special[0], eos_token=special[-1], additional_special_tokens=special[1:-1]
+    )
     tokenizer.chat_template = template
     return tokenizer
 

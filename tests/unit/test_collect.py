@@ -24,8 +24,13 @@ def table(rows: list[tuple[int, str, int, int]]) -> pl.DataFrame:
 def test_groups_are_numbered_and_seeded_by_their_coordinates():
     episodes = group_episodes([task(7), task(9)], 3, 4, 1, "train", 0)
     assert [(e.task.id, e.group, e.trajectory) for e in episodes] == [
-        (7, 4, 12), (7, 4, 13), (7, 4, 14), (9, 5, 15), (9, 5, 16), (9, 5, 17)
-    ]  # fmt: skip
+        (7, 4, 12),
+        (7, 4, 13),
+        (7, 4, 14),
+        (9, 5, 15),
+        (9, 5, 16),
+        (9, 5, 17),
+    ]
     assert [e.seed for e in episodes[2:4]] == [derive_seed(1, "train", 0, 4, 2), derive_seed(1, "train", 0, 5, 0)]
     assert len({e.seed for e in episodes}) == 6
 

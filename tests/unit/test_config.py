@@ -45,9 +45,19 @@ def test_studies_are_valid(path):
     jsonschema.validate(yaml.safe_load(path.read_text()), schemas()["config.schema.json"])
 
 
-GRIDS = {name: load_study(ROOT / f"config/study/{name}.yaml", DATA, ENVIRONMENTS) for name in (
-    "paper", "paper_webshop", "ablation", "ablation_webshop", "sensitivity", "entropy", "architecture", "baselines",
-)}  # fmt: skip
+GRIDS = {
+    name: load_study(ROOT / f"config/study/{name}.yaml", DATA, ENVIRONMENTS)
+    for name in (
+        "paper",
+        "paper_webshop",
+        "ablation",
+        "ablation_webshop",
+        "sensitivity",
+        "entropy",
+        "architecture",
+        "baselines",
+    )
+}
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -106,7 +116,10 @@ def test_schema_and_models_refuse_the_same():
 def test_a_methods_own_zeta_wins():
     value = {
         "seeds": [1],
-        "methods": {"grpo": {"advantage": "grpo"}, "own": {"advantage": "grpo", "zeta": 0.2}},
+        "methods": {
+            "grpo": {"advantage": "grpo", "modulation": "empg"},
+            "own": {"advantage": "grpo", "modulation": "empg_bonus", "zeta": 0.2},
+        },
         "environments": {"alfworld": {"zeta": 0.1}},
     }
     study = parse(Study, value, "config.yaml")
@@ -186,8 +199,11 @@ def test_an_environment_is_laid_over_its_base(tmp_path, bases):
     assert (llama.max_steps, llama.zeta, llama.data) == (9, 0.2, "alfworld")
     assert llama.policy == TinyPolicy(family="llama", layers=2, width=64)
     assert (llama.warmstart.optimiser.lr, llama.warmstart.optimiser.muon_lr) == (0.001, 0.5)
-    assert found["large"].policy.model_dump() == {"type": "pretrained", "model": "there",
-                                                  "gradient_checkpointing": True}  # fmt: skip
+    assert found["large"].policy.model_dump() == {
+        "type": "pretrained",
+        "model": "there",
+        "gradient_checkpointing": True,
+    }
     assert found["deepsearch"].data == "deepsearch"
 
 

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from empg.core.advantages import (
-    OUTCOME_ADVANTAGES,
-    dapo,
+    Advantages,
+    Batch,
+    gigpo_advantages,
     gigpo_steps,
     grpo,
+    grpo_advantages,
     informative_groups,
     rloo,
+    rloo_advantages,
     soft_overlong_punishment,
 )
 
@@ -44,9 +47,43 @@ def test_equal_rewards_and_groups_of_one_get_zero():
     assert grpo(vec(1, 1, 0, 0, 1), index(0, 0, 1, 1, 2)).tolist() == [0, 0, 0, 0, 0]
 
 
-def test_dapo_is_grpos_advantage():
-    assert dapo is grpo
-    assert set(OUTCOME_ADVANTAGES) == {"grpo", "dapo", "rloo", "gigpo"}
+# Rewards 1, 0, 0 of one group: mean ⅓, population variance 2/9. Each trajectory has one step, two saw the same.
+BATCH = Batch(vec(1, 0, 0), index(4, 4, 4), index(0, 1, 2), index(7, 7, 8))
+
+
+def test_grpo_of_a_batch():
+    found = grpo_advantages(BATCH)
+    assert_vec(found.outcome, math.sqrt(2), *[-math.sqrt(0.5)] * 2, atol=1e-5)
+    assert found.step is None
+
+
+def test_rloo_of_a_batch():
+    found = rloo_advantages(BATCH)
+    assert_vec(found.outcome, 1, -0.5, -0.5)
+    assert found.step is None
+
+
+def test_gigpo_of_a_batch_is_grpo_and_a_term_for_each_step():
+    found = gigpo_advantages(BATCH, omega=3.0, gamma=0.5)
+    assert_vec(found.outcome, math.sqrt(2), *[-math.sqrt(0.5)] * 2, atol=1e-5)
+    assert_vec(found.step, 3, -3, 0, atol=1e-4)
+
+
+def test_gigpo_of_a_batch_discounts():
+    """γ = ½: trajectory 0 saw anchor 7 with one step to go, so its return there is ½, as the failure's is 0."""
+    batch = Batch(vec(1, 0, 1), index(4, 4, 4), index(0, 0, 1, 2), index(7, 9, 7, 7))
+    returns = (0.5, 0, 1)  # at anchor 7: mean ½, population variance ⅙
+    std = math.sqrt(1 / 6)
+    expected = [(r - 0.5) / std for r in returns]
+    assert_vec(gigpo_advantages(batch, omega=1.0, gamma=0.5).step, expected[0], 0, *expected[1:], atol=1e-5)
+
+
+def test_the_advantage_of_a_step_is_the_sum_of_both_terms():
+    outcome = vec(1, -1).requires_grad_()
+    found = Advantages(outcome, vec(0.5, 0, 2)).of_steps(index(0, 1, 1))
+    assert_vec(found, 1.5, -1, 1)
+    assert not found.requires_grad
+    assert_vec(Advantages(outcome).of_steps(index(1, 0, 1)), -1, 1, -1)
 
 
 def test_rloo_by_hand():

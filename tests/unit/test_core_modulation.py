@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from empg.core.advantages import Advantages
 from empg.core.checks import check_step_index
 from empg.core.entropy import step_mean
-from empg.core.modulation import MODULATIONS, credit, equal_reward_share, modulate
+from empg.core.modulation import empg, empg_bonus, empg_scale, equal_reward_share, modulate, unmodulated
 
 LN2 = math.log(2)  # with k = ln 2, exp(−k·h) is 1 at h = 0 and ½ at h = 1
 
@@ -51,7 +52,7 @@ def test_defaults_are_the_papers():
 
 
 def test_variant_none_is_the_outcome_advantage_uncentred():
-    result = credit("none", vec(3, -1), vec(0, 1, 1), index(0, 1, 0), zeta=7.0)
+    result = unmodulated(Advantages(vec(3, -1)), vec(0, 1, 1), index(0, 1, 0))
     assert_vec(result.advantage, 3, -1, 3)
     assert_vec(result.gradient_scale, 1, 1, 1)
     assert_vec(result.clarity_bonus, 0, 0, 0)
@@ -59,34 +60,35 @@ def test_variant_none_is_the_outcome_advantage_uncentred():
 
 
 def test_variant_scale_has_no_bonus_in_the_advantage():
-    result = credit("empg_scale", vec(1, -1), vec(2, 5, 5), index(0, 0, 1), k=LN2, zeta=0.2)
+    result = empg_scale(Advantages(vec(1, -1)), vec(2, 5, 5), index(0, 0, 1), k=LN2)
     assert_vec(result.advantage, 1.5 - 0.5, 0.75 - 0.5, -0.75 - 0.5)
 
 
 def test_variant_bonus_has_g_one():
-    result = credit("empg_bonus", vec(1, -1), vec(2, 5, 5), index(0, 0, 1), k=LN2, k_future=LN2, zeta=0.2)
+    result = empg_bonus(Advantages(vec(1, -1)), vec(2, 5, 5), index(0, 0, 1), k_future=LN2, zeta=0.2)
     assert_vec(result.gradient_scale, 1, 1, 1)
     mean = (1 + 0.1 + 1 - 1) / 3
     assert_vec(result.advantage, 1.1 - mean, 1 - mean, -1 - mean)
 
 
-def test_variant_empg_is_modulate():
-    args = (vec(1, -1), vec(2, 5, 4), index(0, 0, 1))
-    for found, expected in zip(credit("empg", *args, zeta=0.1), modulate(*args, zeta=0.1), strict=True):
-        assert torch.equal(found, expected)
+def test_variant_empg_has_both_terms_with_their_own_strengths():
+    # As in the five equations, but f = exp(−2 ln 2) = ¼ at h = 1: A_mod = 1.5 + 0.2·¼, 0.75, −0.75 = 1.55, 0.75, −0.75.
+    result = empg(Advantages(vec(1, -1)), vec(2, 5, 5), index(0, 0, 1), k=LN2, k_future=2 * LN2, zeta=0.2)
+    mean = 1.55 / 3
+    assert_vec(result.gradient_scale, 1.5, 0.75, 0.75)
+    assert_vec(result.clarity_bonus, 0.25, 0, 0)
+    assert_vec(result.advantage, 1.55 - mean, 0.75 - mean, -0.75 - mean)
+
+
+# A for each step is (1 + 1, 1 + 0, −1 + 2) = (2, 1, 1): A·g is (3, 0.75, 0.75) with mean 1.5, A itself has mean 4/3.
+STEP_TERM = (Advantages(vec(1, -1), vec(1, 0, 2)), vec(2, 5, 5), index(0, 0, 1))
 
 
 def test_step_advantage_is_added_before_modulation():
-    # Per step A = (1 + 1, 1 + 0, −1 + 2) = (2, 1, 1), so A·g = (3, 0.75, 0.75) with mean 1.5.
-    extra = vec(1, 0, 2)
-    args = (vec(1, -1), vec(2, 5, 5), index(0, 0, 1))
-    assert_vec(credit("empg", *args, k=LN2, zeta=0.0, step_advantage=extra).advantage, 1.5, -0.75, -0.75)
-    assert_vec(credit("none", *args, step_advantage=extra).advantage, 2, 1, 1)
-
-
-def test_unknown_variant_is_named():
-    with pytest.raises(ValueError, match=r"modulation: expected one of none, empg, .* found 'emgp'"):
-        credit("emgp", vec(1), vec(0), index(0))
+    assert_vec(unmodulated(*STEP_TERM).advantage, 2, 1, 1)
+    assert_vec(empg_scale(*STEP_TERM, k=LN2).advantage, 1.5, -0.75, -0.75)
+    assert_vec(empg(*STEP_TERM, k=LN2, k_future=1.0, zeta=0.0).advantage, 1.5, -0.75, -0.75)
+    assert_vec(empg_bonus(*STEP_TERM, k_future=1.0, zeta=0.0).advantage, 2 / 3, -1 / 3, -1 / 3)
 
 
 # The traps
@@ -139,7 +141,7 @@ def test_trap_k_zero_and_zeta_zero_is_not_the_baseline():
     # Three steps of a success, one of a failure: the baseline keeps ±1, centring over steps moves them by ½.
     args = (vec(1, -1), vec(0, 1, 2, 3), index(0, 0, 0, 1))
     assert_vec(modulate(*args, k=0.0, zeta=0.0).advantage, 0.5, 0.5, 0.5, -1.5)
-    assert_vec(credit("none", *args, k=0.0, zeta=0.0).advantage, 1, 1, 1, -1)
+    assert_vec(unmodulated(Advantages(args[0]), *args[1:]).advantage, 1, 1, 1, -1)
 
 
 def test_trap_all_entropies_equal():
@@ -192,8 +194,15 @@ def test_trap_a_step_without_tokens_is_an_error():
 def test_result_has_the_advantages_dtype_and_no_gradient(dtype):
     advantage = torch.tensor([1.0, -1.0], dtype=dtype, requires_grad=True)
     entropy = torch.tensor([0.1, 0.2, 0.4], requires_grad=True)
-    for modulation in MODULATIONS:
-        for field in credit(modulation, advantage, entropy, index(0, 0, 1)):
+    batch = (Advantages(advantage), entropy, index(0, 0, 1))
+    results = (
+        unmodulated(*batch),
+        empg(*batch, k=1.0, k_future=1.0, zeta=0.1),
+        empg_scale(*batch, k=1.0),
+        empg_bonus(*batch, k_future=1.0, zeta=0.1),
+    )
+    for result in results:
+        for field in result:
             assert field.dtype == dtype
             assert field.shape == (3,)
             assert not field.requires_grad
@@ -241,6 +250,13 @@ def test_wrong_input_is_refused_by_name_and_place(wrong, message):
         modulate(**(GOOD | wrong))
 
 
-def test_step_advantage_of_the_wrong_length_is_refused():
-    with pytest.raises(ValueError, match="step_advantage: expected 3 elements, found 2"):
-        credit("empg", **GOOD, step_advantage=vec(1, 2))
+@pytest.mark.parametrize(
+    ("step_advantage", "message"),
+    [
+        (vec(1, 2), "step_advantage: expected 3 elements, found 2"),
+        (vec(1, math.nan, 2), r"step_advantage\[1\]: expected a finite number, found nan"),
+    ],
+)
+def test_a_wrong_step_advantage_is_refused(step_advantage, message):
+    with pytest.raises(ValueError, match=message):
+        modulate(**GOOD, step_advantage=step_advantage)

@@ -10,22 +10,32 @@ import polars as pl
 import pytest
 import torch
 
-from empg.config import Dapo, Gigpo, Grpo, Rloo
-from empg.core.modulation import MODULATIONS
+from empg.config import Method, method_model
 from empg.environments.base import Task
+from empg.errors import ConfigError
 from empg.rollouts.episodes import Episode, Step, Trajectory
 from empg.schema import CREDIT
 from empg.training.credit import credit_batch
 
 ZETA = 0.5
 K = math.log(2)  # so that exp(−k·h) = 2^(−h)
-METHODS = {"grpo": Grpo, "dapo": Dapo, "rloo": Rloo, "gigpo": Gigpo}
+METHODS = ("grpo", "dapo", "rloo", "gigpo")
+MODULATIONS = ("none", "empg", "empg_scale", "empg_bonus")
 
 
 def step(*entropies: float, observation: str = "here") -> Step:
     n = len(entropies)
-    return Step(observation, np.zeros(2, np.int32), np.zeros(n, np.int32), np.full(n, -1, np.float32),
-                np.array(entropies, np.float32), "", "look", invalid=False, truncated=False)  # fmt: skip
+    return Step(
+        observation,
+        np.zeros(2, np.int32),
+        np.zeros(n, np.int32),
+        np.full(n, -1, np.float32),
+        np.array(entropies, np.float32),
+        "",
+        "look",
+        invalid=False,
+        truncated=False,
+    )
 
 
 def trajectory(group: int, number: int, reward: float, *steps: Step) -> Trajectory:
@@ -46,10 +56,13 @@ OUTCOME = {"grpo": [1, -1, 0, 0], "dapo": [1, -1, 0, 0], "rloo": [1, -1, 0, 0], 
 GIGPO_STEPS = np.array([1, 0, -1, 0, 0, 0])
 
 
-def method(advantage: str, modulation: str):
-    options = {"omega": 1.0} if advantage == "gigpo" else {}
-    return METHODS[advantage](advantage=advantage, modulation=modulation, k=K, k_future=K, zeta=ZETA, overlong_cache=0,
-                              **options)  # fmt: skip
+def method(advantage: str, modulation: str, **options) -> Method:
+    """A method without the overlong punishment. Of k, k' and ζ it has those that it knows."""
+    strengths = {"k": K, "k_future": K, "zeta": ZETA}
+    known = method_model(advantage, modulation).model_fields
+    own = {name: value for name, value in strengths.items() if name in known}
+    value = {"advantage": advantage, "modulation": modulation, "overlong_cache": 0} | own | options
+    return Method.model_validate(value)
 
 
 def test_the_dense_score_can_be_the_reward():
@@ -69,7 +82,9 @@ def test_every_method_by_hand(advantage, modulation):
     if modulation in ("empg", "empg_scale"):
         g = 2**-H / ((1 + 2**-1 + 2**-0.5 + 2**-0.25 + 2**-0.75 + 2**-0.5) / 6)
     if modulation != "none":
-        f = np.array([0.5, 0, 0, 0, 2**-0.5, 0])  # the next step's 2^(−h); a trajectory's last step has none
+        f = np.array([0.5, 0, 0, 0, 2**-0.5, 0])  # 2^(−h) of the next step; a trajectory's last step has none
+    if modulation == "empg_scale":  # which has no k': e^(−h) for the record
+        f = np.array([math.exp(-1), 0, 0, 0, math.exp(-0.5), 0])
     bonus = 0.0 if modulation == "empg_scale" else ZETA
     expected = A * g + bonus * f
     if modulation != "none":
@@ -109,7 +124,7 @@ def test_long_answers_are_punished_before_the_advantage():
         trajectory(0, 1, 1.0, step(*[0.3] * 10)),  # 1 − 1
         trajectory(0, 2, 1.0, step(0.4)),
     ]
-    chosen = Dapo(advantage="dapo", overlong_cache=4)
+    chosen = method("dapo", "none", overlong_cache=4)
     found = credit_batch(batch, chosen, max_response=10)
     shaped = np.array([0.75, 0.0, 1.0])
     expected = (shaped - shaped.mean()) / shaped.std()
@@ -118,6 +133,74 @@ def test_long_answers_are_punished_before_the_advantage():
     assert found.reward.tolist() == [1.0, 1.0, 1.0]  # what is reported is the environment's reward
     with pytest.raises(ValueError, match="cache: expected a length in"):
         credit_batch(batch, chosen, max_response=3)
+
+
+# A group of three, so that the advantages differ in more than scale. Step entropies 0 and 1 make h what they are.
+THREE = [
+    trajectory(5, 0, 1.0, step(0.0, observation="a"), step(1.0, observation="b")),
+    trajectory(5, 1, 0.0, step(1.0, observation="a")),
+    trajectory(5, 2, 0.0, step(0.0, observation="b"), step(0.0, observation="a")),
+]
+OWNERS = [0, 0, 1, 2, 2]
+
+
+def test_gigpo_has_grpos_advantage_and_not_rloos():
+    """Rewards 1, 0, 0: mean ⅓ and standard deviation √2/3 give √2 and −1/√2; RLOO gives 1 and −½."""
+    grpo, rloo = [math.sqrt(2), -math.sqrt(0.5), -math.sqrt(0.5)], [1, -0.5, -0.5]
+    for advantage, expected in (("gigpo", grpo), ("grpo", grpo), ("dapo", grpo), ("rloo", rloo)):
+        found = credit_batch(THREE, method(advantage, "none"), max_response=10)
+        np.testing.assert_allclose(found.outcome_advantage, expected, atol=1e-5, err_msg=advantage)
+
+
+def gigpo_by_hand(rewards, omega: float, gamma: float) -> np.ndarray:
+    """A_i + ω·A^S of the steps of ``THREE``."""
+    r = np.array(rewards)
+    outcome = (r - r.mean()) / r.std()
+    returns = np.array([gamma * r[0], r[0], r[1], gamma * r[2], r[2]])
+    step = np.zeros(5)
+    for seen in ([0, 2, 4], [1, 3]):  # those at "a" and those at "b"
+        part = returns[seen]
+        step[seen] = (part - part.mean()) / part.std()
+    return outcome[OWNERS] + omega * step
+
+
+@pytest.mark.parametrize(("omega", "gamma"), [(1.0, 0.95), (3.0, 0.95), (1.0, 0.25), (0.5, 0.5)])
+def test_gigpos_settings_reach_its_steps(omega, gamma):
+    """All succeed but the last, so that a discounted return differs from 1 and from 0."""
+    batch = [replace(t, reward=reward) for t, reward in zip(THREE, (1.0, 1.0, 0.0), strict=True)]
+    found = credit_batch(batch, method("gigpo", "none", omega=omega, gamma=gamma), max_response=10)
+    expected = gigpo_by_hand((1.0, 1.0, 0.0), omega, gamma)
+    np.testing.assert_allclose(found.modulation.advantage, expected, atol=2e-4)  # ε = 1e-6 beside spreads of 0.02
+
+
+def test_gigpo_is_of_the_shaped_rewards():
+    """Steps of 8 and 10 tokens of at most 10, with a cache of 4, cost ½ and 1; a trajectory has the mean of its steps.
+
+    All three succeed, so that nothing but the punishment tells them apart: rewards 1 − ¼, 1 − 1 and 1.
+    """
+    batch = [
+        trajectory(5, 0, 1.0, step(*[0.1] * 8, observation="a"), step(0.2, observation="b")),
+        trajectory(5, 1, 1.0, step(*[0.3] * 10, observation="a")),
+        trajectory(5, 2, 1.0, step(0.4, observation="b"), step(0.5, observation="a")),
+    ]
+    found = credit_batch(batch, method("gigpo", "none", overlong_cache=4), max_response=10)
+    expected = gigpo_by_hand((0.75, 0.0, 1.0), omega=1.0, gamma=0.95)
+    np.testing.assert_allclose(found.modulation.advantage, expected, atol=1e-4)
+
+
+def test_k_and_k_future_are_apart():
+    """k = ln 2 and k' = 2 ln 2: g goes as 2^(−h), f as 4^(−h)."""
+    found = credit_batch(BATCH, method("grpo", "empg", k=K, k_future=2 * K), max_response=10).modulation
+    np.testing.assert_allclose(found.gradient_scale, 2**-H / (2**-H).mean(), atol=1e-6)
+    np.testing.assert_allclose(found.clarity_bonus, [0.25, 0, 0, 0, 0.5, 0], atol=1e-6)
+    alone = credit_batch(BATCH, method("grpo", "empg_bonus", k_future=2 * K), max_response=10).modulation
+    np.testing.assert_allclose(alone.clarity_bonus, found.clarity_bonus, atol=1e-12)
+    assert alone.gradient_scale.tolist() == [1.0] * 6
+
+
+def test_a_zeta_that_nobody_set_is_an_error():
+    with pytest.raises(ConfigError, match="zeta: expected a number"):
+        credit_batch(BATCH, method("grpo", "empg", zeta=None), max_response=10)
 
 
 def test_columns_are_the_tables_and_rows_are_steps():
@@ -161,7 +244,8 @@ def test_token_level_by_hand(advantage, modulation):
         g = 2**-h / (2**-h).mean()
     if modulation != "none":
         following = [1, 2, 3, None, 5, 6, None, None, 9, 10, 11, 12, 13, None]  # the trajectory's next token
-        f = np.array([0.0 if i is None else 2 ** -h[i] for i in following])
+        base = math.e if modulation == "empg_scale" else 2  # without a k', for the record
+        f = np.array([0.0 if i is None else base ** -h[i] for i in following])
     expected = A * g + (0.0 if modulation == "empg_scale" else ZETA) * f
     if modulation != "none":
         expected -= expected.mean()
@@ -169,8 +253,12 @@ def test_token_level_by_hand(advantage, modulation):
     np.testing.assert_allclose(found.token_advantage, expected, **tolerance)
     np.testing.assert_allclose(found.step_entropy, H, **tolerance)  # what the table shows of a step's entropies
     columns = found.columns()
-    for name, values in (("advantage", expected), ("gradient_scale", g), ("clarity_bonus", f),
-                         ("normalised_entropy", h)):  # fmt: skip
+    for name, values in (
+        ("advantage", expected),
+        ("gradient_scale", g),
+        ("clarity_bonus", f),
+        ("normalised_entropy", h),
+    ):
         means = [values[s == STEP].mean() for s in range(6)]
         np.testing.assert_allclose(columns[name], means, **tolerance, err_msg=name)
     magnitude = np.abs(expected)
@@ -185,9 +273,14 @@ def test_a_steps_tokens_share_its_advantage():
 @pytest.mark.parametrize("advantage", METHODS)
 def test_steps_of_one_token_make_the_levels_agree(advantage):
     batch = [
-        trajectory(t.episode.group, t.episode.trajectory, t.reward,
-                   *(step(s.entropies.mean(), observation=s.observation) for s in t.steps)) for t in BATCH
-    ]  # fmt: skip
+        trajectory(
+            t.episode.group,
+            t.episode.trajectory,
+            t.reward,
+            *(step(s.entropies.mean(), observation=s.observation) for s in t.steps),
+        )
+        for t in BATCH
+    ]
     by_step = credit_batch(batch, method(advantage, "empg"), max_response=10)
     np.testing.assert_allclose(
         credit_batch(batch, by_token(advantage, "empg"), max_response=10).token_advantage, by_step.token_advantage

@@ -46,7 +46,7 @@ def test_other_data_repeats(questions: Path, tmp_path: Path) -> None:
 
 
 def test_the_manifest_tells_the_users_files_apart(questions: Path, tmp_path: Path) -> None:
-    """A run's input hash is made of the manifest's outputs: other files must give another one."""
+    """A run's input hash is made of the manifest's outputs, so other files must change it."""
     found = []
     for text in (None, '{"id": "9", "question": "Who?", "golden_answers": ["She"]}\n'):
         if text:

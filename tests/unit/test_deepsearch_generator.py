@@ -25,7 +25,6 @@ from empg.environments.deepsearch.tasks import (
     GeneratedQuestions,
     OfficialQuestions,
     StoredQuestions,
-    load_tasks,
     open_index,
 )
 from empg.errors import ConfigError, DataError
@@ -146,7 +145,7 @@ def test_files_have_the_forms_of_the_field(dataset: Path) -> None:
 def test_stored_questions_are_the_drawn_ones(dataset: Path) -> None:
     stored, drawn = StoredQuestions(dataset), GeneratedQuestions(3)
     for split, size in SIZES.items():
-        assert stored.tasks(split) == load_tasks(dataset, split) == drawn.tasks(split, range(size))
+        assert stored.tasks(split) == drawn.tasks(split, range(size))
         assert Counter(task.type for task in stored.tasks(split)).keys() == set(KINDS[split])
         for task in stored.tasks(split):
             assert stored.question(task) == drawn.question(task)
@@ -174,7 +173,7 @@ def test_a_split_is_replaced_whole_or_not_at_all(dataset: Path, monkeypatch: pyt
     with pytest.raises(DataError, match=r"corpus.sha256: expected a file that the data stage writes"):
         StoredQuestions(dataset).corpus()
     write_dataset(dataset, seed=3, sizes={"train": 2})
-    assert len(load_tasks(dataset, "train")) == 2
+    assert len(StoredQuestions(dataset).tasks("train")) == 2
     assert StoredQuestions(dataset).corpus() == dataset / "corpus.jsonl"
 
 
@@ -194,10 +193,10 @@ def test_damaged_files_are_named(dataset: Path) -> None:
     with pytest.raises(DataError, match=r"id/tasks.jsonl: expected task 99, found no such id"):
         StoredQuestions(dataset).question(Task("deepsearch", "id", 99, "single"))
     with pytest.raises(DataError, match=r"test/tasks.jsonl: expected a file"):
-        load_tasks(dataset, "test")
+        StoredQuestions(dataset).tasks("test")
     (dataset / "train" / "tasks.jsonl").write_text('{"id": 0}\n')
     with pytest.raises(DataError, match=r"train/tasks.jsonl: expected one JSON object a line"):
-        load_tasks(dataset, "train")
+        StoredQuestions(dataset).tasks("train")
     with (dataset / "corpus.jsonl").open("a") as corpus:
         corpus.write("\n")
     with pytest.raises(DataError, match=r"corpus.jsonl: expected the sha256 in .*corpus.sha256"):

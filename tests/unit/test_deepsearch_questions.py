@@ -20,28 +20,46 @@ needs_data = pytest.mark.skipif(
 
 FLASHRAG = {"id": "dev_0", "question": "Who?", "golden_answers": ["Ann", "A. Lee", "Ann"], "metadata": {}}
 HOTPOTQA = {
-    "_id": "5a8b", "answer": "yes", "question": "Were they?", "type": "comparison", "level": "hard",
+    "_id": "5a8b",
+    "answer": "yes",
+    "question": "Were they?",
+    "type": "comparison",
+    "level": "hard",
     "supporting_facts": [["Scott", 0], ["Ed Wood", 0], ["Scott", 2]],
-    "context": [["Ed Wood", ["He was born.", " He died."]], ["Scott", ["One."]],
-                ["Ed Wood", ["He was born. He died."]]],
-}  # fmt: skip
+    "context": [
+        ["Ed Wood", ["He was born.", " He died."]],
+        ["Scott", ["One."]],
+        ["Ed Wood", ["He was born. He died."]],
+    ],
+}
 TWO_WIKI = {
-    "_id": "13f5", "type": "compositional", "question": "Where?", "answer": "USA", "answer_id": "Q30",
-    "supporting_facts": [["Move", 0]], "evidences": [["Move", "country", "USA"]],
+    "_id": "13f5",
+    "type": "compositional",
+    "question": "Where?",
+    "answer": "USA",
+    "answer_id": "Q30",
+    "supporting_facts": [["Move", 0]],
+    "evidences": [["Move", "country", "USA"]],
     "context": [["Move", ["Move is a film.", "It stars Gould."]], ["Blank", ["", " "]]],
-}  # fmt: skip
+}
 MUSIQUE = {
-    "id": "3hop1__141138_2053_52946", "question": "When?", "answer": "February 7, 2018",
-    "answer_aliases": ["7 February"], "answerable": True, "question_decomposition": [],
+    "id": "3hop1__141138_2053_52946",
+    "question": "When?",
+    "answer": "February 7, 2018",
+    "answer_aliases": ["7 February"],
+    "answerable": True,
+    "question_decomposition": [],
     "paragraphs": [
         {"idx": 0, "title": "ABC", "paragraph_text": "A network.", "is_supporting": False},
         {"idx": 1, "title": "CBS", "paragraph_text": "Another.", "is_supporting": True},
     ],
-}  # fmt: skip
+}
 EMBEDDED = {
-    "id": "train-7", "question": "Who founded it?", "golden_answers": ["Velmor"],
+    "id": "train-7",
+    "question": "Who founded it?",
+    "golden_answers": ["Velmor"],
     "metadata": {"type": "bridge", "supporting_titles": ["Orvane Works", "Velmor"]},
-}  # fmt: skip
+}
 
 EXPECTED = {
     "flashrag": (FLASHRAG, Question("dev_0", "Who?", ("Ann", "A. Lee"))),
@@ -68,8 +86,10 @@ def test_a_record_of_each_form_as_lines_and_as_one_json(tmp_path: Path, form: st
 
 
 def test_aliases_of_2wikimultihopqa_are_further_answers(tmp_path: Path) -> None:
-    lines = [{"Q_id": "Q30", "aliases": ["United States", "USA"], "demonyms": ["American"]},
-             {"Q_id": "Q1", "aliases": [], "demonyms": []}]  # fmt: skip
+    lines = [
+        {"Q_id": "Q30", "aliases": ["United States", "USA"], "demonyms": ["American"]},
+        {"Q_id": "Q1", "aliases": [], "demonyms": []},
+    ]
     (tmp_path / "id_aliases.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     (tmp_path / "dev.json").write_text(json.dumps([TWO_WIKI]), encoding="utf-8")
     (question,) = load_questions(tmp_path / "dev.json", load_aliases(tmp_path / "id_aliases.json"))

@@ -70,7 +70,7 @@ CASES = {
         ("Bamboogle_59", "in 2012", False, 2 / 3),
         ("Bamboogle_59", "", False, 0.0),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.skipif(

@@ -79,7 +79,9 @@ def test_a_kill_leaves_what_was_there(kind, tmp_path):
     ended = subprocess.run([sys.executable, "-c", KILLED, str(path), kind], env=os.environ, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert kept.read_text() == "old"
-    write_text(path / "b" if kind == "directory" else path, "new")  # what the killed one left is in nobody's way
+    write_text(
+        path / "b" if kind == "directory" else path, "new"
+    )  # the killed writer's temporary file does not disturb the next one
 
 
 def test_json_is_the_same_bytes_for_the_same_value(tmp_path):

@@ -1,4 +1,4 @@
-"""The mimetic start of a policy that must copy names of several tokens."""
+"""The mimetic initialisation of a policy that must copy names of several tokens."""
 
 from __future__ import annotations
 
@@ -15,12 +15,23 @@ VOCABULARY, LENGTH = 500, 60
 
 
 def network(family: str, layers: int = 2, *, induction: bool = True, eps: float = 1e-6) -> Transformer:
-    config = tiny_config(family, VOCABULARY, 0, 1, width=96, layers=layers, heads=4, kv_heads=2, mlp_width=256,
-                         max_positions=256, rope_theta=1e6)  # fmt: skip
+    config = tiny_config(
+        family,
+        VOCABULARY,
+        0,
+        1,
+        width=96,
+        layers=layers,
+        heads=4,
+        kv_heads=2,
+        mlp_width=256,
+        max_positions=256,
+        rope_theta=1e6,
+    )
     made = Transformer(Architecture.from_config(config | {"rms_norm_eps": eps}, "here"))
     generator = torch.Generator().manual_seed(0)
     initialise(made, generator)
-    match_content(made, generator)
+    match_content(made)
     if induction:
         repeat_sequences(made, generator)
     return made
@@ -28,7 +39,7 @@ def network(family: str, layers: int = 2, *, induction: bool = True, eps: float 
 
 @torch.no_grad()
 def attention(made: Transformer, token_ids: torch.Tensor) -> list[torch.Tensor]:
-    """Each layer's attention weights ``[heads, tokens, tokens]``, computed apart from the network's own code."""
+    """Each layer's attention weights ``[heads, tokens, tokens]``, computed without the network's own code."""
     n = len(token_ids)
     x, cos, sin = made.embedding[token_ids], made.cos[:n], made.sin[:n]
     weights = []

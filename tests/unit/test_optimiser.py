@@ -15,7 +15,7 @@ from empg.training.optimiser import Muon, Optimiser, orthogonalise
 
 
 def newton_schulz(value: float) -> float:
-    """What Muon's five steps make of one singular value."""
+    """The value that Muon's five steps give to a singular value."""
     a, b, c = Muon.COEFFICIENTS
     for _ in range(5):
         value = a * value + b * value**3 + c * value**5
@@ -72,8 +72,9 @@ def test_muons_momentum_is_nesterovs():
 
 
 def network() -> Transformer:
-    config = tiny_config("qwen2", 50, 0, 1, width=16, layers=2, heads=2, kv_heads=1, mlp_width=24, max_positions=32,
-                         rope_theta=1e4)  # fmt: skip
+    config = tiny_config(
+        "qwen2", 50, 0, 1, width=16, layers=2, heads=2, kv_heads=1, mlp_width=24, max_positions=32, rope_theta=1e4
+    )
     network = Transformer(Architecture.from_config(config, "here"))
     initialise(network, torch.Generator().manual_seed(0))
     return network
@@ -106,6 +107,14 @@ def test_a_step_returns_the_norm_and_clips_to_the_limit():
     assert optimiser.step() == pytest.approx(norm, rel=1e-5)
     clipped = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
     assert clipped == pytest.approx(0.5, rel=1e-4)
+
+
+def test_no_gradient_is_left_after_zero_grad():
+    model = network()
+    optimiser = Optimiser(model, Config(lr=1e-3, muon_lr=1e-2))
+    give_gradients(model, 1)
+    optimiser.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_the_factor_scales_both_learning_rates_and_does_not_pile_up():

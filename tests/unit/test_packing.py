@@ -21,7 +21,7 @@ CONVERSATIONS = [conversation(100, "..xx.x"), conversation(200, ".x..."), conver
 
 def test_a_pack_by_hand():
     first, second = packs(CONVERSATIONS, 8, CPU)
-    # What follows a conversation's last target is left out: 6, 2 and 6 tokens remain.
+    # Tokens after a conversation's last target are left out: 6, 2 and 6 tokens remain.
     assert first.ids.tolist() == [100, 101, 102, 103, 104, 105, 200, 201]
     assert first.lengths == [6, 2]
     assert first.target.tolist() == [2, 3, 5, 7]

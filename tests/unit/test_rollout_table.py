@@ -95,7 +95,7 @@ def test_the_same_table_is_the_same_bytes(trajectories, tmp_path):
         (lambda t: t.with_columns(oops=pl.lit(1)), "expected columns iteration, group"),
         (lambda t: t.cast({"logprobs": pl.List(pl.Float64)}), "column logprobs: expected List(Float32)"),
     ],
-)  # fmt: skip
+)
 def test_a_table_of_another_schema_is_refused_on_both_sides(trajectories, change, message, tmp_path):
     path, table = tmp_path / "a.parquet", change(to_table(trajectories, iteration=0, policy_version=0))
     with pytest.raises(DataError) as error:

@@ -95,11 +95,22 @@ def test_table_has_a_row_over_all_environments() -> None:
     methods = {name: {"advantage": "grpo"} for name in ("base", "new")}
     grid = {"environments": {"e": {}, "f": {}}, "methods": methods, "baseline": "base", "seeds": [1, 2, 3]}
     rows = [
-        {"environment": environment, "split": split, "mode": "sampled", "method": method, "seed": seed, "task": task,
-         "task_type": "ab"[task % 2], "success": method == "new" and (environment == "e" or task == 0)}
-        for environment in "ef" for split in ("id", "ood") for method in methods for seed in (3, 1, 2)
+        {
+            "environment": environment,
+            "split": split,
+            "mode": "sampled",
+            "method": method,
+            "seed": seed,
+            "task": task,
+            "task_type": "ab"[task % 2],
+            "success": method == "new" and (environment == "e" or task == 0),
+        }
+        for environment in "ef"
+        for split in ("id", "ood")
+        for method in methods
+        for seed in (3, 1, 2)
         for task in (2, 0, 1, 3)
-    ]  # fmt: skip
+    ]
     warm = [row | {"method": "warmstart", "seed": None} for row in rows if row["method"] == "base" and row["seed"] == 1]
     found = aggregate_table(parse(Study, grid, "test"), pl.DataFrame(rows + warm))
     new = found.filter(method="new").sort("environment", "split")

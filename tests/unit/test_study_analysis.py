@@ -89,9 +89,18 @@ def _verdict(seeds: tuple[float | None, float | None], tasks: tuple[float, float
     study = parse(Study, grid, "test")
     rows = [
         BASE | {"method": "base", "success": 0.4},
-        BASE | {"method": "new", "success": 0.5, "against": "base", "difference": 0.1, "difference_seeds_low": seeds[0],
-                "difference_seeds_high": seeds[1], "difference_tasks_low": tasks[0], "difference_tasks_high": tasks[1]},
-    ]  # fmt: skip
+        BASE
+        | {
+            "method": "new",
+            "success": 0.5,
+            "against": "base",
+            "difference": 0.1,
+            "difference_seeds_low": seeds[0],
+            "difference_seeds_high": seeds[1],
+            "difference_tasks_low": tasks[0],
+            "difference_tasks_high": tasks[1],
+        },
+    ]
     (sentence,) = verdict(study, pl.DataFrame(rows, infer_schema_length=None))
     return sentence
 

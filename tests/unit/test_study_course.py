@@ -15,17 +15,29 @@ from empg.files import read_json, write_json
 
 METHODS = {"base": {"advantage": "grpo"}, "new": {"advantage": "dapo"}}
 STUDY = parse(Study, {"environments": {"e": {}}, "methods": METHODS, "baseline": "base", "seeds": [1, 2]}, "test")
-RECENT = {("base", 1): [None, 0.31, 0.5], ("base", 2): [None, 0.2, 0.5], ("new", 1): [None, 0.2, 0.31],
-          ("new", 2): [None, 0.6, 0.4]}  # fmt: skip
+RECENT = {
+    ("base", 1): [None, 0.31, 0.5],
+    ("base", 2): [None, 0.2, 0.5],
+    ("new", 1): [None, 0.2, 0.31],
+    ("new", 2): [None, 0.6, 0.4],
+}
 
 
 def progress(success: float = 0.1) -> pl.DataFrame:
     rows = [
-        {"environment": "e", "method": method, "seed": seed, "iteration": i, "success": success,
-         "recent_success": value, "environment_steps": 100 * (i + 1),
-         "cpu_seconds": None if method == "new" else 2.5 * (i + 1)}
-        for (method, seed), values in RECENT.items() for i, value in enumerate(values)
-    ]  # fmt: skip
+        {
+            "environment": "e",
+            "method": method,
+            "seed": seed,
+            "iteration": i,
+            "success": success,
+            "recent_success": value,
+            "environment_steps": 100 * (i + 1),
+            "cpu_seconds": None if method == "new" else 2.5 * (i + 1),
+        }
+        for (method, seed), values in RECENT.items()
+        for i, value in enumerate(values)
+    ]
     return pl.DataFrame(rows, schema_overrides={"cpu_seconds": pl.Float64})
 
 
@@ -73,10 +85,19 @@ def test_no_threshold_where_the_baseline_does_not_rise() -> None:
 
 def test_stability_by_hand() -> None:
     rows = [
-        {"environment": "e", "method": method, "seed": seed, "iteration": i, "kl": 0.1 * i * seed,
-         "grad_norm": norm * seed, "step_entropy_mean": 1.0 / (i + 1)}
-        for method in METHODS for seed in (1, 2) for i, norm in enumerate((1.0, 2.0, 6.0))
-    ]  # fmt: skip
+        {
+            "environment": "e",
+            "method": method,
+            "seed": seed,
+            "iteration": i,
+            "kl": 0.1 * i * seed,
+            "grad_norm": norm * seed,
+            "step_entropy_mean": 1.0 / (i + 1),
+        }
+        for method in METHODS
+        for seed in (1, 2)
+        for i, norm in enumerate((1.0, 2.0, 6.0))
+    ]
     kl = pl.DataFrame(
         [{"environment": "e", "method": m, "seed": s, "forward_kl": 0.2} for m in METHODS for s in (1, 2)]
     )
@@ -98,10 +119,19 @@ def test_stability_by_hand() -> None:
 
 def test_a_training_without_gradients_has_no_ratios() -> None:
     rows = [
-        {"environment": "e", "method": m, "seed": s, "iteration": i, "kl": 0.0, "grad_norm": 0.0,
-         "step_entropy_mean": float(i)}
-        for m in METHODS for s in (1, 2) for i in range(3)
-    ]  # fmt: skip
+        {
+            "environment": "e",
+            "method": m,
+            "seed": s,
+            "iteration": i,
+            "kl": 0.0,
+            "grad_norm": 0.0,
+            "step_entropy_mean": float(i),
+        }
+        for m in METHODS
+        for s in (1, 2)
+        for i in range(3)
+    ]
     kl = pl.DataFrame(
         [{"environment": "e", "method": m, "seed": s, "forward_kl": 0.2} for m in METHODS for s in (1, 2)]
     )
@@ -118,9 +148,16 @@ def test_one_seed_has_values_and_no_interval() -> None:
 
 
 def test_gradient_variance_by_hand() -> None:
-    columns = {"environment": "e", "method": "m", "seed": [1, 1, 2, 2], "weight": ["outcome", "scaled"] * 2,
-               "steps": 9, "size": [1.0, 0.5, 1.0, 0.5], "variance": [4.0, 2.0, 8.0, 2.0],
-               "signal": [0.1, 0.0, 0.3, 0.0]}  # fmt: skip
+    columns = {
+        "environment": "e",
+        "method": "m",
+        "seed": [1, 1, 2, 2],
+        "weight": ["outcome", "scaled"] * 2,
+        "steps": 9,
+        "size": [1.0, 0.5, 1.0, 0.5],
+        "variance": [4.0, 2.0, 8.0, 2.0],
+        "signal": [0.1, 0.0, 0.3, 0.0],
+    }
     ratios = training_course.gradient_ratios(pl.DataFrame(columns))
     assert ratios["ratio"].to_list() == pytest.approx([1, 0.5, 1, 0.25])
     assert ratios["ratio_at_size"].to_list() == pytest.approx([1, 2, 1, 1])

@@ -67,10 +67,18 @@ def test_ranges_by_hand() -> None:
     before = np.arange(40, dtype=float)
     runs = [("base", 1, 0.0), ("base", 2, 0.0), ("new", 1, -1.0), ("new", 2, -3.0)]
     frames = [
-        pl.DataFrame({"environment": "e", "method": m, "seed": s, "before": before[::-1], "log_ratio": [0.1, 0.3] * 20,
-                      "after": before[::-1] * np.where(before[::-1] < 2, 1, 2) + shift})
+        pl.DataFrame(
+            {
+                "environment": "e",
+                "method": m,
+                "seed": s,
+                "before": before[::-1],
+                "log_ratio": [0.1, 0.3] * 20,
+                "after": before[::-1] * np.where(before[::-1] < 2, 1, 2) + shift,
+            }
+        )
         for m, s, shift in runs
-    ]  # fmt: skip
+    ]
     rescored = pl.concat(frames)
     found = entropy_change.entropy_change(rescored, STUDY)
     assert found["percentile"].unique().sort().to_list() == list(range(5, 101, 5))

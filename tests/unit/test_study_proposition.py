@@ -55,8 +55,9 @@ def test_gradient_norm_by_plain_autograd(results: Results) -> None:
 
 def test_moments_by_hand() -> None:
     """Gradients (1, 0), (0, 2), (1, 2) under two weights; the covariance's trace is a sum of sample variances."""
-    steps = pl.DataFrame({"outcome_advantage": [1.0, 1.0, -1.0], "gradient_scale": [2.0, 0.5, 1.0],
-                          "advantage": [1.0, 1.0, -1.0]})  # fmt: skip
+    steps = pl.DataFrame(
+        {"outcome_advantage": [1.0, 1.0, -1.0], "gradient_scale": [2.0, 0.5, 1.0], "advantage": [1.0, 1.0, -1.0]}
+    )
     moments = proposition.Moments(steps)
     gradients = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 2.0]])
     for gradient in gradients:

@@ -154,18 +154,29 @@ def test_nothing_overflows_in_a_browser(study: Path, browser: Browser, width: in
 
 def _aggregates(seeds: int) -> str:
     """The section of a study of two environments, as text: a row of one panel, and one over both."""
-    bounds = {f"{name}_{end}": None if seeds < 3 else value for name in ("success", "interquartile_mean", "difference",
-              "improvement") for end, value in (("low", 0.25), ("high", 0.75))}  # fmt: skip
+    bounds = {
+        f"{name}_{end}": None if seeds < 3 else value
+        for name in ("success", "interquartile_mean", "difference", "improvement")
+        for end, value in (("low", 0.25), ("high", 0.75))
+    }
     values = {"success": 0.512, "interquartile_mean": 0.623, "difference": 0.034, "improvement": 0.545}
     row = {"split": "valid_seen", "mode": "greedy", "method": "grpo_empg", "seeds": seeds, **values, **bounds}
     rows = [{"environment": "alfworld", **row}, {"environment": "all", **row, "split": "all"}]
     methods = {"grpo": {"advantage": "grpo"}, "grpo_empg": {"advantage": "grpo", "modulation": "empg"}}
     names = ["alfworld", "webshop"]
     given = {"environments": {name: {} for name in names}, "methods": methods, "seeds": list(range(seeds))}
-    html = environment().get_template("section_results.html.j2").render(
-        study=parse(Study, given, "test"), environments=[{"name": name, "panels": []} for name in names],
-        statistics={"aggregates": rows}, fewest_seeds=3, bases={"grpo_empg": "grpo"}, base_name="grpo",
-    )  # fmt: skip
+    html = (
+        environment()
+        .get_template("section_results.html.j2")
+        .render(
+            study=parse(Study, given, "test"),
+            environments=[{"name": name, "panels": []} for name in names],
+            statistics={"aggregates": rows},
+            fewest_seeds=3,
+            bases={"grpo_empg": "grpo"},
+            base_name="grpo",
+        )
+    )
     table = html[html.index("<tbody>") : html.index("</tbody>")].replace("\N{NO-BREAK SPACE}", " ")
     return re.sub(r"\s+", " ", re.sub(r"</td>", "|", re.sub(r"<(?!/td)[^>]+>", "", table)))
 
@@ -214,12 +225,21 @@ def test_a_search_is_published_with_the_rest_and_decides_if_whole(study: Path, t
     search = study.parent / "tune" / study.name / "tuning.csv"
     search.parent.mkdir(parents=True, exist_ok=True)
     row = {"environment": "alfworld", "iterations": whole * share, "episodes": 500}
-    pl.DataFrame([
-        {**row, "method": method, "factor": factor, "muon_lr": 0.002 * factor, "lr": 3e-4 * factor, "sampled": sampled,
-         "greedy": 0.5}
-        for method, by_factor in {"grpo": {1.0: 0.25, 0.5: 0.125}, "grpo_empg": {1.0: 0.75, 0.5: 0.625}}.items()
-        for factor, sampled in by_factor.items()
-    ]).write_csv(search)  # fmt: skip
+    pl.DataFrame(
+        [
+            {
+                **row,
+                "method": method,
+                "factor": factor,
+                "muon_lr": 0.002 * factor,
+                "lr": 3e-4 * factor,
+                "sampled": sampled,
+                "greedy": 0.5,
+            }
+            for method, by_factor in {"grpo": {1.0: 0.25, 0.5: 0.125}, "grpo_empg": {1.0: 0.75, 0.5: 0.625}}.items()
+            for factor, sampled in by_factor.items()
+        ]
+    ).write_csv(search)
     publish.run(study, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "| environment | Muon, AdamW | iterations | method | ×0.5 | ×1 |" in text
@@ -234,8 +254,11 @@ def test_a_search_is_published_with_the_rest_and_decides_if_whole(study: Path, t
 
 def test_a_search_chooses_other_rates_only_where_all_methods_show_them_better() -> None:
     def runs(environment: str, **by_factor: tuple[float, float, float]) -> list[dict[str, object]]:
-        return [{"environment": environment, "method": method, "factor": float(name[1:]), "sampled": value}
-                for name, values in by_factor.items() for method, value in zip("abc", values, strict=True)]  # fmt: skip
+        return [
+            {"environment": environment, "method": method, "factor": float(name[1:]), "sampled": value}
+            for name, values in by_factor.items()
+            for method, value in zip("abc", values, strict=True)
+        ]
 
     own = (0.5, 0.4, 0.6)
     better, noisy = (0.54, 0.45, 0.66), (0.6, 0.4, 0.6)  # +4, +5, +6 and +10, 0, 0

@@ -86,9 +86,11 @@ def test_filters_show_what_they_say(results: Results, tmp_path: Path, browser: B
     table = _write(results, task_type=own, invalid=pl.col("trajectory") % 2 == 1)
     page = _probed(_page(results, tmp_path / "page.html"))
     frame = tmp_path / "frame.html"
-    frame.write_text(f'<body style="margin:0"><iframe src="page.html" style="border:0;width:{width}px;height:900px">'
-                     "</iframe><script>addEventListener('load', () => document.title = "
-                     "document.querySelector('iframe').contentDocument.title)</script>")  # fmt: skip
+    frame.write_text(
+        f'<body style="margin:0"><iframe src="page.html" style="border:0;width:{width}px;height:900px">'
+        "</iframe><script>addEventListener('load', () => document.title = "
+        "document.querySelector('iframe').contentDocument.title)</script>"
+    )
     title, complaints = browser(frame, width)
     found = json.loads(title)
     episodes = table.group_by("trajectory").agg(pl.col("reward").first()).sort("trajectory")

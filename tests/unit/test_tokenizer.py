@@ -87,6 +87,12 @@ def test_the_same_text_gives_the_same_tokens_in_another_process(tokenizer):
         "import json, sys; from empg.policy.tokenizer import train_tokenizer;"
         "print(json.dumps(train_tokenizer(json.load(sys.stdin), 500).get_vocab(), sort_keys=True))"
     )
-    found = subprocess.run([sys.executable, "-c", code], input=json.dumps(TEXTS), capture_output=True, text=True,
-                           check=True, env=os.environ | {"PYTHONHASHSEED": "7"})  # fmt: skip
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(TEXTS),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+    )
     assert json.loads(found.stdout) == tokenizer.get_vocab()

@@ -1,4 +1,4 @@
-"""The warm start: what it learns from, how its rate runs, and that a little of it helps and is always the same."""
+"""The warm start: its demonstrations, its learning rate, and that a short one helps and is reproducible."""
 
 from __future__ import annotations
 
@@ -73,8 +73,10 @@ def test_a_demonstration_ends_before_the_step_that_does_not_fit(chat):
 
 def test_the_tokenizer_reads_everything_that_is_said():
     assert list(texts(DEMONSTRATION[:1], "Tidy up.", format_step)) == [
-        "system\nTidy up.", "user\nYou see a mug 1.", "assistant\n<think>take it</think><action>take mug 1</action>"
-    ]  # fmt: skip
+        "system\nTidy up.",
+        "user\nYou see a mug 1.",
+        "assistant\n<think>take it</think><action>take mug 1</action>",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -100,8 +102,14 @@ def test_batches_are_filled_with_whole_conversations_that_teach_something():
 def run(**settings: object) -> WarmStartRun:
     sizes = TinyPolicy(width=32, heads=2, kv_heads=1, layers=1, mlp_width=32, vocab_size=400)
     options = {"tokens": 12_000, "batch_tokens": 1000} | settings
-    return WarmStartRun(environment="alfworld", data=AlfworldData(), system="", interface={}, policy=sizes,
-                        warmstart=WarmStart.model_validate(options))  # fmt: skip
+    return WarmStartRun(
+        environment="alfworld",
+        data=AlfworldData(),
+        system="",
+        interface={},
+        policy=sizes,
+        warmstart=WarmStart.model_validate(options),
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -68,8 +68,9 @@ def test_a_purchase_that_lacks_something_earns_a_score_but_no_reward() -> None:
 
 def test_a_goal_without_options_misses_none() -> None:
     item = SOURCE.shop.products[0]
-    goal = Goal(item.asin, item.category, item.query, item.name, item.product_category, "buy it", item.attributes[:1],
-                200.0, {})  # fmt: skip
+    goal = Goal(
+        item.asin, item.category, item.query, item.name, item.product_category, "buy it", item.attributes[:1], 200.0, {}
+    )
     environment = WebShopEnvironment(OneGoal(goal), 30)
     environment.reset(TASKS[0])
     assert buy(environment, goal, options=False) == 1.0

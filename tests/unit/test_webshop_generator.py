@@ -175,7 +175,7 @@ def test_the_goal_itself_scores_1_and_a_near_duplicate_does_not(split: str, shop
 
 
 def test_search_alone_does_not_decide(shop: Shop) -> None:
-    """Of the goals, the first product that a search for its title finds serves 35 to 65 %."""
+    """For 35 to 65 % of the goals, the first product that a search for the title finds is good enough."""
     served = 0
     for goal in GOALS["test"]:
         product = shop.by_asin[shop.search(f"{goal.attributes[0]} {goal.query}")[0]]
@@ -203,8 +203,19 @@ def test_shuffling_keeps_the_items() -> None:
 # ----------------------------------------------------------------------------------------------------------- the files
 def test_the_written_shop_is_the_drawn_one(dataset: Path, shop: Shop) -> None:
     stored = StoredGoals(dataset).shop
-    fields = ("asin", "name", "description", "bullets", "category", "query", "product_category", "options",
-              "attributes", "pricing", "price_tag")  # fmt: skip
+    fields = (
+        "asin",
+        "name",
+        "description",
+        "bullets",
+        "category",
+        "query",
+        "product_category",
+        "options",
+        "attributes",
+        "pricing",
+        "price_tag",
+    )
     assert [[getattr(p, f) for f in fields] for p in stored.products] == [
         [getattr(p, f) for f in fields] for p in shop.products
     ]

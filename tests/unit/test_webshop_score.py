@@ -15,9 +15,7 @@ from empg.environments.webshop.engine.catalogue import Product
 from empg.environments.webshop.engine.goals import Goal
 from empg.environments.webshop.engine.normalise import (
     COLOURS,
-    colour_class,
     normalise_colour,
-    size_class,
     token_set_ratio,
 )
 from empg.environments.webshop.engine.nouns import rule_nouns, spacy_nouns
@@ -175,26 +173,12 @@ def test_a_goal_without_options_has_no_such_part() -> None:
     assert set(score.as_upstream()) & {"r_option", "w_option"} == set()
 
 
-def test_colours_and_sizes() -> None:
+def test_colours() -> None:
     assert len(COLOURS) == len(set(COLOURS)) == 102
     assert list(COLOURS) == sorted(COLOURS)
     assert [normalise_colour(text) for text in ("c3-black", "steelivy", "12 inch", "Red")] == [
         *("black", "ivy", "12 inch", "Red")
     ]
-    colours = {"Black Forest": "black", "webshopsteel": "steel", "webshop": "not_matched", "N.A.": "not_matched"}
-    assert {text: colour_class(text) for text in colours} == colours
-    sizes = {
-        "3 Meter": "(.*)meter",
-        "xx-large": "xx-large",
-        "40cm plus": "(.*)plus",
-        "2 petite": "(.*)petite",
-        "91ft walnut feet": "(.*)ft",
-        "142": "numeric_size",
-        "8.5": "numeric_size",
-        "12cm": r"(\d+)cm$",
-        "random value": "not_matched",
-    }
-    assert {text: size_class(text) for text in sizes} == sizes
 
 
 def plain_ratio(first: str, second: str) -> float:

@@ -18,8 +18,14 @@ REPORT = "results/quick/report"
 def reported(fresh):
     """A project with a study's metrics and learning curves."""
     write(fresh.root, success=0.5)
-    curves = {"environment": ["e"] * 4, "method": ["grpo", "grpo", "empg", "empg"], "iteration": [0, 1] * 2,
-              "success": [0.2, 0.4, 0.25, 0.5], "low": [0.1] * 4, "high": [0.6] * 4}  # fmt: skip
+    curves = {
+        "environment": ["e"] * 4,
+        "method": ["grpo", "grpo", "empg", "empg"],
+        "iteration": [0, 1] * 2,
+        "success": [0.2, 0.4, 0.25, 0.5],
+        "low": [0.1] * 4,
+        "high": [0.6] * 4,
+    }
     tables = fresh.root / REPORT / "tables"
     tables.mkdir()
     pl.DataFrame(curves).write_csv(tables / "learning_curves.csv")
@@ -51,8 +57,13 @@ def test_show_needs_no_git(reported):
 def test_diff_against_results_that_no_commit_holds(reported):
     """As docs/auditing.md says: what was there before is saved as an experiment, outside all branches."""
     shutil.copy(ROOT / ".gitignore", reported.root)
-    for command in (["init", "-q"], ["config", "user.name", "a"], ["config", "user.email", "a@b"], ["add", "."],
-                    ["commit", "-qm", "all"]):  # fmt: skip
+    for command in (
+        ["init", "-q"],
+        ["config", "user.name", "a"],
+        ["config", "user.email", "a@b"],
+        ["add", "."],
+        ["commit", "-qm", "all"],
+    ):
         subprocess.run(["git", *command], cwd=reported.root, check=True)
     assert reported.run("empg", "dvc", "rooms", "--out", "results/data/rooms.json").returncode == 0
     dvc(reported, "config", "--local", "core.no_scm", "false")

@@ -29,12 +29,16 @@ def files(project):
             "config/config.yaml: environments.rooms.train.iterations: Input should be a valid integer",
         ),
         (
-            lambda s: s["methods"]["grpo"].update(k=-1),
-            "config/config.yaml: methods.grpo.grpo.k: Input should be greater than",
+            lambda s: s["methods"]["grpo_empg"].update(k=-1),
+            "config/config.yaml: methods.grpo_empg.k: Input should be greater than",
         ),
         (
             lambda s: s["methods"]["grpo"].update(advantage="ppo"),
-            "config/config.yaml: methods.grpo: Input tag 'ppo' found",
+            "methods.grpo.advantage: expected one of dapo, gigpo, grpo, rloo, found 'ppo'",
+        ),
+        (
+            lambda s: s["methods"]["grpo"].update(omega=1),
+            "config/config.yaml: methods.grpo.omega: unknown; it is a setting of advantage gigpo",
         ),
         (lambda s: s.update(seeds=[]), "seeds: expected at least one, found none"),
         (lambda s: s.update(baseline="rloo"), "baseline: expected one of grpo, grpo_empg, found 'rloo'"),
@@ -63,11 +67,11 @@ def test_a_mistake_stops_snakemake_before_anything(fresh):
     assert fresh.snakemake("-n").returncode == 0
     before = files(fresh)
     assert before
-    fresh.edit("config/config.yaml", lambda study: study["methods"]["grpo"].update(k="x", oops=1))
+    fresh.edit("config/config.yaml", lambda study: study["methods"]["grpo_empg"].update(k="x", zetta=1))
     result = fresh.snakemake("--cores", "1")
     assert result.returncode == 2
-    assert "empg: error: config/config.yaml: methods.grpo.grpo.k: Input should be a valid number" in result.stderr
-    assert "config/config.yaml: methods.grpo.grpo.oops: unknown; expected one of" in result.stderr
+    assert "config/config.yaml: methods.grpo_empg.k: Input should be a valid number" in result.stderr
+    assert "config/config.yaml: methods.grpo_empg.zetta: unknown; did you mean zeta?" in result.stderr
     assert "Traceback" not in result.stderr
     assert files(fresh) == before
 

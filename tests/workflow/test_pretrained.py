@@ -60,10 +60,20 @@ def warm(folder: Path) -> Path:
     run = study(folder / "hub")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warmstart, "open_dataset", None)
-        warmstart.run(warmstart_run(run, DATA, "alfworld"), folder / "data", folder / "warm",
-                      on_metrics=lambda *_: pytest.fail("no updates"), progress=lambda *_: None)  # fmt: skip
-    collect.run(rollouts_run(run, DATA, "alfworld"), folder / "data", folder / "warm/model", folder / "rollouts",
-                progress=lambda *_: None)  # fmt: skip
+        warmstart.run(
+            warmstart_run(run, DATA, "alfworld"),
+            folder / "data",
+            folder / "warm",
+            on_metrics=lambda *_: pytest.fail("no updates"),
+            progress=lambda *_: None,
+        )
+    collect.run(
+        rollouts_run(run, DATA, "alfworld"),
+        folder / "data",
+        folder / "warm/model",
+        folder / "rollouts",
+        progress=lambda *_: None,
+    )
     return folder / "warm"
 
 
@@ -88,8 +98,15 @@ def test_checkpointing_reaches_training_and_changes_no_weight(folder, warm, tmp_
     for checkpointing in (False, True):
         config = train_run(study(folder / "hub", gradient_checkpointing=checkpointing), DATA, "alfworld", "grpo", 1)
         out = tmp_path / str(checkpointing)
-        rl.run(config, folder / "data", warm / "model", folder / "rollouts", out,
-               on_metrics=lambda *_: None, progress=lambda *_: None)  # fmt: skip
+        rl.run(
+            config,
+            folder / "data",
+            warm / "model",
+            folder / "rollouts",
+            out,
+            on_metrics=lambda *_: None,
+            progress=lambda *_: None,
+        )
         assert bool(calls) == checkpointing
         weights.append(load_file(out / "model/model.safetensors"))
     start = load_file(warm / "model/model.safetensors")

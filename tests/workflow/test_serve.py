@@ -18,8 +18,18 @@ def test_a_corpus_is_served_over_http(tmp_path: Path) -> None:
         {"id": "1", "contents": '"Oslo"\nA city in Norway.'},
     ]
     corpus.write_text("".join(f"{json.dumps(page)}\n" for page in pages))
-    command = [sys.executable, "-m", "empg", "serve-retriever", "--corpus", str(corpus), "--index",
-               str(tmp_path / "index"), "--port", "0"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "empg",
+        "serve-retriever",
+        "--corpus",
+        str(corpus),
+        "--index",
+        str(tmp_path / "index"),
+        "--port",
+        "0",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -442,8 +442,12 @@ def test_nothing_to_rebuild_from(tmp_path: Path) -> None:
 def test_a_run_names_its_environments_data_set(database: Path, tmp_path: Path) -> None:
     """Environments of a study may share one; a run of "llama" is about the tasks of "rooms"."""
     study = tmp_path / "results" / "families"
-    grid = {"study": "families", "seeds": [1], "methods": {"grpo": {"advantage": "grpo"}},
-            "environments": {"rooms": {}, "llama": {"data": "rooms"}}}  # fmt: skip
+    grid = {
+        "study": "families",
+        "seeds": [1],
+        "methods": {"grpo": {"advantage": "grpo"}},
+        "environments": {"rooms": {}, "llama": {"data": "rooms"}},
+    }
     write_json(study / "config" / "study.json", grid)
     write_json(study.parent / "data" / "rooms.json", {"name": "rooms", "path": "data/rooms", "md5": MD5})
     shutil.copy(database, study.parent)

@@ -19,8 +19,8 @@ def sensitivity(study: Study, results: pl.DataFrame) -> pl.DataFrame:
     least two of the settings.
     """
     rows = [
-        {"environment": environment, "method": name, "k": method.k, "k_future": method.k_future,
-         "zeta": settings.zeta if method.zeta is None else method.zeta,
+        {"environment": environment, "method": name,
+         **{key: getattr(method.in_environment(settings.zeta), key, None) for key in SETTINGS},
          "others": method.model_dump_json(exclude=set(SETTINGS))}
         for environment, settings in study.environments.items()
         for name, method in study.methods.items()

@@ -50,7 +50,7 @@ def training(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     """The last iteration's advantages, from its rewards and token entropies; then its metrics."""
     from empg.rollouts.table import from_table
     from empg.training.credit import credit_batch
-    from empg.training.rl import batch_metrics
+    from empg.training.metrics import batch_metrics
 
     config = parse(TrainRun, manifest["config"], str(folder / "manifest.json"))
     files = sorted((folder / "rollouts").glob("iteration_*.parquet"))

@@ -8,10 +8,20 @@ file, so that changing one setting reruns only what depends on it.
 from __future__ import annotations
 
 from empg.config.base import Model, Name, Positive
-from empg.config.environments import ENVIRONMENTS, Data, DataSet, EnvironmentType, Interface
-from empg.config.methods import Dapo, Gigpo, Grpo, Method, Rloo
+from empg.config.environments import ENVIRONMENTS, Data, DataSet, EnvironmentRegistration, Interface
+from empg.config.methods import Method, method_model
 from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.reading import DataFile, load_data, load_environments, load_study, parse, read_yaml
+from empg.config.registrations import (
+    ADVANTAGES,
+    MODULATIONS,
+    AdvantageRegistration,
+    Aggregation,
+    ModulationRegistration,
+    NoSettings,
+    SharedSettings,
+    own_settings,
+)
 from empg.config.slices import (
     EvaluateRun,
     RolloutsRun,
@@ -26,29 +36,32 @@ from empg.config.stages import Evaluate, Optimiser, Rollouts, Train, WarmStart
 from empg.config.study import EnvironmentStudy, Study
 
 __all__ = [
+    "ADVANTAGES",
     "ENVIRONMENTS",
-    "Dapo",
+    "MODULATIONS",
+    "AdvantageRegistration",
+    "Aggregation",
     "Data",
     "DataFile",
     "DataSet",
+    "EnvironmentRegistration",
     "EnvironmentStudy",
-    "EnvironmentType",
     "Evaluate",
     "EvaluateRun",
-    "Gigpo",
-    "Grpo",
     "Interface",
     "Method",
     "Model",
+    "ModulationRegistration",
     "Name",
+    "NoSettings",
     "Optimiser",
     "Policy",
     "Positive",
     "PretrainedPolicy",
-    "Rloo",
     "Rollouts",
     "RolloutsRun",
     "Sampling",
+    "SharedSettings",
     "Study",
     "TinyPolicy",
     "Train",
@@ -59,6 +72,8 @@ __all__ = [
     "load_data",
     "load_environments",
     "load_study",
+    "method_model",
+    "own_settings",
     "parse",
     "read_yaml",
     "rollouts_run",

@@ -33,12 +33,16 @@ class Model(BaseModel):
     def _line(cls, *place: int | str, **error: Any) -> InitErrorDetails:
         kind, message = error["type"], error["msg"]
         if kind == "extra_forbidden" and len(place) == 1:
-            key, known = str(place[0]), list(cls.model_fields)
-            expected = f"one of {', '.join(known)}" if known else "no key"
-            hint = did_you_mean(key, known) or f"; expected {expected}"
-            kind, message = UNKNOWN, f"unknown{hint}"
+            kind, message = UNKNOWN, f"unknown{cls._hint(str(place[0]))}"
         details = PydanticCustomError(kind, "{message}", {"message": message})
         return InitErrorDetails(type=details, loc=place, input=error["input"])
+
+    @classmethod
+    def _hint(cls, key: str) -> str:
+        """What the author of an unknown key may have meant."""
+        known = list(cls.model_fields)
+        expected = f"one of {', '.join(known)}" if known else "no key"
+        return did_you_mean(key, known) or f"; expected {expected}"
 
 
 def refuse(place: tuple[int | str, ...], message: str, found: Any) -> ValidationError:

@@ -1,7 +1,7 @@
 """Types of environments: what one registers, and the settings of a data set, which are its type's.
 
-An environment is one :class:`EnvironmentType` behind an entry point of the group ``empg.environments``. Everything else
-finds it there by its name, which is the ``type:`` of a data set in ``config/data.yaml``.
+An environment is one :class:`EnvironmentRegistration` behind an entry point of the group ``empg.environments``. The
+rest finds it there by its name, which is the ``type:`` of a data set in ``config/data.yaml``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Interface(Model):
 
 
 @dataclass(frozen=True)
-class EnvironmentType:
+class EnvironmentRegistration:
     """An environment as it is registered.
 
     Attributes:
@@ -49,7 +49,7 @@ class EnvironmentType:
     metrics: Mapping[str, str] = field(default_factory=dict)
 
 
-ENVIRONMENTS = Registry("empg.environments", EnvironmentType, "environment")
+ENVIRONMENTS = Registry("empg.environments", EnvironmentRegistration, "environment")
 
 
 def _data_set(value: Any) -> DataSet:

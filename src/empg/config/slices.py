@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from empg.config.base import Model, Name, Positive
 from empg.config.environments import ENVIRONMENTS, Data, DataSet, read_interface
@@ -45,7 +45,10 @@ class RolloutsRun(_Run):
 
 
 class TrainRun(_Run):
-    """What one training run depends on, besides the warm-start model and its rollouts."""
+    """What one training run depends on, besides the warm-start model and its rollouts.
+
+    ``method_sources`` holds the hashes of the source files of a method that another package registered.
+    """
 
     max_steps: Positive
     policy: Policy
@@ -53,6 +56,7 @@ class TrainRun(_Run):
     train: Train
     method_name: Name
     method: Method
+    method_sources: dict[str, str] = Field(default_factory=dict)
     seed: int
 
 
@@ -89,10 +93,9 @@ def rollouts_run(study: Study, data: dict[str, DataSet], environment: str) -> Ro
 
 def train_run(study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int) -> TrainRun:
     e, m = study.environments[environment], study.methods[method]
-    if m.zeta is None:
-        m = m.model_copy(update={"zeta": e.zeta})
     return TrainRun(**_common(study, data, environment), max_steps=e.max_steps, policy=e.policy, sampling=e.sampling,
-                    train=e.train, method_name=method, method=m, seed=seed)  # fmt: skip
+                    train=e.train, method_name=method, method=m.in_environment(e.zeta),
+                    seed=seed)  # fmt: skip
 
 
 def evaluate_run(study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int) -> EvaluateRun:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from empg.config.base import Model, Name, Positive
-from empg.config.methods import Method
+from empg.config.methods import UNMODULATED, Method
 from empg.config.policy import Policy, Sampling, TinyPolicy
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
 
@@ -51,14 +51,14 @@ class Study(Model):
         return self.environments[environment].data or environment
 
     def compared_with(self, method: str) -> str | None:
-        """The method that this one's differences are to: the same without its modulation, where the study has that.
+        """The method that this one is compared with: the same one without modulation, if the study has it.
 
-        Anything else is compared with the baseline, and the baseline with nothing.
+        Every other method is compared with the baseline, and the baseline with nothing.
         """
         own = self.methods[method]
-        if own.modulation != "none":
+        if own.modulation != UNMODULATED:
             for name, other in self.methods.items():
-                if other.modulation == "none" and other.unmodulated() == own.unmodulated():
+                if other.modulation == UNMODULATED and other.unmodulated() == own.unmodulated():
                     return name
         return None if method == self.baseline else self.baseline
 

@@ -1,4 +1,5 @@
-"""The mathematics: tensors in, tensors out; imports torch only.
+"""The mathematics: pure functions of tensors that import torch alone. No configuration, no files, no policy.
 
-``modulation`` is EMPG, ``advantages`` what it modulates, ``entropy`` what it reads, ``loss`` what consumes the result.
+``advantages`` turns rewards into advantages, ``entropy`` measures uncertainty, ``modulation`` is EMPG, which combines
+both, and ``loss`` is the clipped loss that trains on the result.
 """

@@ -1,12 +1,16 @@
-"""Advantages from outcome rewards, and DAPO's two rules about rewards. One reward per trajectory, 0 or 1 as a rule.
+"""Outcome advantages, and DAPO's two rules about rewards. A trajectory has one reward, usually 0 or 1.
 
-``reward`` is ``[trajectories]`` float32 or float64, ``group`` ``[trajectories]`` int64: equal numbers are one task's
-group, in any order. Results are ``[trajectories]`` in the reward's dtype; statistics are float64 inside.
+``reward`` is ``[trajectories]`` float32 or float64. ``group`` is ``[trajectories]`` int64: the trajectories of one task
+have the same number, in any order. Results are ``[trajectories]`` in the dtype of the reward; statistics are float64
+inside.
+
+``grpo``, ``rloo`` and ``gigpo_steps`` are the formulas. ``grpo_advantages``, ``rloo_advantages`` and
+``gigpo_advantages`` are what a registration names: functions from a :class:`Batch` to :class:`Advantages`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,23 +20,45 @@ from empg.core.checks import require_float, require_index, require_number, requi
 STD_EPS = 1e-6
 
 
+class Batch(NamedTuple):
+    """What an outcome advantage sees of an iteration's whole batch, after group filtering.
+
+    ``reward`` is what the loop trains on: the reward of the environment and, where it is on, the overlong punishment.
+    """
+
+    reward: Tensor  # [trajectories] float64
+    group: Tensor  # [trajectories] int64
+    step_trajectory: Tensor  # [steps] int64: the index of each step's trajectory; the steps of one come in order
+    anchor: Tensor  # [steps] int64: equal where the agent saw the same observation before it acted
+
+
+class Advantages(NamedTuple):
+    """Advantages before modulation: one for each trajectory and, for step-level estimators, a term for each step."""
+
+    outcome: Tensor  # [trajectories]
+    step: Tensor | None = None  # [steps], added to the advantage of the step's trajectory
+
+    def of_steps(self, step_trajectory: Tensor) -> Tensor:
+        """The sum of both for every step, ``[steps]``, without gradient."""
+        total = self.outcome.detach()[step_trajectory]
+        return total if self.step is None else total + self.step.detach().to(total.dtype)
+
+
 def grpo(reward: Tensor, group: Tensor, *, eps: float = STD_EPS) -> Tensor:
     """A_i = (R_i − mean_group R) / (std_group R + ε); GRPO, DeepSeekMath, arXiv 2402.03300, section 4.1.2.
 
-    The standard deviation is the population one (ours: the paper does not say). DAPO (arXiv 2503.14476, equation 9)
-    uses the same advantage. A group with equal rewards gets 0.
+    The standard deviation is the population one (ours: the paper does not say). A group with equal rewards gets 0.
+    DAPO (arXiv 2503.14476, equation 9) has the same advantage.
     """
     _check(reward, group)
     return _standardise(reward.double(), group, eps).to(reward.dtype)
 
 
-dapo = grpo
-
-
 def rloo(reward: Tensor, group: Tensor) -> Tensor:
-    """A_i = R_i − mean of the other G − 1 rewards; RLOO, arXiv 2402.14740. Groups of one are an error.
+    """A_i = R_i − mean of the other G − 1 rewards; RLOO, arXiv 2402.14740.
 
-    Written as (R_i − mean of all G) · G / (G − 1), which is the same."""
+    Computed as (R_i − mean of all G) · G / (G − 1), which is the same. Raises ``ValueError`` for a group of one.
+    """
     _check(reward, group)
     _, index, size = torch.unique(group, return_inverse=True, return_counts=True)
     if (size == 1).any():
@@ -41,15 +67,6 @@ def rloo(reward: Tensor, group: Tensor) -> Tensor:
     R, G = reward.double(), size[index].double()  # noqa: N806
     advantage: Tensor = (R - _group_mean(R, group)) * G / (G - 1)
     return advantage.to(reward.dtype)
-
-
-# The advantage of a trajectory, by the name of the method. GiGPO adds ``gigpo_steps`` to each step's.
-OUTCOME_ADVANTAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "grpo": grpo,
-    "dapo": dapo,
-    "rloo": rloo,
-    "gigpo": grpo,
-}
 
 
 def gigpo_steps(
@@ -64,13 +81,13 @@ def gigpo_steps(
 ) -> Tensor:
     """ω·A^S, the step-level term that GiGPO adds to ``grpo``'s advantage; arXiv 2505.10978.
 
-    The outcome reward arrives with a trajectory's last step, so the return of its step t = 1 … T is γ^(T−t)·R_i. Steps
-    of one group that were taken on the same anchor observation form a step group; A^S standardises the returns inside
-    it as ``grpo`` does (population standard deviation, ours). A step alone in its step group gets 0. Defaults are the
-    paper's: ω = 1, γ = 0.95.
+    The reward arrives with the last step, so step t = 1 … T of a trajectory has the return γ^(T−t)·R_i. Steps of one
+    group that saw the same anchor observation form a step group. A^S standardises returns inside a step group as
+    ``grpo`` does inside a group (population standard deviation, ours). A step alone in its step group gets 0. The
+    defaults ω = 1 and γ = 0.95 are the paper's.
 
-    ``step_trajectory`` and ``step_anchor``: ``[steps]`` int64; equal anchors mean that the agent saw the same
-    observation before acting. Returns ``[steps]`` in the reward's dtype.
+    ``step_trajectory`` and ``step_anchor`` are ``[steps]`` int64; steps have equal anchors where the agent saw the same
+    observation before it acted. Returns ``[steps]`` in the dtype of the reward.
     """
     _check(reward, group)
     require_number("omega", omega)
@@ -86,10 +103,26 @@ def gigpo_steps(
     return (omega * _standardise(returns, step_group, eps)).to(reward.dtype)
 
 
-def informative_groups(reward: Tensor, group: Tensor) -> Tensor:
-    """Which trajectories belong to a group whose rewards are not all equal; ``[trajectories]`` bool.
+def grpo_advantages(batch: Batch) -> Advantages:
+    """``grpo`` of a batch; GRPO's and DAPO's advantage."""
+    return Advantages(grpo(batch.reward, batch.group))
 
-    DAPO's dynamic sampling (arXiv 2503.14476, equation 11) drops the others and samples again.
+
+def rloo_advantages(batch: Batch) -> Advantages:
+    """``rloo`` of a batch."""
+    return Advantages(rloo(batch.reward, batch.group))
+
+
+def gigpo_advantages(batch: Batch, *, omega: float, gamma: float) -> Advantages:
+    """GiGPO (arXiv 2505.10978): ``grpo`` for the trajectory, ``gigpo_steps`` in addition for each step."""
+    step = gigpo_steps(batch.reward, batch.group, batch.step_trajectory, batch.anchor, omega=omega, gamma=gamma)
+    return Advantages(grpo(batch.reward, batch.group), step)
+
+
+def informative_groups(reward: Tensor, group: Tensor) -> Tensor:
+    """Which trajectories are in a group with unequal rewards; ``[trajectories]`` bool.
+
+    DAPO's dynamic sampling (arXiv 2503.14476, equation 11) drops the other groups and samples more.
     """
     _check(reward, group)
     groups, index = torch.unique(group, return_inverse=True)
@@ -101,9 +134,10 @@ def informative_groups(reward: Tensor, group: Tensor) -> Tensor:
 
 
 def soft_overlong_punishment(length: Tensor, *, max_length: int, cache: int) -> Tensor:
-    """Reward to add for a response of ``length`` tokens; DAPO, arXiv 2503.14476, equation 13. Float32, shape kept.
+    """What DAPO adds to the reward for a response of ``length`` tokens (arXiv 2503.14476, equation 13).
 
-    0 up to ``max_length − cache``, then falling linearly to −1 at ``max_length``, −1 beyond.
+    It is 0 up to ``max_length − cache`` tokens, falls linearly to −1 at ``max_length`` and stays there. Float32, in the
+    shape of ``length``. Raises ``ValueError`` unless 0 < ``cache`` ≤ ``max_length``.
     """
     if not 0 < cache <= max_length:
         raise ValueError(f"cache: expected a length in [1, max_length = {max_length}], found {cache}")

@@ -1,4 +1,4 @@
-"""Validation of what callers hand to the core: every error says which argument, where, what was expected and found."""
+"""Checks of arguments. Every error names the argument, the place, what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-# A float32 entropy may come out a rounding error below zero; anything lower is not an entropy.
+# Rounding may put a float32 entropy just below zero. Anything lower is not an entropy.
 ENTROPY_ROUNDING = 1e-4
 
 
@@ -32,7 +32,7 @@ def require_float(name: str, value: Tensor) -> None:
 
 
 def require_index(name: str, value: Tensor, size: int) -> None:
-    """``value`` is int64 and names every index in 0 … size − 1 at least once, and none outside."""
+    """``value`` is int64 and holds every index in 0 … size − 1 at least once, and no other."""
     if value.dtype != torch.int64:
         raise ValueError(f"{name}: expected int64, found {value.dtype}")
     wrong = (value < 0) | (value >= size)
@@ -58,7 +58,7 @@ def require_number(name: str, value: float, *, minimum: float = -math.inf, above
 
 
 def check_modulation_inputs(outcome_advantage: Tensor, step_entropy: Tensor, step_trajectory: Tensor) -> None:
-    """What ``modulate`` needs: finite numbers, one device, entropies ≥ 0, every trajectory with at least one step."""
+    """What ``modulate`` needs: finite numbers on one device, entropies ≥ 0, at least one step in every trajectory."""
     require_vector("outcome_advantage", outcome_advantage)
     require_vector("step_entropy", step_entropy)
     require_vector("step_trajectory", step_trajectory, len(step_entropy))
@@ -74,9 +74,9 @@ def check_modulation_inputs(outcome_advantage: Tensor, step_entropy: Tensor, ste
 
 
 def check_step_index(step_trajectory: Tensor, step_index: Tensor) -> None:
-    """Forbid duplicated, missing and disordered steps: within a trajectory the indices must read 0, 1, 2, … in order.
+    """Refuse duplicated, missing and misplaced steps: the indices of a trajectory must be 0, 1, 2, … in order.
 
-    Both are ``[steps]`` int64. A duplicated row would enter both of EMPG's batch means. Raises ``ValueError``.
+    Both are ``[steps]`` int64. A duplicated row would count twice in both batch means of EMPG. Raises ``ValueError``.
     """
     require_vector("step_trajectory", step_trajectory)
     require_vector("step_index", step_index, len(step_trajectory))
@@ -91,7 +91,7 @@ def check_step_index(step_trajectory: Tensor, step_index: Tensor) -> None:
 
 
 def step_positions(step_trajectory: Tensor) -> Tensor:
-    """Position 0, 1, 2, … of every step within its trajectory; ``[steps]`` int64, trajectories may be interleaved."""
+    """Position 0, 1, 2, … of each step in its trajectory, ``[steps]`` int64; trajectories may be interleaved."""
     order = torch.argsort(step_trajectory, stable=True)
     length = torch.bincount(step_trajectory)
     start = length.cumsum(0) - length

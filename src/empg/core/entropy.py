@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from empg.core.checks import require_index, require_number, require_vector
 
-# The default chunk: 2 MiB of float32 logits, which stay in a CPU's cache (750 tokens of a 700-word vocabulary), but not
-# below 64 tokens, where adding up the weight's gradient would dominate (37 MiB with a 150,000-word vocabulary).
+# The default chunk is 2 MiB of float32 logits, which fit into the cache of a CPU (750 tokens with 700 words). It has at
+# least 64 tokens (37 MiB with 150,000 words): in smaller ones, adding up the gradient of the weight would dominate.
 CHUNK_ELEMENTS = 2**19
 MIN_CHUNK = 64
 
@@ -19,18 +19,18 @@ MIN_CHUNK = 64
 def token_statistics(
     hidden: Tensor, weight: Tensor, target: Tensor, *, temperature: float = 1.0, chunk_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target token and full-vocabulary Shannon entropy, both differentiable.
+    """Log-probability of each target token and Shannon entropy over the full vocabulary, both differentiable.
 
-    The distribution is softmax(hidden·weightᵀ / temperature). Logits exist for ``chunk_size`` tokens at a time, in the
-    forward pass and, recomputed, in the backward pass; never as one ``[tokens, vocabulary]`` matrix. Statistics are
-    float32 (float64 for float64 input) whatever the model's precision.
+    The distribution is softmax(hidden·weightᵀ / temperature). Logits exist for ``chunk_size`` tokens at a time and are
+    computed again in the backward pass, so the whole ``[tokens, vocabulary]`` matrix never exists. Statistics are
+    float32 (float64 for float64 input), also for models in lower precision.
 
     Args:
         hidden: ``[tokens, d]`` last hidden states, at the positions that predict ``target``.
         weight: ``[vocabulary, d]`` output embedding, same dtype as ``hidden``.
         target: ``[tokens]`` int64 token ids.
         temperature: of the distribution that the tokens were sampled from, > 0.
-        chunk_size: tokens at a time, a knob for memory and speed: the result is the same.
+        chunk_size: tokens at a time; changes memory and speed, not the result.
 
     Returns:
         ``(logprob, entropy)``, each ``[tokens]``, in nats.
@@ -49,10 +49,10 @@ def token_statistics(
 
 @torch.no_grad()
 def token_renyi2(hidden: Tensor, weight: Tensor, *, temperature: float = 1.0, chunk_size: int | None = None) -> Tensor:
-    """Rényi-2 (collision) entropy H₂ = −log Σ p² of each token's full-vocabulary distribution; without gradient.
+    """Rényi-2 (collision) entropy H₂ = −log Σ p² of each token's distribution over the full vocabulary; no gradient.
 
-    Arguments, distribution, precision and memory are those of ``token_statistics``. Returns ``[tokens]`` in nats, with
-    0 ≤ H₂ ≤ H, the Shannon entropy; both are log n for n equally likely tokens.
+    Arguments, distribution, precision and memory are those of ``token_statistics``. Returns ``[tokens]`` in nats. H₂ is
+    at least 0 and at most the Shannon entropy; both are log n for n equally likely tokens.
     """
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -87,7 +87,7 @@ class _TokenStatistics(torch.autograd.Function):
             rows = slice(start, start + chunk_size)
             z = _logits(hidden[rows], weight, temperature, dtype)
             highest = z.amax(dim=1, keepdim=True)
-            # Shifted by the maximum both terms of H are ≥ 0 exactly, so rounding cannot make an entropy negative.
+            # After the shift by the maximum both terms of H are ≥ 0, so rounding cannot make an entropy negative.
             z -= highest
             chosen = z.gather(1, target[rows, None])
             p = z.exp()
@@ -98,7 +98,7 @@ class _TokenStatistics(torch.autograd.Function):
             logsumexp[rows] = (highest + log_total)[:, 0]
         ctx.save_for_backward(hidden, weight, target, entropy, logsumexp)
         ctx.temperature, ctx.chunk_size = temperature, chunk_size
-        ctx.set_materialize_grads(False)  # an output that the loss does not use costs nothing in backward
+        ctx.set_materialize_grads(False)  # an output that the loss does not use costs nothing in the backward pass
         return logprob, entropy
 
     @staticmethod
@@ -108,7 +108,7 @@ class _TokenStatistics(torch.autograd.Function):
             return None, None, None, None, None
         hidden, weight, target, entropy, logsumexp = ctx.saved_tensors
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        # The sum over chunks is kept in the statistics' precision.
+        # The sum over chunks has the precision of the statistics.
         d_weight = torch.zeros_like(weight, dtype=entropy.dtype) if ctx.needs_input_grad[1] else None
         for start in range(0, len(hidden), ctx.chunk_size):
             rows = slice(start, start + ctx.chunk_size)
@@ -142,10 +142,11 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float, dtype: torch.dty
 
 
 def step_mean(token_values: Tensor, token_step: Tensor, steps: int) -> Tensor:
-    """Unweighted mean of a token quantity over each step's tokens; with entropies, the step entropy H.
+    """Unweighted mean over the tokens of each step; of token entropies, it is the step entropy H.
 
-    ``token_values`` ``[tokens]`` float, ``token_step`` ``[tokens]`` int64 in [0, steps), from the trajectories' own
-    structure. Returns ``[steps]`` in the values' dtype, differentiable. Raises ``ValueError`` for a step with no token.
+    ``token_values`` is ``[tokens]`` float, ``token_step`` ``[tokens]`` int64 in [0, steps), taken from the structure of
+    the trajectories and never from token ids. Returns ``[steps]`` in the dtype of the values, differentiable. Raises
+    ``ValueError`` for a step without tokens.
     """
     require_vector("token_values", token_values)
     require_vector("token_step", token_step, len(token_values))

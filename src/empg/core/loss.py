@@ -1,7 +1,7 @@
-"""The loss: a clipped surrogate over sampled tokens, summed with weights fixed for the whole optimiser step.
+"""The loss: a clipped surrogate, summed over sampled tokens with weights that are fixed for the whole optimiser step.
 
-``token_weights`` is computed once over all tokens of an optimiser step. A micro-batch's loss is then the weighted sum
-over its own tokens, and micro-batches simply add up: how a step is split is a memory knob and nothing else.
+``token_weights`` is computed once, over all tokens of an optimiser step. The loss of a micro-batch is the weighted sum
+over its tokens, and the losses of micro-batches add up. So the size of a micro-batch changes memory and nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
 def token_weights(aggregation: str, token_trajectory: Tensor, trajectories: int) -> Tensor:
     """Weight of every token in an optimiser step's loss; ``[tokens]`` float32.
 
-    A sequence is a trajectory: all its steps' tokens together (ours).
+    A sequence is a trajectory: the tokens of all its steps together (ours).
     ``token-mean`` (DAPO, arXiv 2503.14476): 1 / all tokens. ``seq-mean-token-mean`` (GRPO, arXiv 2402.03300):
     1 / (trajectories · the trajectory's tokens). ``seq-mean-token-sum`` (Dr. GRPO, arXiv 2503.20783, up to its
     constant): 1 / trajectories.
@@ -26,6 +26,8 @@ def token_weights(aggregation: str, token_trajectory: Tensor, trajectories: int)
         aggregation: one of ``AGGREGATIONS``.
         token_trajectory: ``[tokens]`` int64 in [0, trajectories), all tokens of the optimiser step.
         trajectories: number of trajectories in the optimiser step; each has at least one token.
+
+    Raises ``ValueError`` for an unknown aggregation and for a trajectory without tokens.
     """
     require_vector("token_trajectory", token_trajectory)
     require_index("token_trajectory", token_trajectory, trajectories)
@@ -48,8 +50,8 @@ def policy_loss(
     """−Σ weight · min(ρ·A, clip(ρ, 1 − ε_low, 1 + ε_high)·A) over a micro-batch's tokens; ρ = exp(logπ − logπ_old).
 
     PPO's clipped surrogate (arXiv 1707.06347, equation 7) with separate bounds (DAPO, arXiv 2503.14476, equation 10).
-    All tensors are ``[tokens]``; ``weight`` is the micro-batch's slice of ``token_weights``. Scalar; the gradient flows
-    through ``logprob`` only.
+    All tensors are ``[tokens]``; ``weight`` is the part of ``token_weights`` that belongs to the micro-batch. Returns a
+    scalar; only ``logprob`` gets a gradient.
     """
     advantage = advantage.detach()
     ratio = torch.exp(logprob - old_logprob.detach())
@@ -58,14 +60,13 @@ def policy_loss(
 
 
 def entropy_bonus(entropy: Tensor, weight: Tensor, *, coef: float) -> Tensor:
-    """−coef · Σ weight · H over a micro-batch's tokens, to be added to the loss: the weighted mean entropy, aggregated
-    as the surrogate is.
+    """−coef · Σ weight · H over a micro-batch's tokens, to be added to the loss.
 
-    With coef > 0 the entropy bonus of A3C (arXiv 1602.01783, section 4); with coef < 0 entropy minimisation, the
-    token-level term of EM-FT (arXiv 2505.15134), here beside the reward and not in its place.
+    A coef > 0 gives the entropy bonus of A3C (arXiv 1602.01783, section 4). A coef < 0 gives entropy minimisation, the
+    token-level term of EM-FT (arXiv 2505.15134); here it is added to the reward's loss and does not replace it.
 
-    ``entropy`` ``[tokens]`` is the present policy's, in nats, with gradient; ``weight`` the micro-batch's slice of
-    ``token_weights``. Scalar; the gradient flows through ``entropy``.
+    ``entropy`` ``[tokens]`` is that of the policy in training, in nats, with gradient; ``weight`` is the part of
+    ``token_weights`` that belongs to the micro-batch. Returns a scalar.
     """
     return -coef * (weight * entropy).sum()
 
@@ -73,15 +74,16 @@ def entropy_bonus(entropy: Tensor, weight: Tensor, *, coef: float) -> Tensor:
 def clipped_tokens(
     logprob: Tensor, old_logprob: Tensor, advantage: Tensor, *, clip_low: float, clip_high: float
 ) -> Tensor:
-    """Tokens whose gradient the clip takes away, ``[tokens]`` bool; its mean is the clip fraction."""
+    """Tokens whose gradient the clip removes, ``[tokens]`` bool; the mean is the clip fraction."""
     ratio = torch.exp(logprob.detach() - old_logprob.detach())
     return ((ratio > 1 + clip_high) & (advantage > 0)) | ((ratio < 1 - clip_low) & (advantage < 0))
 
 
 def kl_k3(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    """k3 estimate of KL(π ‖ π_ref) per token, ``[tokens]``, ≥ 0: exp(d) − d − 1 with d = logπ_ref − logπ.
+    """k3 estimate of KL(π ‖ π_ref) for each token, ``[tokens]``, ≥ 0: exp(d) − d − 1 with d = logπ_ref − logπ.
 
-    Schulman, "Approximating KL divergence" (2020); GRPO, arXiv 2402.03300, equation 4. Unbiased for tokens of π.
+    Schulman, "Approximating KL divergence" (2020); GRPO, arXiv 2402.03300, equation 4. Unbiased for tokens sampled from
+    π.
     """
     d = ref_logprob.detach() - logprob
     return torch.expm1(d) - d

@@ -129,7 +129,9 @@ def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator
         for method in study.methods:
             for seed in study.seeds:
                 run = own / method / f"seed{seed}"
-                models[run / "train.json"] = train_run(study, data, environment, method, seed)
+                training = train_run(study, data, environment, method, seed)
+                own_code = sources.method_sources(training.method)
+                models[run / "train.json"] = training.model_copy(update={"method_sources": own_code})
                 models[run / "evaluate.json"] = evaluate_run(study, data, environment, method, seed)
     for path, model in models.items():
         yield path, model.model_dump(mode="json")

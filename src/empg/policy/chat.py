@@ -19,6 +19,15 @@ class Chat:
     Re-rendering the whole conversation each turn could change earlier tokens (templates strip thoughts, tokenizers
     merge across borders), and the policy would be trained on tokens that it never sampled. Here earlier ids stay as
     they were. Observations are encoded as plain text: a special token spelled in one is never a special token.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template.
+        system: the system message; "" for none.
+        where: names the tokenizer in errors.
+
+    Raises:
+        DataError: there is no chat template, or it does not render each message once with a special token at the end of
+            an answer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str, where: str) -> None:
@@ -48,7 +57,7 @@ class Chat:
 
     @classmethod
     def load(cls, folder: Path, system: str) -> Chat:
-        """Raises :class:`DataError` when the folder holds no fast tokenizer or no chat template."""
+        """The chat of a model folder. Raises :class:`DataError` when it holds no fast tokenizer or no chat template."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""How a tiny policy starts: random weights, with heads that can already match, copy and repeat."""
+"""Initialisation of a tiny policy: random weights, with heads that can already match, copy and repeat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from empg.policy.transformer import Transformer, rotary_frequencies, rotate
 
 
 def initialise(network: Transformer, generator: torch.Generator) -> None:
-    """Normal weights: 0.02 for the embedding, 1/sqrt(fan-in) for matrices; residual outputs start small."""
+    """Draw normal weights in place: deviation 0.02 for the embedding, 1/sqrt(fan-in) for matrices.
+
+    Matrices that write to the residual stream are smaller by sqrt(2 · layers), as in GPT-2.
+    """
     for name, parameter in network.named_parameters():
         if parameter.dim() < 2:
             continue
@@ -23,9 +26,13 @@ def initialise(network: Transformer, generator: torch.Generator) -> None:
             parameter.normal_(0.0, std, generator=generator)
 
 
-def match_content(network: Transformer, generator: torch.Generator, share: float = 0.7) -> None:
-    """Mimetic initialisation (Trockman and Kolter, arXiv 2305.09828): a query is most like the key of the same content,
-    and what attention reads it writes back, so that copying and matching need not be found from noise."""
+def match_content(network: Transformer, share: float = 0.7) -> None:
+    """Mimetic initialisation (Trockman and Kolter, arXiv 2305.09828), in place.
+
+    A query is most like the key of the same content, and attention writes back what it reads, so training need not find
+    copying and matching from noise. ``share`` in [0, 1] is the correlation of queries with keys and of outputs with
+    values.
+    """
     a = network.architecture
     own = (1 - share**2) ** 0.5
     with torch.no_grad():
@@ -38,21 +45,23 @@ def match_content(network: Transformer, generator: torch.Generator, share: float
             out.copy_(share * scale * v.repeat_interleave(repeats, 0).permute(2, 0, 1) + own * out)
 
 
-# Of an induction head, chosen so that it works before any training (a test measures it).
+# An induction head with these settings works before any training; a test measures that.
 PLACE_NORM = 7.0  # length of each rotated pair that finds the previous token
-STEADY = 0.01  # turn per position, in radians, of the rotated pairs that compare distant tokens
-SHARPNESS = 4.0  # of that comparison
-WRITE = 0.02  # how strongly the previous token is written, beside embeddings of 0.02
-QUIET = 0.03  # what every block's output is scaled by, so that the embeddings are heard
+STEADY = 0.01  # radians per position: rotated pairs that turn less compare distant tokens
+SHARPNESS = 4.0  # scale of the queries and keys of that comparison
+WRITE = 0.02  # scale at which the previous token is written; embeddings have a deviation of 0.02
+QUIET = 0.03  # scale of every block's output, small so that the embeddings dominate
 
 
 def repeat_sequences(network: Transformer, generator: torch.Generator) -> None:
-    """Begin with an induction head (Olsson et al., arXiv 2209.11895): after "A" attend to what followed "A" before.
+    """Write an induction head (Olsson et al., arXiv 2209.11895): after "A", attend to what followed "A" before.
 
-    In the first layer the last key-value group looks at the previous token, by biases that differ by a turn of one
-    position, and writes what it reads into directions that nothing else uses; in later layers that group compares them
-    with the present token. So names of several tokens can be copied from the first step on. Call it last. It needs
-    biases (Qwen2) and two layers, and does nothing without.
+    The last key-value group of the first layer attends to the previous token: its query and key biases differ by a turn
+    of one position. It writes that token into directions that nothing else uses. In later layers the group compares
+    these with the present token. So the policy can copy names of several tokens from the first step on.
+
+    Call it after :func:`initialise`, :func:`match_content` and :func:`share_words`. A network without attention biases
+    (Qwen2 has them) or with a single layer stays as it is.
     """
     a = network.architecture
     first, *later = network.layers
@@ -86,10 +95,10 @@ def repeat_sequences(network: Transformer, generator: torch.Generator) -> None:
 
 
 def scale_residual_stream(network: Transformer, scale: float) -> None:
-    """The same function with a residual stream ``scale`` times as large: embeddings and all that blocks add to them.
+    """Multiply embeddings and block outputs by ``scale``, in place. The network's function is unchanged.
 
-    AdamW moves a coordinate by about its rate whatever the coordinate's size, so it overwrites initial embeddings that
-    are small before copying, which begins with them, is learnt; large ones last. It needs tied embeddings.
+    AdamW moves each coordinate by about its learning rate, whatever the coordinate's size. It overwrites small initial
+    embeddings before the policy learns to copy with them; large ones last. Needs tied embeddings.
     """
     with torch.no_grad():
         for writer in (network.embedding, *(w for layer in network.layers for w in (layer.out, layer.down))):
@@ -98,10 +107,14 @@ def scale_residual_stream(network: Transformer, scale: float) -> None:
 
 
 def share_words(embedding: Tensor, texts: Sequence[str], generator: torch.Generator) -> None:
-    """Make tokens that share words start out alike: " mug 1" and " mug" both hold the vector of "mug".
+    """Make tokens that share words alike, in place: " mug 1" and " mug" both hold the vector of "mug".
 
-    ``embedding`` ``[vocabulary, width]`` is overwritten for each of the ``texts`` of its tokens that has a word; norms
-    stay. A policy this small finds out only slowly by itself which tokens name the same kind of thing.
+    A policy this small is slow to learn which tokens name the same kind of thing.
+
+    Args:
+        embedding: ``[vocabulary, width]``; rows of tokens with a word are overwritten, their norms stay.
+        texts: the text of each token of the vocabulary.
+        generator: of the words' vectors.
     """
     words = [re.findall(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9\s]", text) for text in texts]
     number = {word: i for i, word in enumerate(dict.fromkeys(w for ws in words for w in ws))}

@@ -22,7 +22,7 @@ def device() -> str:
 
 @dataclass(slots=True)
 class Policy:
-    """``config`` is the folder's ``config.json``."""
+    """A network and its conversation format; ``config`` is the folder's ``config.json``."""
 
     network: Transformer
     chat: Chat
@@ -30,7 +30,7 @@ class Policy:
 
     @classmethod
     def load(cls, folder: Path, system: str) -> Policy:
-        """Raises :class:`DataError` that names the file and what is wrong with it."""
+        """The policy of a model folder. Raises :class:`DataError` that names the file and what is wrong with it."""
         if not folder.is_dir():
             raise DataError(f"{folder}: expected a model folder, found none")
         chat = Chat.load(folder, system)
@@ -43,7 +43,10 @@ class Policy:
 
 
 def fetch(model: str) -> Path:
-    """The folder of a model: a path as it is, a hub id downloaded (safetensors and tokenizer files only)."""
+    """The folder of a model: a path as it is, a hub id downloaded (safetensors and tokenizer files only).
+
+    Raises :class:`DataError` if the hub cannot be reached or has no such model.
+    """
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import snapshot_download

@@ -22,10 +22,18 @@ from torch.nn import functional as F  # noqa: N812 — its customary name
 
 from empg.errors import DataError
 
-FEW = 0.75  # of the tokens: fewer are worth a last layer of their own
+FEW = 0.75  # share of wanted tokens below which the last layer skips the others
 FAMILIES = ("qwen2", "qwen3", "llama")
-NUMBERS = ("num_attention_heads", "hidden_size", "vocab_size", "num_hidden_layers", "intermediate_size", "rms_norm_eps",
-           "max_position_embeddings")  # fmt: skip
+# Keys of config.json that must hold numbers.
+NUMBERS = (
+    "num_attention_heads",
+    "hidden_size",
+    "vocab_size",
+    "num_hidden_layers",
+    "intermediate_size",
+    "rms_norm_eps",
+    "max_position_embeddings",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,10 @@ class Architecture:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], where: str) -> Architecture:
-        """Raises :class:`DataError` when the config is not of :data:`FAMILIES` or asks for an unsupported part."""
+        """Read a ``config.json`` that ``where`` names in errors.
+
+        Raises :class:`DataError` when the config is not of :data:`FAMILIES` or asks for an unsupported part.
+        """
         family = config.get("model_type")
         if family not in FAMILIES:
             raise DataError(f"{where}: model_type: expected one of {', '.join(FAMILIES)}, found {family!r}")
@@ -85,7 +96,7 @@ class Architecture:
 
 
 def rotary_frequencies(rope: dict[str, Any], head_width: int) -> Tensor:
-    """Inverse frequencies ``[head_width / 2]`` of the rotary embedding, with linear or Llama 3's scaling if it has."""
+    """Radians per position, ``[head_width / 2]``, of rotary embeddings (arXiv 2104.09864), scaled as ``rope`` says."""
     frequency: Tensor = 1.0 / rope["rope_theta"] ** (torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     if rope["rope_type"] == "linear":
         frequency /= rope["factor"]
@@ -102,7 +113,7 @@ def rotary_frequencies(rope: dict[str, Any], head_width: int) -> Tensor:
 
 
 class Layer(nn.Module):
-    """One pre-norm block: grouped-query attention, then a gated feed-forward network."""
+    """One pre-norm block: grouped-query attention (arXiv 2305.13245), then a SwiGLU network (arXiv 2002.05202)."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -125,9 +136,12 @@ class Layer(nn.Module):
     def project(
         self, x: Tensor, cos: Tensor, sin: Tensor, wanted: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries ``[..., heads, head_width]`` and keys, and values, ``[..., kv_heads, head_width]``.
+        """Rotated queries ``[..., heads, head_width]``, rotated keys and values ``[..., kv_heads, head_width]``.
 
-        With ``wanted`` there are queries for those of the tokens only.
+        Args:
+            x: ``[..., width]``, the block's input.
+            cos, sin: ``[..., 1, head_width / 2]``, of the tokens' positions.
+            wanted: ``[wanted]``, places of the tokens that queries are computed for; None for all.
         """
         x = rms_norm(x, self.attention_norm, self.eps)
         if wanted is None:
@@ -147,13 +161,17 @@ class Layer(nn.Module):
         return rotate(q, q_cos, q_sin), rotate(k, cos, sin), v
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The block's output, given its input and the attention's result, both ``[..., width]``."""
+        """The block's output ``[..., width]``.
+
+        ``x`` ``[..., width]`` is its input, ``attended`` ``[..., heads * head_width]`` the attention's result.
+        """
         x = x + F.linear(attended, self.out, self.out_bias)
         gate, up = F.linear(rms_norm(x, self.mlp_norm, self.eps), self.gate_up, self.gate_up_bias).chunk(2, dim=-1)
         return x + F.linear(F.silu(gate) * up, self.down, self.down_bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square normalisation (arXiv 1910.07467) of the last dimension; ``weight`` ``[width]``."""
     return F.rms_norm(x, weight.shape, weight, eps)
 
 
@@ -164,7 +182,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Cache:
-    """Keys and values of many conversations. Position p of conversation r lies in slot p of row r.
+    """Keys and values of many conversations, for each layer ``[rows, kv_heads, length, head_width]``.
+
+    Position p of conversation r lies in slot p of row r.
 
     A slot beyond a row's length may hold stale values: it is overwritten before any query may see it.
     """
@@ -233,10 +253,12 @@ class Transformer(nn.Module):
         return x if wanted is None or pruned is not None else x[wanted]
 
     @torch.no_grad()
-    def prefill(self, token_ids: Tensor, lengths: Sequence[int], start: Sequence[int], cache: Cache,
-                rows: Sequence[int]) -> Tensor:  # fmt: skip
-        """Append a chunk of tokens to each of some cached conversations; hidden state of each chunk's last token,
-        ``[chunks, width]``.
+    def prefill(
+        self, token_ids: Tensor, lengths: Sequence[int], start: Sequence[int], cache: Cache, rows: Sequence[int]
+    ) -> Tensor:
+        """Append a chunk of tokens to some of the cached conversations.
+
+        Returns the final hidden state of each chunk's last token, ``[chunks, width]``.
 
         Args:
             token_ids: ``[tokens]``, the chunks end to end, without padding.
@@ -249,8 +271,9 @@ class Transformer(nn.Module):
         places = [torch.arange(s, s + n, device=device) for s, n in zip(start, lengths, strict=True)]
         positions = torch.cat(places)
         row = torch.tensor(rows, device=device).repeat_interleave(torch.tensor(lengths, device=device))
-        masks = [torch.arange(s + n, device=device) <= p[:, None]
-                 for s, n, p in zip(start, lengths, places, strict=True)]  # fmt: skip
+        masks = [
+            torch.arange(s + n, device=device) <= p[:, None] for s, n, p in zip(start, lengths, places, strict=True)
+        ]
         cos, sin = self.cos[positions], self.sin[positions]
         x = F.embedding(token_ids, self.embedding)
         sizes, wanted = list(lengths), None
@@ -262,20 +285,27 @@ class Transformer(nn.Module):
             keys[row, :, positions] = k
             values[row, :, positions] = v
             attended = [
-                F.scaled_dot_product_attention(q_i.transpose(0, 1)[None], keys[r : r + 1, :, : s + n],
-                                               values[r : r + 1, :, : s + n], attn_mask=mask,
-                                               enable_gqa=layer.heads > layer.kv_heads)
+                F.scaled_dot_product_attention(
+                    q_i.transpose(0, 1)[None],
+                    keys[r : r + 1, :, : s + n],
+                    values[r : r + 1, :, : s + n],
+                    attn_mask=mask,
+                    enable_gqa=layer.heads > layer.kv_heads,
+                )
                 for q_i, r, s, n, mask in zip(torch.split(q, sizes), rows, start, lengths, masks, strict=True)
-            ]  # fmt: skip
+            ]
             x = x if wanted is None else x[wanted]
             x = layer.finish(x, torch.cat(attended, dim=2)[0].transpose(0, 1).flatten(1))
         return rms_norm(x, self.norm, self.architecture.norm_eps)
 
     @torch.no_grad()
     def decode(self, token_ids: Tensor, start: Tensor, cache: Cache) -> Tensor:
-        """Append a token to every cached conversation; hidden states ``[rows, width]``.
+        """Append a token to every cached conversation. Returns final hidden states ``[rows, width]``.
 
-        ``token_ids`` ``[rows]``; ``start`` ``[rows]``, the length of each before this call; ``cache`` is filled.
+        Args:
+            token_ids: ``[rows]``.
+            start: ``[rows]``, the length of each conversation before this call.
+            cache: filled in place.
         """
         longest = int(start.max()) + 1
         cos, sin = self.cos[start], self.sin[start]
@@ -293,7 +323,7 @@ class Transformer(nn.Module):
 
 
 def portions(lengths: Sequence[int], most: int) -> Iterator[slice]:
-    """Consecutive sequences in portions of at most ``most`` tokens, of one sequence at least."""
+    """Slices of consecutive sequences with at most ``most`` tokens together; a longer sequence has its own slice."""
     start = 0
     while start < len(lengths):
         end, total = start + 1, lengths[start]
@@ -320,10 +350,11 @@ def packed_block(
         masks = [torch.arange(n, device=x.device) <= p[:, None] for n, p in zip(lengths, places, strict=True)]
         x = x[wanted]
     parts = [
-        F.scaled_dot_product_attention(q_i, k_i, v_i, mask, is_causal=mask is None,
-                                       enable_gqa=layer.heads > layer.kv_heads)
+        F.scaled_dot_product_attention(
+            q_i, k_i, v_i, mask, is_causal=mask is None, enable_gqa=layer.heads > layer.kv_heads
+        )
         for q_i, k_i, v_i, mask in zip(queries, keys, values, masks, strict=True)
-    ]  # fmt: skip
+    ]
     return layer.finish(x, torch.cat(parts, dim=2)[0].transpose(0, 1).flatten(1))
 
 
@@ -336,8 +367,13 @@ def _places(wanted: Tensor, lengths: Sequence[int]) -> list[Tensor]:
 
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention of a new token of each row, ``q`` ``[rows, heads, w]``, over cached ``k``, ``v`` ``[rows, kv_heads,
-    length, w]``; ``bias`` ``[rows, 1, length]`` is added to the scores. Returns ``[rows, heads * w]``."""
+    """Attention of a new token of each row over its cached conversation. Returns ``[rows, heads * w]``.
+
+    Args:
+        q: ``[rows, heads, w]``.
+        k, v: ``[rows, kv_heads, length, w]``.
+        bias: ``[rows, 1, length]``, added to the scores.
+    """
     rows, heads, width = q.shape
     kv_heads = k.shape[1]
     q = q.view(rows, kv_heads, heads // kv_heads, width)

@@ -66,7 +66,7 @@ def load_transformer(folder: Path, device: str = "cpu") -> Transformer:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder's safetensors files."""
+    """All tensors of the folder's safetensors files, by name. Raises :class:`DataError` for none or a damaged file."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise DataError(f"{folder}: expected *.safetensors files, found none")

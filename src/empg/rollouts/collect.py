@@ -20,7 +20,7 @@ from empg.rollouts.table import to_table
 from empg.schema import DIFFICULTY, STEPS
 from empg.seeding import derive_seed
 
-PRIOR_ATTEMPTS = 4  # a task's success rate is shrunk to its type's with the weight of this many attempts
+PRIOR_ATTEMPTS = 4  # attempts' worth of weight with which a task's success rate is shrunk to its type's
 
 
 def make_sampler(
@@ -41,7 +41,7 @@ def make_sampler(
 
 
 def group_episodes(tasks: Sequence[Task], group_size: int, first_group: int, *coordinates: int | str) -> list[Episode]:
-    """``group_size`` episodes of each task; seeds from the coordinates, the group's and the trajectory's numbers."""
+    """``group_size`` episodes of each task. Seeds derive from the coordinates, the group and the place in the group."""
     return [
         Episode(task, group, group * group_size + i, derive_seed(*coordinates, group, i))
         for group, task in enumerate(tasks, first_group)
@@ -50,7 +50,7 @@ def group_episodes(tasks: Sequence[Task], group_size: int, first_group: int, *co
 
 
 def run(config: RolloutsRun, data: Path, model: Path, out: Path, *, progress: Callable[[int, int], None]) -> None:
-    """Make ``out/rollouts.parquet`` and ``out/difficulty.parquet``; ``progress`` is told (episodes done, in all)."""
+    """Write ``out/rollouts.parquet`` and ``out/difficulty.parquet``; ``progress`` gets (episodes done, in all)."""
     with stage("rollouts", config, out, inputs={"data": data, "model": model}) as record:
         policy = Policy.load(model, config.system)
         dataset = open_dataset(config.data, data, config.interface)
@@ -74,7 +74,7 @@ def run(config: RolloutsRun, data: Path, model: Path, out: Path, *, progress: Ca
 
 
 def difficulty_table(trajectories: Sequence[Trajectory]) -> pl.DataFrame:
-    """Attempts and successes of each task."""
+    """Attempts and successes of each task, in :data:`~empg.schema.DIFFICULTY`."""
     rows = [(*_key(t.episode.task), t.episode.task.type, t.reward == 1.0) for t in trajectories]
     frame = pl.DataFrame(rows, schema=["split", "task", "task_type", "success"], orient="row")
     table = frame.group_by("split", "task", "task_type", maintain_order=True).agg(
@@ -88,8 +88,10 @@ def _key(task: Task) -> tuple[str, int]:
 
 
 def draw_weights(tasks: Sequence[Task], difficulty: pl.DataFrame, floor: float) -> NDArray[np.float64]:
-    """How often to draw each task, ``[tasks]``: floor + (1 − floor)·4p(1 − p), so that tasks that are always or never
-    solved are drawn less. p is the task's success rate, shrunk to its type's; a task without attempts has its type's.
+    """How often to draw each task, ``[tasks]``: floor + (1 − floor)·4p(1 − p), with p the task's success rate.
+
+    Tasks that are always or never solved are drawn less. p is shrunk to the rate of the task's type, which a task
+    without attempts has. ``difficulty`` is of the schema :data:`~empg.schema.DIFFICULTY`.
     """
     by_type = difficulty.group_by("task_type").agg(pl.col("attempts").sum(), pl.col("successes").sum())
     rate = {name: successes / attempts for name, attempts, successes in by_type.iter_rows()}
@@ -105,7 +107,7 @@ def draw_weights(tasks: Sequence[Task], difficulty: pl.DataFrame, floor: float) 
 
 
 def draw_tasks(tasks: Sequence[Task], weights: NDArray[np.float64], count: int, seed: int) -> list[Task]:
-    """``count`` different tasks, drawn with probabilities in proportion to the weights (``[tasks]``)."""
+    """``count`` different tasks (all if there are fewer), drawn in proportion to the weights ``[tasks]``."""
     random = np.random.Generator(np.random.Philox(key=seed))
     chosen = random.choice(len(tasks), size=min(count, len(tasks)), replace=False, p=weights / weights.sum())
     return [tasks[i] for i in chosen]

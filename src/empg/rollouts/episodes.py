@@ -36,9 +36,16 @@ class Episode:
 class Step:
     """One think-act turn.
 
-    ``prompt_ids`` are the ids that the conversation gained before it (template and observation), ``response_ids`` the
-    sampled ones with the end of turn; ``logprobs`` and ``entropies`` (nats) belong to the sampled ids, as sampled.
-    ``truncated``: the response limit cut it, so it has no end of turn.
+    Attributes:
+        observation: the text that the step answers.
+        prompt_ids: ``[prompt]``, the ids that the conversation gained before the response (template and observation).
+        response_ids: ``[response]``, the sampled ids with the end of turn.
+        logprobs: ``[response]``, of the sampled ids under the sampling distribution.
+        entropies: ``[response]``, of the sampling distributions, in nats.
+        text: the response as text.
+        action: the action in it; None if there is none.
+        invalid: whether the environment refused the action.
+        truncated: whether the response limit cut the response, which then has no end of turn.
     """
 
     observation: str
@@ -54,7 +61,10 @@ class Step:
 
 @dataclass(slots=True)
 class Trajectory:
-    """One episode. ``reward`` is the outcome: 1 for success, otherwise 0; ``score`` the dense score of its end."""
+    """One episode. ``reward`` is the outcome, 1.0 for success, else 0.0; ``score`` is the dense score at its end.
+
+    ``metrics`` are the environment's own, by name; ``stop_reason`` is None while the episode runs.
+    """
 
     episode: Episode
     steps: list[Step] = field(default_factory=list)

@@ -27,8 +27,8 @@ MODES = ("greedy", "sampled")
 def run(config: EvaluateRun, data: Path, model: Path, out: Path, *, progress: Callable[[int, int], None]) -> None:
     """Play the panels and write ``out/episodes.parquet`` and ``out/summary.json``.
 
-    ``progress`` is told (episodes played, episodes in all). The sampled mode's random numbers derive from the panel's
-    coordinates and not from the run, so all policies of a study meet the same luck and their differences are paired.
+    ``progress`` gets (episodes played, episodes in all). The sampled mode's random numbers derive from the panel's
+    coordinates and not from the run, so all policies of a study draw the same numbers and their differences are paired.
     """
     with stage("evaluate", config, out, inputs={"data": data, "model": model}) as record:
         episodes = play(config, data, model, progress)
@@ -66,7 +66,7 @@ def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, 
 
 
 def panel(tasks: Sequence[Task], mode: str, seed: int) -> list[Episode]:
-    """One episode for each task, in the panel's order."""
+    """One episode for each task, in the panel's order. Its seed depends on panel, mode and task alone."""
     return [
         Episode(
             task, group=0, trajectory=i, seed=derive_seed(seed, "evaluate", task.environment, task.split, mode, task.id)

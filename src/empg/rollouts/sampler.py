@@ -1,8 +1,8 @@
 """Plays many episodes at once with one policy and one key-value cache per conversation.
 
-Every conversation is encoded exactly once: a turn prefills its new observation and decodes its response into the
-cache that the turns before it left. Rows that have finished their response wait while the others decode, until enough
-of them wait to prefill their observations together.
+Every token is encoded exactly once: a turn prefills its new observation and decodes its response into the cache of the
+turns before it. A row that has finished its response waits while others decode, until enough rows wait to prefill their
+observations together.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
 
 CACHE_BLOCK = 64  # slots that a full cache grows by
 PREFILL_TOKENS = 1024  # prefilled at once: bounds memory and changes nothing else
-WAITING_SHARE = 0.15  # of the rows wait for an observation before a prefill
-DEAD_SHARE = 0.1  # of the rows have ended before the cache is compacted
+WAITING_SHARE = 0.15  # share of the rows that wait for an observation before a prefill
+DEAD_SHARE = 0.1  # share of the rows that have ended before the cache is compacted
 
 
 @dataclass(slots=True)
@@ -50,8 +50,8 @@ class Sampler:
         network: the policy, in evaluation.
         chat: its tokenizer and template.
         arena: where the episodes are played.
-        max_response: tokens of one response at most.
-        max_context: tokens of one conversation at most.
+        max_response: the most tokens of one response.
+        max_context: the most tokens of one conversation.
         max_refused: invalid actions in a row that end the episode; 0 lets it go on to its step limit.
         rows: episodes in play at once; bounds memory.
         temperature: of the sampling distribution; logprobs and entropies are those of that distribution.
@@ -80,9 +80,9 @@ class Sampler:
 
     @torch.no_grad()
     def play(self, episodes: Sequence[Episode], progress: Callable[[int], None] = lambda _: None) -> list[Trajectory]:
-        """Play the episodes to their ends, in waves of ``rows``; one trajectory each, in order.
+        """Play the episodes to their ends, in waves of ``rows``. Returns one trajectory for each, in order.
 
-        ``progress`` is told how many have ended since it was last told.
+        ``progress`` is called with the number of episodes that have ended since its last call.
         """
         waves = [episodes[start : start + self.rows] for start in range(0, len(episodes), self.rows)]
         return [trajectory for wave in waves for trajectory in self._play(wave, progress)]
@@ -111,9 +111,13 @@ class Sampler:
         return False
 
     def draw(self, hidden: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Next tokens, their log-probabilities and the entropies (nats), each ``[rows]``.
+        """Next tokens, their log-probabilities and the entropies of their distributions (nats), each ``[rows]``.
 
         Inverse transform sampling: a row's token depends on its own uniform number only, not on its neighbours.
+
+        Args:
+            hidden: ``[rows, width]``, final hidden states.
+            uniforms: ``[rows]``, in (0, 1].
         """
         logits = (hidden @ self.network.output_weight.T).float() / self.temperature
         logprobs = logits.log_softmax(-1)
@@ -128,10 +132,12 @@ class Sampler:
         return tokens, logprobs.gather(-1, tokens[:, None])[:, 0], entropies
 
     def end_steps(self, rows: Sequence[Row]) -> list[bool]:
-        """Hand finished responses to the environments, all at once; whether each episode goes on."""
+        """Hand finished responses to the environments, all at once. Returns whether each episode goes on."""
         texts = [self.chat.text(row.response) for row in rows]
-        actions = [None if self._is_truncated(row) else self.arena.parse_action(text)
-                   for row, text in zip(rows, texts, strict=True)]  # fmt: skip
+        actions = [
+            None if self._is_truncated(row) else self.arena.parse_action(text)
+            for row, text in zip(rows, texts, strict=True)
+        ]
         results = self.arena.step_all([row.environment for row in rows], actions)
         return [self._end_step(*step) for step in zip(rows, texts, actions, results, strict=True)]
 
@@ -185,6 +191,7 @@ class _Batch:
         self._prefill_openings()
 
     def run(self) -> None:
+        """Play every row's episode to its end."""
         decoding = list(range(len(self.rows)))
         while decoding:
             finished = self._decode(decoding)
@@ -199,7 +206,7 @@ class _Batch:
                 decoding = self._compact(decoding)
 
     def _turn(self) -> list[int]:
-        """Let the environments answer the waiting rows and prefill what they say; the rows whose episodes go on."""
+        """Let the environments answer the waiting rows and prefill the answers. Returns the rows that go on."""
         waiting, self.waiting = sorted(self.waiting), []
         goes_on = self.sampler.end_steps([self.rows[r] for r in waiting])
         going = []
@@ -208,7 +215,7 @@ class _Batch:
                 going.append(r)
             else:
                 self.dead.add(r)
-                self.length[r] = 0  # takes part in nothing but the batch's shape from here on
+                self.length[r] = 0  # from here on it only fills a row of the batch
         self.progress(len(waiting) - len(going))
         if going:
             self._prefill(going, [self.rows[r].carried + self.rows[r].prompt for r in going])
@@ -242,7 +249,7 @@ class _Batch:
             self.length[row] += size
 
     def _decode(self, decoding: list[int]) -> list[int]:
-        """Sample one token for each decoding row; the rows whose response ended with it."""
+        """Sample one token for each decoding row. Returns the rows whose response ended with it."""
         sampler, rows = self.sampler, self.rows
         uniforms = torch.ones(len(rows), device=self.device)
         active = torch.tensor(decoding, device=self.device)
@@ -281,7 +288,7 @@ class _Batch:
             self.cache.grow(length + CACHE_BLOCK)
 
     def _compact(self, decoding: list[int]) -> list[int]:
-        """Drop the rows that have ended from every tensor; the decoding rows' new numbers."""
+        """Drop the rows that have ended from every tensor. Returns the decoding rows' new numbers."""
         kept = [r for r in range(len(self.rows)) if r not in self.dead]
         number = {r: i for i, r in enumerate(kept)}
         if kept:

@@ -16,7 +16,7 @@ from empg.schema import STEPS
 
 
 def to_table(trajectories: Sequence[Trajectory], *, iteration: int, policy_version: int) -> pl.DataFrame:
-    """Rows in the order of trajectories and steps."""
+    """The table of trajectories, one row a step, in the order of trajectories and steps."""
     rows = [
         (
             iteration,

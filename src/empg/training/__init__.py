@@ -1,1 +1,4 @@
-"""Policies that learn: the warm start and the reinforcement learning loop. The mathematics is in :mod:`empg.core`."""
+"""Policies that learn: the warm start and the reinforcement learning loop. Start reading at :mod:`empg.training.rl`.
+
+Formulas live in :mod:`empg.core`, sampling in :mod:`empg.rollouts`; here is what brings both together.
+"""

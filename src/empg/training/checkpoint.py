@@ -1,4 +1,4 @@
-"""Training state on disk: complete, atomic, and loadable without running anything from the file."""
+"""Checkpoints: the whole state of a training run, written atomically. Loading one runs no code from its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.pt", "state.json"
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is. ``config`` is the digest of all that it depends on: a checkpoint of another one is stale."""
+    """How far a run is. ``config`` is the digest of everything that the run depends on."""
 
     config: str
     iteration: int
@@ -31,7 +31,7 @@ class Progress:
 
 
 def save(directory: Path, network: Transformer, optimiser: Optimiser, progress: Progress) -> None:
-    """Add a checkpoint and then drop the older ones, so that at every moment one is whole."""
+    """Write a checkpoint, then delete the older ones: there is a whole one at every moment."""
     target = directory / f"{progress.iteration:06d}"
     with atomic_directory(target) as folder:
         save_file({n: p.detach().cpu().contiguous() for n, p in network.named_parameters()}, folder / WEIGHTS)
@@ -48,9 +48,9 @@ def save(directory: Path, network: Transformer, optimiser: Optimiser, progress: 
 
 
 def load_latest(directory: Path, network: Transformer, optimiser: Optimiser, config: str) -> Progress | None:
-    """Restore the newest checkpoint of this configuration in place; None where there is none.
+    """Restore the newest checkpoint in place. None where there is none, or none with the digest ``config``.
 
-    Raises :class:`DataError` that names the file when it is damaged.
+    Raises :class:`DataError`, which names the folder, for a damaged checkpoint.
     """
     found = sorted(directory.glob("[0-9]*")) if directory.is_dir() else []
     if not found:

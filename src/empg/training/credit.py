@@ -1,4 +1,4 @@
-"""From a batch of trajectories to one advantage per step: the bridge between rollouts and the mathematics of `core`."""
+"""From a batch of trajectories to one advantage for each step: what :mod:`empg.core` computes, on trajectories."""
 
 from __future__ import annotations
 
@@ -10,49 +10,48 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from empg.config import Gigpo, Method
-from empg.core.advantages import OUTCOME_ADVANTAGES, gigpo_steps, informative_groups, soft_overlong_punishment
+from empg.config import ADVANTAGES, MODULATIONS, Method
+from empg.core.advantages import Advantages, Batch, informative_groups, soft_overlong_punishment
 from empg.core.entropy import step_mean
-from empg.core.modulation import Modulation, credit, equal_reward_share
-from empg.rollouts.episodes import Trajectory
+from empg.core.modulation import Modulation, equal_reward_share
+from empg.registry import resolve
+from empg.rollouts.episodes import Step, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """What a batch's steps are worth; ``[steps]`` in the order of trajectories and steps, but for the trajectories'
-    ``reward``, ``group`` and ``outcome_advantage`` (``[trajectories]``) and ``token_step`` (``[tokens]``, the step of
-    each sampled token). ``modulation`` is of what the method's ``level`` names: ``[steps]`` or ``[tokens]``."""
+    """The credit of a batch, in the order of trajectories, steps and tokens."""
 
-    reward: Tensor
-    group: Tensor
-    outcome_advantage: Tensor
-    step_trajectory: Tensor
-    step_entropy: Tensor
-    token_step: Tensor
-    level: str
-    modulation: Modulation
+    reward: Tensor  # [trajectories], of the environment
+    group: Tensor  # [trajectories]
+    outcome_advantage: Tensor  # [trajectories]
+    step_trajectory: Tensor  # [steps]: the trajectory of each step
+    step_entropy: Tensor  # [steps], nats
+    token_step: Tensor  # [tokens]: the step of each sampled token
+    level: str  # of the method: step or token
+    modulation: Modulation  # [steps], or [tokens] at the level of tokens
 
     @property
     def token_advantage(self) -> Tensor:
-        """What every sampled token is trained with, ``[tokens]``."""
+        """The advantage that each sampled token is trained with, ``[tokens]``."""
         advantage = self.modulation.advantage
         return advantage if self.level == "token" else advantage[self.token_step]
 
     @property
     def equal_reward_mass(self) -> float:
-        """Share of the summed |A_final|, over what ``level`` names, that comes from groups with equal rewards."""
+        """Share of the summed |A_final| of all steps (or tokens) that comes from groups with equal rewards."""
         owner = self.step_trajectory if self.level == "step" else self.step_trajectory[self.token_step]
         return equal_reward_share(self.modulation.advantage, owner, self.reward, self.group)
 
     @property
     def equal_reward_groups(self) -> float:
-        """Share of trajectories in groups whose rewards are all equal (groups are of one size)."""
+        """Share of trajectories that are in groups with equal rewards."""
         return 1.0 - float(informative_groups(self.reward, self.group).double().mean())
 
     def columns(self) -> pl.DataFrame:
-        """The credit columns of :data:`empg.schema.CREDIT` for these steps, all of them trained on.
+        """The columns of :data:`empg.schema.CREDIT` for these steps, all of them trained on.
 
-        Of token-level modulation they hold each step's means over its tokens.
+        At the level of tokens, a step has the means over its tokens.
         """
         m = self.modulation
         if self.level == "token":
@@ -70,7 +69,7 @@ class Credit:
 
 
 def groups_of(trajectories: Sequence[Trajectory], reward: str = "success") -> tuple[Tensor, Tensor]:
-    """Training rewards (``success``: the outcome, ``score``: the dense score) and groups, ``[trajectories]``."""
+    """Rewards (``success``: the outcome, ``score``: the dense score) and groups, ``[trajectories]``."""
     values = [t.reward if reward == "success" else t.score for t in trajectories]
     return torch.tensor(values, dtype=torch.float64), torch.tensor([t.episode.group for t in trajectories])
 
@@ -82,9 +81,10 @@ def credit_batch(
     reward: str = "success",
     token_entropy: Tensor | None = None,
 ) -> Credit:
-    """Credit every step of an iteration's whole batch, after group filtering and before any split.
+    """Credit every step of the whole batch of an iteration, after group filtering and before any split.
 
-    ``token_entropy`` ``[tokens]`` (nats) takes the place of the Shannon entropies that the sampler recorded.
+    ``token_entropy`` ``[tokens]`` (nats) replaces the Shannon entropies that the sampler recorded. Raises
+    ``ValueError`` for what the functions of the method refuse.
     """
     rewards, group = groups_of(trajectories, reward)
     steps = [step for t in trajectories for step in t.steps]
@@ -98,26 +98,21 @@ def credit_batch(
     if method.overlong_cache:
         punishment = soft_overlong_punishment(response, max_length=max_response, cache=method.overlong_cache)
         shaped = rewards + step_mean(punishment.double(), step_trajectory, len(trajectories))
-    outcome_advantage = OUTCOME_ADVANTAGES[method.advantage](shaped, group)
-    step_advantage = None
-    if isinstance(method, Gigpo):
-        anchors: dict[str, int] = {}
-        anchor = torch.tensor([anchors.setdefault(step.observation, len(anchors)) for step in steps])
-        step_advantage = gigpo_steps(shaped, group, step_trajectory, anchor, omega=method.omega, gamma=method.gamma)
-    entropy, owner = step_entropy, step_trajectory
+    advantage_of = resolve(ADVANTAGES[method.advantage].function)
+    batch = Batch(shaped, group, step_trajectory, _anchors(steps))
+    advantages: Advantages = advantage_of(batch, **method.advantage_settings())
+    modulated, entropy, owner = advantages, step_entropy, step_trajectory
     if method.level == "token":
-        entropy, owner = token_entropy, step_trajectory[token_step]
-        step_advantage = None if step_advantage is None else step_advantage[token_step]
-    modulation = credit(
-        method.modulation,
-        outcome_advantage,
-        entropy,
-        owner,
-        k=method.k,
-        k_future=method.k_future,
-        zeta=method.zeta or 0.0,
-        step_advantage=step_advantage,
-    )
+        of_tokens = None if advantages.step is None else advantages.step[token_step]
+        modulated, entropy, owner = advantages._replace(step=of_tokens), token_entropy, step_trajectory[token_step]
+    modulate = resolve(MODULATIONS[method.modulation].function)
+    modulation: Modulation = modulate(modulated, entropy, owner, **method.modulation_settings())
     return Credit(
-        rewards, group, outcome_advantage, step_trajectory, step_entropy, token_step, method.level, modulation
+        rewards, group, advantages.outcome, step_trajectory, step_entropy, token_step, method.level, modulation
     )
+
+
+def _anchors(steps: Sequence[Step]) -> Tensor:
+    """A number for each different observation, ``[steps]``."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(step.observation, len(numbers)) for step in steps])

@@ -1,4 +1,4 @@
-"""Muon for the network's matrices, AdamW for embeddings, norms and biases."""
+"""The optimisers: Muon for the matrices of the layers, AdamW for embeddings, norms and biases."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from empg.policy.transformer import Transformer
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrix updates are orthogonalised by Newton–Schulz steps, in float32.
+    """Momentum with updates that Newton–Schulz steps orthogonalise, in float32.
 
-    Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). `torch.optim.Muon` computes
-    in bfloat16, which a CPU without native support runs several times slower. Matrices of one shape go as one batch.
+    Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). ``torch.optim.Muon``
+    computes in bfloat16, which is several times slower on a CPU without native support. Matrices of one shape are
+    computed as one batch.
     """
 
     COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -51,7 +52,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """About the nearest semi-orthogonal matrices to ``[count, rows, columns]``: singular values between 0.7 and 1.2."""
+    """Matrices near the semi-orthogonal ones that are nearest to the given ``[count, rows, columns]``.
+
+    Their singular values lie between 0.7 and 1.2.
+    """
     a, b, c = Muon.COEFFICIENTS
     x: Tensor = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
@@ -62,12 +66,12 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def learning_rate_factor(done: float, warmup: float, decay: float) -> float:
-    """Trapezoid over the budget: up during the share ``warmup``, down to 0 during the last share ``decay``."""
+    """A trapezoid over the budget: it rises over the first share ``warmup`` and falls to 0 over the last, ``decay``."""
     return min(1.0, (done + 1e-3) / warmup if warmup else 1.0, (1 - done) / decay if decay else 1.0)
 
 
 class Optimiser:
-    """Both optimisers behind one ``step``, with gradient clipping and a learning-rate factor for schedules."""
+    """Both optimisers as one, with gradient clipping and a learning-rate factor for schedules."""
 
     def __init__(self, network: Transformer, config: OptimiserConfig) -> None:
         self.parameters = [p for p in network.parameters() if p.requires_grad]
@@ -88,7 +92,10 @@ class Optimiser:
             optimiser.zero_grad(set_to_none=True)
 
     def step(self, factor: float = 1.0) -> float:
-        """Clip, update with learning rates times ``factor``, and return the gradient's norm before clipping."""
+        """Clip the gradient, update with learning rates times ``factor``, return the norm before clipping.
+
+        Does not update where the norm is not finite.
+        """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         if not torch.isfinite(norm):
             return float(norm)

@@ -1,4 +1,4 @@
-"""Conversations packed end to end, and split into micro-batches: no padding goes through the network."""
+"""Conversations packed end to end and split into micro-batches, so that no padding goes through the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from empg.policy.transformer import Transformer, portions
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Token ids ``[tokens]`` of a whole conversation and which of them the loss is about."""
+    """Token ids of a whole conversation and the mask of those in the loss, ``[tokens]`` both."""
 
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]
@@ -24,20 +24,20 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Conversations end to end. ``target`` indexes the masked tokens in the pack; ``first`` is where they start among
-    all masked tokens of the batch, whose per-token tensors this pack's slice is ``[first : first + len(target)]``."""
+    """Conversations end to end."""
 
-    ids: Tensor
-    lengths: list[int]
-    target: Tensor
-    first: int
+    ids: Tensor  # [tokens]
+    lengths: list[int]  # of the conversations
+    target: Tensor  # [targets]: where the masked tokens are in ``ids``
+    first: int  # how many masked tokens of the batch come in earlier packs
 
     @property
     def rows(self) -> slice:
+        """Where this pack's masked tokens are in the per-token tensors of the batch."""
         return slice(self.first, self.first + len(self.target))
 
     def statistics(self, network: Transformer, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy (nats) of each masked token, ``[targets]``, with gradients."""
+        """Log-probability and Shannon entropy (nats) of each masked token, ``[targets]``, with gradients."""
         hidden = network(self.ids, self.lengths, self.target - 1)
         return token_statistics(hidden, network.output_weight, self.ids[self.target], temperature=temperature)
 
@@ -49,9 +49,9 @@ class Pack:
 
 
 def packs(conversations: Sequence[Conversation], max_tokens: int, device: torch.device) -> Iterator[Pack]:
-    """The conversations in order, as packs of at most ``max_tokens`` tokens (one conversation at least).
+    """The conversations in order, in packs of at most ``max_tokens`` tokens and at least one conversation.
 
-    A conversation ends with its last masked token: what comes after is not looked at by any target.
+    Tokens after the last masked one of a conversation are left out: no target depends on them.
     """
     first = 0
     lengths = [int(np.flatnonzero(c.mask)[-1]) + 1 for c in conversations]

@@ -1,4 +1,4 @@
-"""One update of the policy: the clipped surrogate on packed conversations, in micro-batches that only bound memory."""
+"""One update of the policy: the clipped loss on packed conversations, in micro-batches that bound the memory."""
 
 from __future__ import annotations
 
@@ -29,27 +29,29 @@ class TokenBatch:
 
 
 def conversation(trajectory: Trajectory) -> Conversation:
-    """The whole episode's ids; the loss is about what the policy sampled."""
+    """The token ids of the whole episode. The mask selects those that the policy sampled."""
     parts = [part for step in trajectory.steps for part in (step.prompt_ids, step.response_ids)]
     mask = [np.full(len(part), i % 2 == 1) for i, part in enumerate(parts)]
     return Conversation(np.concatenate(parts), np.concatenate(mask))
 
 
-def renyi2_entropies(network: Transformer, trajectories: Sequence[Trajectory], *, temperature: float,
-                     micro_batch_tokens: int) -> Tensor:  # fmt: skip
+def renyi2_entropies(
+    network: Transformer, trajectories: Sequence[Trajectory], *, temperature: float, micro_batch_tokens: int
+) -> Tensor:
     """Rényi-2 entropy (nats) of the distribution that each sampled token came from, ``[tokens]``, on the CPU.
 
-    The rollouts hold Shannon entropies. Before its first update of an iteration the network is still the one that
-    sampled, so one pass without gradients gives what the sampler would have recorded.
+    The rollouts hold Shannon entropies. Before the first update of an iteration, the network is the one that sampled.
+    So one pass without gradients gives what the sampler would have recorded.
     """
     conversations = [conversation(t) for t in trajectories]
     parts = packs(conversations, micro_batch_tokens, network.embedding.device)
     return torch.cat([pack.renyi2(network, temperature) for pack in parts]).cpu()
 
 
-def token_batch(trajectories: Sequence[Trajectory], token_advantage: Tensor, aggregation: str,
-                device: torch.device) -> TokenBatch:  # fmt: skip
-    """The sampled tokens with their advantages (``[tokens]``); weights over the whole optimiser step."""
+def token_batch(
+    trajectories: Sequence[Trajectory], token_advantage: Tensor, aggregation: str, device: torch.device
+) -> TokenBatch:
+    """The sampled tokens with their advantages (``[tokens]``) and their weights in this optimiser step."""
     sampled = torch.tensor([sum(len(step.response_ids) for step in t.steps) for t in trajectories])
     old_logprob = np.concatenate([step.logprobs for t in trajectories for step in t.steps])
     weight = token_weights(aggregation, torch.repeat_interleave(sampled), len(trajectories))
@@ -61,9 +63,19 @@ def token_batch(trajectories: Sequence[Trajectory], token_advantage: Tensor, agg
     )
 
 
-def accumulate_gradients(network: Transformer, reference: Transformer | None, batch: TokenBatch, method: Method, *,
-                         temperature: float, micro_batch_tokens: int) -> dict[str, float]:  # fmt: skip
-    """Add the loss's gradient to ``.grad``; the loss and its parts. The micro-batch size is a memory knob only."""
+def accumulate_gradients(
+    network: Transformer,
+    reference: Transformer | None,
+    batch: TokenBatch,
+    method: Method,
+    *,
+    temperature: float,
+    micro_batch_tokens: int,
+) -> dict[str, float]:
+    """Add the gradient of the loss to ``.grad``. Returns the loss, the KL estimate and the share of clipped tokens.
+
+    ``micro_batch_tokens`` changes memory and nothing else.
+    """
     totals = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0}
     clip = {"clip_low": method.clip_low, "clip_high": method.clip_high}
     for pack in packs(batch.conversations, micro_batch_tokens, network.embedding.device):
@@ -85,15 +97,26 @@ def accumulate_gradients(network: Transformer, reference: Transformer | None, ba
     return totals
 
 
-def update(network: Transformer, reference: Transformer | None, optimiser: Optimiser, batch: TokenBatch, method: Method,
-           *, temperature: float, micro_batch_tokens: int, lr_factor: float = 1.0) -> dict[str, float]:  # fmt: skip
-    """One optimiser step, with learning rates times ``lr_factor``.
+def update(
+    network: Transformer,
+    reference: Transformer | None,
+    optimiser: Optimiser,
+    batch: TokenBatch,
+    method: Method,
+    *,
+    temperature: float,
+    micro_batch_tokens: int,
+    lr_factor: float = 1.0,
+) -> dict[str, float]:
+    """One optimiser step; its learning rates are multiplied by ``lr_factor``.
 
-    Raises :class:`DivergenceError`, the weights untouched, if loss or gradient is not finite.
+    Returns what :func:`accumulate_gradients` does and the norm of the gradient before clipping. Raises
+    :class:`DivergenceError` and leaves the weights as they are if the loss or the gradient is not finite.
     """
     optimiser.zero_grad()
-    metrics = accumulate_gradients(network, reference, batch, method, temperature=temperature,
-                                   micro_batch_tokens=micro_batch_tokens)  # fmt: skip
+    metrics = accumulate_gradients(
+        network, reference, batch, method, temperature=temperature, micro_batch_tokens=micro_batch_tokens
+    )
     if not np.isfinite(metrics["loss"]):
         raise DivergenceError(f"update: expected a finite loss, found {metrics['loss']}")
     metrics["grad_norm"] = optimiser.step(lr_factor)

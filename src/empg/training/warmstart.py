@@ -1,7 +1,7 @@
-"""Warm start: a policy that imitates expert demonstrations (supervised fine-tuning on the agent's tokens).
+"""The warm start: supervised fine-tuning of a policy on expert demonstrations.
 
-The default policy is made here from nothing: a tokenizer trained on the environment's text and a small network. The
-budget is in tokens of packed conversations, never in seconds, so that the result does not depend on the machine's load.
+The default policy is made here from nothing: a small network and a tokenizer trained on the text of the environment.
+The budget is in tokens and not in seconds, so that the load of the machine does not change the result.
 """
 
 from __future__ import annotations
@@ -37,9 +37,15 @@ TOKENIZER_DEMONSTRATIONS = 400
 FormatStep = Callable[[str, str], str]
 
 
-def run(config: WarmStartRun, data: Path, out: Path, *, on_metrics: Callable[[int, dict[str, float]], None],
-        progress: Callable[[int, int], None]) -> None:  # fmt: skip
-    """Make ``out/model`` and ``out/metrics.parquet``; ``progress`` is told (tokens done, tokens in all)."""
+def run(
+    config: WarmStartRun,
+    data: Path,
+    out: Path,
+    *,
+    on_metrics: Callable[[int, dict[str, float]], None],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Make ``out/model`` and ``out/metrics.parquet``. ``progress`` gets the tokens done and the tokens in all."""
     with stage("warmstart", config, out, inputs={"data": data}, threads=config.warmstart.threads) as record:
         policy = make_policy(config, data)
         history = []
@@ -54,7 +60,7 @@ def run(config: WarmStartRun, data: Path, out: Path, *, on_metrics: Callable[[in
 
 
 def make_policy(config: WarmStartRun, data: Path) -> Policy:
-    """The policy before fine-tuning: a tiny one made from its sizes and seed, or a pretrained one."""
+    """The policy before fine-tuning: a tiny one with random weights, or a pretrained one."""
     torch.manual_seed(derive_seed(config.warmstart.seed, "policy"))
     if isinstance(config.policy, PretrainedPolicy):
         policy = Policy.load(fetch(config.policy.model), config.system)
@@ -70,14 +76,19 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
 
 
 def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
-    """A network of these sizes with random weights."""
+    """A policy of these sizes with random weights."""
     start = {"type", "family", "vocab_size", "induction", "residual_scale"}
-    model_config = tiny_config(sizes.family, len(chat.tokenizer), chat.end_of_turn, chat.tokenizer.pad_token_id,
-                               **sizes.model_dump(exclude=start))  # fmt: skip
+    model_config = tiny_config(
+        sizes.family,
+        len(chat.tokenizer),
+        chat.end_of_turn,
+        chat.tokenizer.pad_token_id,
+        **sizes.model_dump(exclude=start),
+    )
     network = Transformer(Architecture.from_config(model_config, "the policy's config"))
     generator = torch.Generator().manual_seed(derive_seed(seed, "weights"))
     initialise(network, generator)
-    match_content(network, generator)
+    match_content(network)
     share_words(network.embedding, [str(chat.tokenizer.decode([i])) for i in range(len(chat.tokenizer))], generator)
     if sizes.induction:
         repeat_sequences(network, generator)
@@ -86,7 +97,7 @@ def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
 
 
 def texts(demonstration: list[DemonstrationStep], system: str, format_step: FormatStep) -> Iterator[str]:
-    """Everything that is said in a demonstration, with the roles, for the tokenizer."""
+    """All that is said in a demonstration, with the roles: text for the tokenizer."""
     yield f"system\n{system}"
     for step in demonstration:
         yield f"user\n{step.observation}"
@@ -94,7 +105,7 @@ def texts(demonstration: list[DemonstrationStep], system: str, format_step: Form
 
 
 def demonstrate(dataset: Dataset, config: WarmStartRun) -> Iterator[list[DemonstrationStep]]:
-    """Demonstrations of training task 0, 1, 2, …; a share of them with mistakes, from which the expert recovers."""
+    """Demonstrations of training task 0, 1, 2, …. A share of them has mistakes, from which the expert recovers."""
     settings = config.warmstart
     for task in count():
         random = Random(derive_seed(settings.seed, "demonstration", task))
@@ -106,19 +117,27 @@ def demonstrate(dataset: Dataset, config: WarmStartRun) -> Iterator[list[Demonst
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A demonstration as token ids. The loss is about the demonstrator's own tokens, but for mistakes, and with
-    ``observations`` about those of the environment's too: ``own`` ``[targets]`` says which is which."""
+    """A demonstration as token ids, with the mask of those in the loss.
+
+    They are the tokens of the demonstrator, but not its mistakes, and with ``observations`` those of the environment.
+    """
 
     conversation: Conversation
-    own: NDArray[np.bool_]
+    own: NDArray[np.bool_]  # [targets]: which of the tokens in the loss are the demonstrator's
 
 
-def make_example(demonstration: list[DemonstrationStep], chat: Chat, format_step: FormatStep, max_tokens: int, *,
-                 observations: bool = False) -> Example:  # fmt: skip
+def make_example(
+    demonstration: list[DemonstrationStep],
+    chat: Chat,
+    format_step: FormatStep,
+    max_tokens: int,
+    *,
+    observations: bool = False,
+) -> Example:
     """The example that a demonstration gives.
 
-    It ends before the step that would make it longer than ``max_tokens``, as an agent's episode does. Raises
-    :class:`ConfigError` when there is no room for its first step.
+    Like an episode of an agent, it ends before the step that would exceed ``max_tokens``. Raises :class:`ConfigError`
+    if its first step exceeds them.
     """
     ids: list[int] = []
     own: list[bool] = []
@@ -128,19 +147,21 @@ def make_example(demonstration: list[DemonstrationStep], chat: Chat, format_step
         response = chat.agent(format_step(step.thought, step.action))
         if len(ids) + len(prompt) + len(response) > max_tokens:
             if not ids:
-                raise ConfigError(f"policy: expected room for a demonstration's first step, {len(prompt + response)} "
-                                  f"tokens, found {max_tokens} positions")  # fmt: skip
+                raise ConfigError(
+                    f"policy: expected room for a demonstration's first step, {len(prompt + response)} "
+                    f"tokens, found {max_tokens} positions"
+                )
             break
         ids += prompt + response
         own += [False] * len(prompt) + [not step.is_mistake] * len(response)
         other += [observations] * len(prompt) + [False] * len(response)
-    other[0] = False  # nothing comes before it
+    other[0] = False  # no position predicts the first token
     mask = np.array(own) | np.array(other)
     return Example(Conversation(np.array(ids, dtype=np.int32), mask), np.array(own)[mask])
 
 
 def batches(examples: Iterator[Example], batch_tokens: int) -> Iterator[list[Example]]:
-    """Consecutive examples, at least ``batch_tokens`` tokens a batch."""
+    """Consecutive examples in batches of at least ``batch_tokens`` tokens; examples without a target are left out."""
     batch: list[Example] = []
     for item in examples:
         if item.own.any():
@@ -151,9 +172,9 @@ def batches(examples: Iterator[Example], batch_tokens: int) -> Iterator[list[Exa
 
 
 def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict[str, float]]:
-    """Train in place; metrics of each update, ``loss`` that of the demonstrator's own tokens.
+    """Train in place and yield the metrics of each update; ``loss`` is that of the demonstrator's own tokens.
 
-    Raises :class:`DivergenceError` when a loss or gradient is not finite.
+    Raises :class:`DivergenceError` if a loss or gradient is not finite.
     """
     settings, network = config.warmstart, policy.network
     if settings.tokens == 0:
@@ -163,8 +184,10 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
     dataset = open_dataset(config.data, data, config.interface)
     longest = network.architecture.max_positions
     weight = settings.observation_weight
-    stream = (make_example(d, policy.chat, dataset.format_step, longest, observations=weight > 0)
-              for d in demonstrate(dataset, config))  # fmt: skip
+    stream = (
+        make_example(d, policy.chat, dataset.format_step, longest, observations=weight > 0)
+        for d in demonstrate(dataset, config)
+    )
     for batch in batches(stream, settings.batch_tokens):
         if tokens >= settings.tokens:
             return
@@ -182,7 +205,8 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
             loss += float(part.detach())
         norm = optimiser.step(factor)
         if not np.isfinite(loss + norm):
-            raise DivergenceError(f"warm start after {tokens} tokens: expected a finite loss and gradient norm, "
-                                  f"found {loss} and {norm}")  # fmt: skip
+            raise DivergenceError(
+                f"warm start after {tokens} tokens: expected a finite loss and gradient norm, found {loss} and {norm}"
+            )
         tokens += sum(len(c.ids) for c in conversations)
         yield {"tokens": float(tokens), "loss": loss, "grad_norm": norm, "lr_factor": factor}

@@ -18,10 +18,10 @@ def demonstrate(
 ) -> list[DemonstrationStep]:
     """Let an expert play a task until the episode ends; ``environment.won`` then says whether it solved it.
 
-    With probability ``mistake_rate`` a step is a mistake instead, of the kind that a weak agent makes: the expert's own
-    thought and action with one name confused. Some are refused, some lead astray; the expert reads on and recovers.
-    With probability ``detour_rate`` it is a detour: going to a receptacle drawn at random with the thought of a search,
-    which is to be imitated.
+    With probability ``mistake_rate`` a step is a mistake of the kind that a weak agent makes: the expert's own thought
+    and action with one name confused. Some mistakes are refused and some lead astray; the expert reads on and recovers.
+    With probability ``detour_rate`` a step is a detour to be imitated: it goes to a random receptacle with the thought
+    of a search.
     """
     expert = Expert()
     steps: list[DemonstrationStep] = []
@@ -48,7 +48,7 @@ def demonstrate(
 
 
 def _confuse(rng: Random, thought: str, action: str, names: list[str]) -> tuple[str, str]:
-    """Put another name for one of the action's, in the thought too: one read lately or another number."""
+    """Replace one of the action's names, in the thought too: by one read lately or one with another number."""
     right = pick(rng, _NAME.findall(action))
     kind, number = right.split()
     wrong = pick(rng, names) if rng.random() < 0.5 else f"{kind} {between(rng, 1, 3)}"

@@ -13,7 +13,7 @@ _BANNER = "-= Welcome to TextWorld, ALFRED! =-"
 class AlfworldEnvironment:
     """Plays the games of a source, each for at most ``max_steps`` actions.
 
-    The reward is 1.0 on the step that wins and 0.0 otherwise. An instance is cheap and shares no state with others.
+    The reward is 1.0 on the step that wins and 0.0 otherwise. Instances are cheap and share no state.
     """
 
     def __init__(self, source: GameSource, max_steps: int) -> None:
@@ -24,7 +24,10 @@ class AlfworldEnvironment:
         self._done = True
 
     def reset(self, task: Task) -> str:
-        """Start the task's episode; the room and the task, without the game's banner."""
+        """Start the task's episode and return the room and the task, without the game's banner.
+
+        Raises :class:`~empg.errors.DataError` if the source has no such task.
+        """
         self._game = self.source.game(task)
         self._steps = 0
         self._done = False

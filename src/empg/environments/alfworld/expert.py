@@ -1,9 +1,9 @@
 """An expert that plays from observations alone, with a short thought per step, for an agent to imitate.
 
 It searches the receptacles that may hold what it needs in the order in which the room lists them, opens closed ones and
-goes on with the task as soon as it has what it needs. A thought says first what is needed and then what to do about it,
-so that an imitator finds what it looks for beside the decision. It knows the catalogue, which is common sense, and
-remembers what it has read; it knows nothing of the game's hidden state.
+goes on with the task as soon as it has what it needs. A thought says what is needed and then what to do, so that the
+need stands right before the decision that an imitator has to make. The expert knows the catalogue and remembers what it
+has read. It knows nothing of the game's hidden state.
 """
 
 from __future__ import annotations
@@ -97,12 +97,12 @@ class _Memory:
         return [(o, r) for r in places for o in self.contents[r] if _type(o) == name]
 
     def target(self) -> str:
-        """The receptacle to fill: of the target type, the one with most of the wanted objects, else the first."""
+        """The receptacle to fill: the one of the target type with the most wanted objects, the first of equal ones."""
         candidates = [r for r in self.receptacles if _type(r) == self.goal.target]
         return max(candidates, key=lambda r: sum(_type(o) == self.goal.object for o in self.contents.get(r, ())))
 
     def unsearched(self, name: str) -> str | None:
-        """The next one to look into, as listed: those that may hold the type, then the target's type, then the rest."""
+        """The next receptacle to look into: those that may hold the type, then the target's type, then the rest."""
 
         def rank(receptacle: str) -> int:
             return int(_type(receptacle) == self.goal.target) if _may_hold(receptacle, name) else 2

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from empg.config.base import Model, Positive
-from empg.config.environments import DataSet, EnvironmentType
+from empg.config.environments import DataSet, EnvironmentRegistration
 
 
 class AlfworldSizes(Model):
@@ -33,7 +33,7 @@ class AlfworldData(DataSet):
     panel_start: Annotated[int, Field(ge=0)] = 0
 
 
-ENVIRONMENT = EnvironmentType(
+ENVIRONMENT = EnvironmentRegistration(
     data=AlfworldData,
     dataset="empg.environments.alfworld.dataset:AlfworldDataset",
     panels=("valid_seen", "valid_unseen"),

@@ -90,8 +90,8 @@ class StoredGames:
 class OfficialGames:
     """The official games, ``$ALFWORLD_DATA/json_2.1.1/<split>/<task>/<trial>/game.tw-pddl``.
 
-    As in alfworld 0.4.2 (``AlfredTWEnv.collect_game_files``) tasks with movable receptacles or sliced objects are left
-    out, and games that are not marked solvable. A task's id is its rank by path, whatever the file system's order.
+    Tasks with movable receptacles or sliced objects and games that are not marked solvable are left out, as in alfworld
+    0.4.2 (``AlfredTWEnv.collect_game_files``). A task's id is its rank by path, whatever the file system's order.
     """
 
     def __init__(self, data: Path | str | None = None) -> None:
@@ -108,7 +108,7 @@ class OfficialGames:
         return [Task(NAME, split, i, task_type) for i, (_, task_type) in enumerate(self.files(split))]
 
     def game(self, task: Task) -> Game:
-        """The task's game, in the wording of its own file."""
+        """The task's game, in the wording of its own file. Raises :class:`~empg.errors.DataError` if there is none."""
         files = self.files(task.split)
         if not 0 <= task.id < len(files):
             raise DataError(f"{self.root / task.split}: expected a task id below {len(files)}, found {task.id}")
@@ -142,8 +142,3 @@ def _is_playable(path: Path) -> bool:
         return json.loads(path.read_bytes()).get("solvable") is True
     except (ValueError, AttributeError) as cause:
         raise DataError(f"{path}: expected a JSON object, found {cause}") from None
-
-
-def load_tasks(root: Path | str, split: str) -> list[Task]:
-    """Every task of a split of a written data set, in the order of its index."""
-    return StoredGames(root).tasks(split)

@@ -20,11 +20,11 @@ def demonstrate(
 ) -> list[DemonstrationStep]:
     """Let an expert answer a task's question; ``environment.metrics["em"]`` then says whether it was right.
 
-    With probability ``mistake_rate`` a step that looks for a page is a mistake instead, of the kind that a weak agent
-    makes: a name read lately, or the right name with a wrong syllable, takes the place of the right one in thought and
-    action. An answer is never changed, since it ends the episode. With probability ``detour_rate`` a step is a detour,
-    to be imitated, which does no harm but takes time: another name that was read is looked up, a first search also says
-    what is needed of the page ("Kelmir Works founder"), or an answer is looked up before it is given.
+    With probability ``mistake_rate`` a step that looks for a page is a mistake of the kind that a weak agent makes: a
+    name read lately, or the right name with a wrong syllable, replaces the right one in thought and action. Answers are
+    never changed, since they end the episode. With probability ``detour_rate`` a step is a detour to be imitated: the
+    expert looks up another name that it read, a first search also says what is needed of the page ("Kelmir Works
+    founder"), or an answer is looked up before it is given. A detour takes time and does no harm.
     """
     expert = Expert()
     steps: list[DemonstrationStep] = []
@@ -65,7 +65,7 @@ def _shown(observation: str, but: str) -> list[str]:
 
 
 def _detour(rng: Random, thought: str, action: str, observation: str, played: set[str]) -> tuple[str, str]:
-    """What takes the place of the expert's step; its own where nothing else is new."""
+    """The detour in place of the expert's step; the expert's own step where nothing else is new."""
     name, content = split_action(action) or ("", "")
     look = format_action("search", content)
     if name == "answer" and not content[0].isdigit() and look not in played:

@@ -36,9 +36,9 @@ class DeepSearchEnvironment:
     """Plays a source's questions, each for at most ``max_steps`` actions and ``max_searches`` searches.
 
     The first search beyond the limit is refused with a notice, the next one ends the episode. A step without a readable
-    action is answered with a reminder of the format; it and a refused search are invalid. ``max_observation_chars``
-    bounds what one block of ``top_k`` documents, or one page, may show. The reward is 1.0 if the answer matches
-    exactly. An instance is cheap; the retriever is shared.
+    action is answered with a reminder of the format; such steps and refused searches are invalid. One block of
+    ``top_k`` documents, or one page, shows at most ``max_observation_chars`` characters. The reward is 1.0 if the
+    answer matches exactly, else 0.0. Instances are cheap and share the retriever.
     """
 
     def __init__(
@@ -63,7 +63,10 @@ class DeepSearchEnvironment:
         self._begin()
 
     def reset(self, task: Task) -> str:
-        """Start the task's episode; the question."""
+        """Start the task's episode and return the question.
+
+        Raises :class:`~empg.errors.DataError` if the source has no such task.
+        """
         self._question = self.source.question(task)
         self._begin()
         return f"Question: {' '.join(self._question.question.split())}"
@@ -71,8 +74,8 @@ class DeepSearchEnvironment:
     def step(self, action: str | None) -> StepResult:
         """Play one action; None stands for a step without a readable one.
 
-        Raises :class:`~empg.errors.EnvironmentStateError` before the first reset and once the episode has ended, and
-        what the retriever raises: then the step has not been played.
+        Raises :class:`~empg.errors.EnvironmentStateError` before the first reset and once the episode has ended. If the
+        retriever raises an error, the step has not been played.
         """
         return step_all([self], [action])[0]
 
@@ -88,7 +91,11 @@ class DeepSearchEnvironment:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """``em``, ``f1``, ``searches`` and, where the evidence is known, ``evidence_recall``: the share of it shown."""
+        """``em``, ``f1``, ``searches`` and, where the evidence is known, ``evidence_recall``.
+
+        ``em`` is exact match (0 or 1), ``f1`` token F1 in [0, 1], ``searches`` a count, and ``evidence_recall`` the
+        share of the evidence's pages that were shown.
+        """
         figures = {"em": float(self._right), "f1": self._f1, "searches": float(self._searches)}
         if self._question and self._question.supporting_titles:
             evidence = {title_key(title) for title in self._question.supporting_titles}
@@ -96,7 +103,10 @@ class DeepSearchEnvironment:
         return figures
 
     def request(self, action: str | None) -> Request | None:
-        """What the retriever has to be asked before the action can be played; None if nothing. Changes nothing."""
+        """What to ask the retriever before the action is played; None if nothing. Changes nothing.
+
+        Raises :class:`~empg.errors.EnvironmentStateError` as :meth:`step` does.
+        """
         if self._question is None or self.stop:
             raise EnvironmentStateError("deepsearch: expected reset() before step(), found no episode in progress")
         name, content = self._read(action)
@@ -155,7 +165,8 @@ class DeepSearchEnvironment:
 def step_all(environments: Sequence[DeepSearchEnvironment], actions: Sequence[str | None]) -> list[StepResult]:
     """One step of many episodes, with one call of their common retriever for all searches and one for all pages.
 
-    What is raised, is raised before any episode has changed: the turn can be played again.
+    Any error is raised before an episode has changed, so the turn can be played again. Raises
+    :class:`~empg.errors.EnvironmentStateError` for episodes that are not in progress or have different retrievers.
     """
     if len({(id(e.retriever), e.top_k) for e in environments}) > 1:
         raise EnvironmentStateError("deepsearch: expected episodes with one retriever and one top_k, found several")

@@ -1,9 +1,9 @@
 """An expert that answers questions from what it reads, with a short thought per step, for an agent to imitate.
 
 It reads the question and the pages by their published forms and knows nothing of the facts behind them. It looks for
-one page at a time: it searches the name, opens the page by its title if the search did not bring it, then searches the
-name with what it needs to know, and gives up after that. A thought says first what was found, then all that is still
-needed and then what to do: the next thought follows from it and from what is read then, without the question.
+one page at a time: it searches for the name, opens the page by its title if the search did not find it, then searches
+for the name with what it needs to know, and then gives up. A thought says what was found, all that is still needed and
+what to do. So each thought follows from the one before and the last observation, without the question.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Fact(NamedTuple):
     def say(self, compared: bool) -> str:
         """A sentence: "The founder is Velmor Katin.", or "Lake Yarfik has 302 m." where numbers are compared.
 
-        What the next words follow from, the relation or the subject, stands right before the object.
+        The relation or the subject stands right before the object, since the next words follow from it.
         """
         if compared:
             return f"{self.subject} has {self.object}."

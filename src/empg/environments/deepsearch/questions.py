@@ -57,7 +57,10 @@ def load_questions(path: Path | str, aliases: Mapping[str, Sequence[str]] | None
 
 
 def load_aliases(path: Path | str) -> dict[str, list[str]]:
-    """2WikiMultiHopQA's ``id_aliases.json``: lines ``{"Q_id": …, "aliases": […], "demonyms": […]}``."""
+    """Further right answers by ``answer_id``, from 2WikiMultiHopQA's ``id_aliases.json``.
+
+    Its lines are ``{"Q_id": …, "aliases": […], "demonyms": […]}``. Raises :class:`~empg.errors.DataError` for others.
+    """
     aliases: dict[str, list[str]] = {}
     for where, value in json_lines(Path(path)):
         found = value if isinstance(value, dict) else {}
@@ -71,7 +74,7 @@ def load_aliases(path: Path | str) -> dict[str, list[str]]:
 def write_context_corpus(question_files: Sequence[Path | str], out: Path | str) -> int:
     """Write the paragraphs that come with the questions as a corpus, each (title, text) once; returns how many.
 
-    A paragraph's id is its place. Raises :class:`~empg.errors.DataError` for a record without paragraphs.
+    A paragraph's id is its number from 0 on. Raises :class:`~empg.errors.DataError` for a record without paragraphs.
     """
     paragraphs: dict[tuple[str, str], None] = {}
     for path in question_files:

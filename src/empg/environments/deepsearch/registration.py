@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from empg.config.base import Model, Positive
-from empg.config.environments import DataSet, EnvironmentType, Interface
+from empg.config.environments import DataSet, EnvironmentRegistration, Interface
 
 
 class DeepsearchSizes(Model):
@@ -41,7 +41,7 @@ class DeepsearchInterface(Interface):
     max_observation: Positive = 2000
 
 
-ENVIRONMENT = EnvironmentType(
+ENVIRONMENT = EnvironmentRegistration(
     data=DeepsearchData,
     dataset="empg.environments.deepsearch.dataset:DeepsearchDataset",
     panels=("id", "ood"),

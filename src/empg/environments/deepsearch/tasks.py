@@ -1,4 +1,4 @@
-"""Where questions come from: drawn by number, read from a written data set, or read from files of the user's."""
+"""Where questions come from: drawn by number, read from a written data set, or read from the user's own files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class GeneratedQuestions:
         self.seed = seed
 
     def tasks(self, split: str, ids: range) -> list[Task]:
-        """The tasks with these ids; any id >= 0 is one. Raises :class:`~empg.errors.ConfigError` for no such split."""
+        """The tasks with these ids, any of them >= 0. Raises :class:`~empg.errors.ConfigError` for an unknown split."""
         return [Task(NAME, split, i, kind_of(split, i)) for i in ids]
 
     def question(self, task: Task) -> Question:
@@ -98,14 +98,14 @@ class OfficialQuestions:
         return [Task(NAME, split, i, question.type) for i, question in enumerate(self._split(split))]
 
     def question(self, task: Task) -> Question:
-        """The task's question."""
+        """The task's question. Raises :class:`~empg.errors.DataError` if there is none."""
         questions = self._split(task.split)
         if not 0 <= task.id < len(questions):
             raise DataError(f"{self.file(task.split)}: expected a task id below {len(questions)}, found {task.id}")
         return questions[task.id]
 
     def corpus(self) -> Path:
-        """The corpus file; opening an index of it says whether it is sound."""
+        """The corpus file; opening an index checks it. Raises :class:`~empg.errors.DataError` if there is none."""
         path = self.root / CORPUS
         if not path.is_file():
             raise DataError(f"{path}: expected a corpus, found none; {_OFFICIAL_HELP}")
@@ -138,11 +138,6 @@ def open_index(corpus: Path) -> Index:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = hashlib.sha256(str(corpus.resolve()).encode()).hexdigest()[:16]
     return Index.build(corpus, cache / "empg" / NAME / place)
-
-
-def load_tasks(root: Path | str, split: str) -> list[Task]:
-    """Every task of a split of a written data set, in the order of its index."""
-    return StoredQuestions(root).tasks(split)
 
 
 class _Entry(NamedTuple):

@@ -22,10 +22,10 @@ def demonstrate(
 ) -> list[DemonstrationStep]:
     """Let an expert play a task until the episode ends; ``environment.score`` then says whether it solved it.
 
-    With probability ``mistake_rate`` a step is a mistake instead, of the kind that a weak agent makes: the expert's own
-    thought and action with one thing confused, be it a product, a value, a word of the search or a button. Some are
-    refused, some lead astray; the expert reads on and recovers. No mistake buys. With probability ``detour_rate`` it is
-    a detour, which is to be imitated: another search, a look at another product or at another part of a product's page.
+    With probability ``mistake_rate`` a step is a mistake of the kind that a weak agent makes: the expert's own thought
+    and action with one product, option value, search word or button confused. Some mistakes are refused and some lead
+    astray; the expert reads on and recovers. No mistake buys. With probability ``detour_rate`` a step is a detour to be
+    imitated: another search, or a look at another product or another part of a product's page.
     """
     expert = Expert()
     steps: list[DemonstrationStep] = []
@@ -51,7 +51,7 @@ def demonstrate(
 
 
 def _detour(rng: Random, observation: str, choices: list[Choice]) -> Choice:
-    """Something that does no harm but takes time: what has been opened is judged when the expert sees it."""
+    """A step that takes time and does no harm: the expert judges what was opened when it sees it."""
     page, closed = page_of(observation), NOT_OPENED.findall(observation)
     if page == "item":
         part = pick(rng, (DESCRIPTION, FEATURES, REVIEWS))
@@ -62,7 +62,7 @@ def _detour(rng: Random, observation: str, choices: list[Choice]) -> Choice:
 
 
 def _confuse(rng: Random, choice: Choice, ids: list[str], category: str) -> Choice:
-    """Put another thing for the action's, in the thought too: a product read lately, another value, word or button."""
+    """Replace what the action names, in the thought too: by a product read lately, another value, word or button."""
     thought, action = choice
     argument = _ARGUMENT.findall(action)[0]
     if action.startswith("search["):
@@ -70,7 +70,7 @@ def _confuse(rng: Random, choice: Choice, ids: list[str], category: str) -> Choi
         wrong = _another(rng, _title_words(category), right)
     elif _ID.fullmatch(argument):
         right = argument
-        # One id's letters go with the number of another one when an agent loses its place.
+        # An agent that loses its place joins the letters of one id to the number of another.
         wrong = _another(rng, ids, right) if rng.random() < 0.7 else right[:8] + _another(rng, ids, right)[8:]
     elif values := next((values for values in VALUES.values() if argument in values), ()):
         right, wrong = argument, _another(rng, values, argument)

@@ -13,8 +13,8 @@ _PARTS = ("r_type", "r_att", "r_option", "r_price")
 class WebShopEnvironment:
     """Plays the goals of a source, each for at most ``max_steps`` actions.
 
-    The reward is 1.0 on the purchase that scores 1 and 0.0 otherwise. An instance is cheap; instances share the shop,
-    which is read-only, and no state.
+    The reward is 1.0 on the purchase that scores 1 and 0.0 otherwise. Instances are cheap. They share the read-only
+    shop and no state.
     """
 
     def __init__(self, source: GoalSource, max_steps: int, mode: Mode = "text_rich") -> None:
@@ -26,7 +26,10 @@ class WebShopEnvironment:
         self._done = True
 
     def reset(self, task: Task) -> str:
-        """Start the task's episode; the search page with the instruction, white space around it dropped."""
+        """Start the task's episode and return the search page with the instruction, without white space around it.
+
+        Raises :class:`~empg.errors.DataError` if the source has no such task.
+        """
         self._session = self.source.shop.session(self.source.goal(task), self.mode)
         self._steps = 0
         self._done = False

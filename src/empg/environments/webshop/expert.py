@@ -1,9 +1,10 @@
 """An expert that shops from observations alone, with a short thought per step, for an agent to imitate.
 
-It searches for what titles name, opens the first product that it has not opened and whose title fits, checks need after
-need, reads the features where the request goes beyond the title, returns from what does not fit, chooses the options
-and buys. Its first thought says all that is needed, later ones each check with its outcome. The expert knows the shop's
-words, which is common sense, and remembers what it has read; it knows nothing of the shop's hidden state. It reads
+It searches for what titles name and opens the first unopened product whose title fits. It checks one need after
+another, reads the features where the request goes beyond the title, and goes back if something does not fit. Then it
+chooses the options and buys. Its first thought says all that is needed; each later one says a check and its outcome.
+
+The expert knows the shop's words and remembers what it has read. It knows nothing of the shop's hidden state. It reads
 pages of the mode ``text_rich``, which mark what was opened.
 """
 
@@ -53,7 +54,7 @@ class Need(NamedTuple):
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """What to search for, best first; those that start with all that titles name are about as good as the first."""
+        """What to search for, best first. All but the last hold everything that titles name."""
         return (self.what, *(f"{self.what} {value}" for value in self.options), self.kind)
 
     def in_title(self, title: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from empg.config.base import Model, Positive
-from empg.config.environments import DataSet, EnvironmentType, Interface
+from empg.config.environments import DataSet, EnvironmentRegistration, Interface
 
 
 class WebshopSizes(Model):
@@ -35,7 +35,7 @@ class WebshopInterface(Interface):
     observation: Literal["text", "text_rich"] = "text_rich"
 
 
-ENVIRONMENT = EnvironmentType(
+ENVIRONMENT = EnvironmentRegistration(
     data=WebshopData,
     dataset="empg.environments.webshop.dataset:WebshopDataset",
     panels=("valid", "test"),

@@ -1,10 +1,10 @@
 """Compiles a domain and a grammar into Python functions, once for all the games that share them.
 
-A world is a list of tables ``T`` over entities numbered in order of identifier. A predicate of one argument is a set;
-one of two is a pair of dicts of ascending lists, first → seconds and second → firsts, so that facts come out in the
-order in which the public engine sorts them. A condition becomes one expression and a query one chain of ``for … if
-…`` clauses. Nothing from a file enters the source but as a quoted string: variables are renamed, identifiers are
-numbered (``K`` the domain's constants, ``G`` the goal's).
+A world is a list of tables ``T`` over entities numbered in order of identifier. A predicate of one argument is a set.
+One of two arguments is a pair of dicts of ascending lists, first → seconds and second → firsts, so that facts come out
+in the order in which the public engine sorts them. A condition becomes one expression, and a query one chain of ``for …
+if …`` clauses. Text from a file enters the source only as a quoted string: variables are renamed and identifiers are
+numbered (``K`` holds the domain's constants, ``G`` the goal's).
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ class Compiler:
         self.source: list[str] = []
 
     def slot(self, predicate: str) -> int:
+        """The place of a predicate's table in ``T``. A pair of places is reserved when it is first asked for."""
         if predicate not in self.slots:
             self.slots[predicate] = self.size
             self.size += 2
         return self.slots[predicate]
 
     def new(self) -> str:
+        """A Python name that is not in use."""
         self.fresh += 1
         return f"v{self.fresh}"
 
     def term(self, term: str, bound: Bound) -> str:
+        """The Python expression of a bound variable, a name of the goal (``$0``) or a constant."""
         if term.startswith("?"):
             return bound[term][0]
         if term.startswith("$"):
@@ -50,6 +53,7 @@ class Compiler:
         return f"K[{self.constants.setdefault(term, len(self.constants))}]"
 
     def atom(self, atom: Fact, bound: Bound) -> str:
+        """One Python expression that is true where the atom, all of whose variables are bound, holds."""
         terms = [self.term(term, bound) for term in atom[1:]]
         if atom[0] == "=":
             return f"{terms[0]} == {terms[1]}"
@@ -121,7 +125,7 @@ class Compiler:
                 yield _rename(formula, names)
 
     def rank(self, atom: Fact, bound: Bound, wanted: dict[str, str]) -> int:
-        """How many entities looping over this atom would try, roughly: the least goes first."""
+        """Roughly how many entities a loop over this atom tries; the atom with the lowest rank goes first."""
         free = [term for term in atom[1:] if term.startswith("?") and term not in bound]
         if len(free) < len(atom) - 1:
             return 0
@@ -182,7 +186,7 @@ class Compiler:
         return " + ".join(parts) or "''"
 
     def separators(self) -> str:
-        """What stands between a list's elements, before its last one and in its place where it is empty."""
+        """What a list has between its elements, what before its last one, and what stands for an empty list."""
         assert self.grammar is not None
         texts = []
         for name in ("list_separator", "list_last_separator", "list_empty"):
@@ -193,6 +197,7 @@ class Compiler:
         return ", ".join(map(repr, texts))
 
     def value(self, expression: str, bound: Bound) -> str:
+        """One Python expression for ``x.name + 'text'`` or ``#symbol#``. Raises :class:`PddlError` for other forms."""
         if expression.startswith("#"):
             return self.symbol(expression.strip("#"), bound)
         parts = []

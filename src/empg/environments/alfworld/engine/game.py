@@ -24,11 +24,10 @@ GRAMMAR = (_ASSETS / "alfred.twl2").read_text(encoding="utf-8")
 
 
 def display_names(identifiers: Sequence[str]) -> list[str]:
-    """Names as alfworld gives them to identifiers in ascending order: of those of one kind the first has the highest
-    number.
+    """The names that alfworld gives to identifiers in ascending order; the first of a kind has the highest number.
 
-    ``mug_bar__minus_01…`` is "mug 2" where there are two; a sink's basin is of a kind of its own ("sinkbasin 1"); an
-    identifier without a place keeps a trailing space. See ``Demangler`` in alfworld 0.4.2.
+    ``mug_bar__minus_01…`` is "mug 2" where there are two. A sink's basin is a kind of its own ("sinkbasin 1"), and an
+    identifier without a place keeps a trailing space. Source: ``Demangler`` in alfworld 0.4.2.
     """
     kinds = [identifier.split("_bar_", 1)[0] + ("basin" if "basin" in identifier else "") for identifier in identifiers]
     remaining = Counter(kind for kind, identifier in zip(kinds, identifiers, strict=True) if "_bar_" in identifier)
@@ -116,7 +115,7 @@ class Game:
         return self._logic.intro(tables, self._constants, self._names).replace(UNKNOWN_TASK, self.problem.task)
 
     def step(self, action: str) -> StepResult:
-        """Play one action. What is not admissible changes nothing, is answered "Nothing happens." and flagged invalid.
+        """Play one action. Any that is not admissible changes nothing, yields "Nothing happens." and is invalid.
 
         Raises:
             EnvironmentStateError: before the first reset, or after the game was won.
@@ -144,7 +143,7 @@ class Game:
 
     @property
     def admissible_actions(self) -> list[str]:
-        """Every action that would do something now, sorted; before the first reset there is none."""
+        """Every action that would do something now, sorted; none before the first reset."""
         if self._tables is None:
             return []
         if self._commands is None:

@@ -31,9 +31,8 @@ _SEGMENT = re.compile(
       | (?P<text>[^;|"<>\[\]\#{}]+)""",
     re.VERBOSE,
 )
-_SKIPPED = re.compile(
-    r"^(?://.*|\s*)\n?|\t+", re.MULTILINE
-)  # before a segment: tabs; at a line's start space or a comment
+# What is skipped before a segment: tabs, and at a line's start space or a comment.
+_SKIPPED = re.compile(r"^(?://.*|\s*)\n?|\t+", re.MULTILINE)
 _ATOM = re.compile(r"\s*(\w+)\(([^()]*)\)\s*")
 
 #: What alfworld changed between the older wording (data 2.1.1) and the present one, apart from adding "help".
@@ -70,7 +69,10 @@ class Grammar:
 
 
 def split_task(text: str) -> tuple[str, str]:
-    """Take the task sentence out of a game's grammar: (grammar without it, which all games share; the sentence)."""
+    """A game's grammar without its task sentence, which all games share, and the sentence.
+
+    Raises :class:`PddlError` if there is no such sentence or it is not plain text.
+    """
     match = _TASK.search(text)
     if match is None:
         raise PddlError('expected a rule "task": [{"rhs": "Your task is to: …"}], found none')
@@ -102,7 +104,10 @@ def reword(text: str, wording: Wording) -> str:
 
 
 def parse_atoms(text: str) -> tuple[Fact, ...]:
-    """Parse ``p(x:type, y:type) & q(x:type)``; variables are returned with a ``?`` before them, as in PDDL."""
+    """Parse ``p(x:type, y:type) & q(x:type)``; variables are returned with a ``?`` before them, as in PDDL.
+
+    Raises :class:`PddlError` for a part in another form.
+    """
     atoms = []
     for part in text.split("&"):
         match = _ATOM.fullmatch(part)
@@ -114,7 +119,7 @@ def parse_atoms(text: str) -> tuple[Fact, ...]:
 
 
 def parse_segments(text: str) -> tuple[Segment, ...]:
-    """Split a text into segments. Like the public parser it stops, without complaint, where it cannot go on."""
+    """Split a text into segments. Like the public parser, stops without an error where it cannot go on."""
     segments: list[Segment] = []
     position = 0
     while True:

@@ -29,7 +29,19 @@ class Operator:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Logic:
-    """What games with the same domain and grammar share."""
+    """What games with the same domain and grammar share.
+
+    Attributes:
+        domain: the parsed domain.
+        slots: predicate → place of its table, see :mod:`empg.environments.alfworld.engine.compiler`.
+        arity: predicate → number of its arguments, 1 or 2.
+        constants: identifiers that the domain and the grammar name.
+        dynamic: the slots whose tables actions change.
+        operators: first word of a command → the actions that begin with it.
+        intro: writes the first observation.
+        commands: lists the admissible commands.
+        size: number of tables.
+    """
 
     domain: Domain
     slots: dict[str, int]
@@ -95,7 +107,7 @@ def _conjuncts(formula: Formula) -> Iterator[Formula]:
 
 
 def _changes_nothing(action: Action, conjuncts: list[Formula]) -> Formula | None:
-    """When the action would change nothing: the public planner drops it then (going to where one is)."""
+    """The condition under which the action changes nothing (going to where one is). The public planner drops it."""
     added = [atom for _, adds, atom in action.effects if adds]
     tests: list[Formula] = []
     for condition, adds, atom in action.effects:
@@ -137,7 +149,7 @@ def {name}_apply({arguments}):
 
 
 def _effects_source(compiler: Compiler, action: Action, python: Bound) -> str:
-    """The body of the function that applies an action's effects. What it both deletes and adds is true after it."""
+    """The body of the function that applies an action's effects. A fact that it both deletes and adds is true then."""
     effects = sorted(action.effects, key=lambda effect: effect[1])
     tests = [(i, condition) for i, (condition, _, _) in enumerate(effects) if condition]
     lines = [f"    c{i} = {compiler.condition(condition, python)}" for i, condition in tests]
@@ -224,7 +236,10 @@ def compile_logic(domain_text: str, grammar_text: str) -> Logic:
 
 
 def goal_test(logic: Logic, goal: Formula) -> tuple[Callable[..., bool], tuple[str, ...]]:
-    """Compile a goal to a function of (tables, constants, the entities of the names returned beside it)."""
+    """A goal as a function of (tables, constants, entities), and the names of those entities in their order.
+
+    Raises :class:`PddlError` for a goal that does not fit the domain or is nested too deep.
+    """
     _check(logic.domain, goal, frozenset())
     names: dict[str, str] = {}
 

@@ -99,7 +99,7 @@ def _section(pattern: re.Pattern[str], text: str, position: int, expected: str) 
 
 
 def parse_expression(text: str) -> list[SExpr]:
-    """Parse one parenthesised expression into nested lists of lower-case tokens."""
+    """Parse one parenthesised expression into nested lists of lower-case tokens. Raises :class:`PddlError`."""
     stack: list[list[SExpr]] = [[]]
     for token in _TOKEN.findall(text.lower().replace("?", " ?")):
         if token == "(":
@@ -119,7 +119,7 @@ def parse_expression(text: str) -> list[SExpr]:
 
 
 def typed_list(tokens: Iterable[SExpr], default: str = "object") -> list[tuple[str, str]]:
-    """Read ``a b - type c - type``; names without a type are objects."""
+    """Read ``a b - type c - type``; names without a type are objects. Raises :class:`PddlError`."""
     result: list[tuple[str, str]] = []
     names: list[str] = []
     words = iter(tokens)
@@ -138,7 +138,7 @@ def typed_list(tokens: Iterable[SExpr], default: str = "object") -> list[tuple[s
 
 
 def to_formula(expression: SExpr) -> Formula:
-    """Turn the nested list of a condition into a :data:`Formula`."""
+    """Turn the nested list of a condition into a :data:`Formula`. Raises :class:`PddlError`."""
     if not isinstance(expression, list):
         raise PddlError(f"expected a condition in parentheses, found {expression!r}")
     if not expression:
@@ -159,7 +159,7 @@ def to_formula(expression: SExpr) -> Formula:
 
 
 def parse_formula(text: str) -> Formula:
-    """Parse the PDDL text of one condition."""
+    """Parse the PDDL text of one condition. Raises :class:`PddlError`."""
     return to_formula(parse_expression(_COMMENT.sub("", text)))
 
 

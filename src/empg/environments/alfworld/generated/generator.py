@@ -1,8 +1,8 @@
 """Drawing games: a pure function of (profile, split, task id, seed).
 
-A game's split is a property of its content: the digest of what lies where and what is asked decides whether a game of
-the training rooms belongs to ``train``, ``valid_seen`` or ``tune``, and a draw is repeated until it is of the split
-that was asked for. So no game is in two splits, however many ids are drawn. ``valid_unseen`` has rooms of its own.
+A game's split depends on its content: a digest of what lies where and what is asked decides whether a game of the
+training rooms belongs to ``train``, ``valid_seen`` or ``tune``. A draw is repeated until its split is the wanted one.
+So no game is in two splits, however many ids are drawn. ``valid_unseen`` has rooms of its own.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Scenario:
 def draw_scenario(profile: str, split: str, task_id: int, seed: int) -> Scenario:
     """The game that (profile, split, task id, seed) names, the same on every machine, in every process, in any order.
 
-    Task types follow each other by task id and, within a type, so do the kinds of room where it is possible: any range
-    of ids is balanced. Raises :class:`~empg.errors.ConfigError` for an unknown profile or split or a negative id.
+    Task types take turns by task id, and so do the possible kinds of room within a type, so any range of ids is
+    balanced. Raises :class:`~empg.errors.ConfigError` for an unknown profile or split or a negative id.
     """
     if profile not in PROFILES:
         raise ConfigError(f"alfworld profile: expected one of {sorted(PROFILES)}, found {profile!r}")
@@ -115,8 +115,10 @@ def _site(profile_name: str, kind: str, scene: int, seed: int) -> _Site:
 def _goals(
     task_type: str, types: tuple[str, ...], room: Room, holders: dict[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each object type that a task may ask for in a room, with the targets that it may name: never the tool itself, and
-    only where the object can lie somewhere else at the start."""
+    """Each object type that a task may ask for in a room, with the targets that it may name.
+
+    A target is never the tool itself, and the object can lie somewhere else at the start.
+    """
     present = sorted({receptacle.type for receptacle in room.receptacles})
     for name in types:
         if task_type == "look_at_obj_in_light":

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +14,7 @@ from empg.environments.alfworld.engine.grammar import UNKNOWN_TASK
 from empg.environments.alfworld.expert import Expert
 from empg.environments.alfworld.generated.generator import Scenario, draw_scenario
 from empg.environments.alfworld.generated.problem import problem_text, to_problem
+from empg.files import atomic_directory
 
 INDEX = "tasks.jsonl"
 
@@ -25,25 +24,16 @@ def write_dataset(
 ) -> None:
     """Write ``sizes[split]`` games of each split, and an index of them, under ``directory/split``.
 
-    The training games are those with the ids from 0 on, the other splits' those from ``panel_start`` on.
-
-    A split is written beside its place and moved there when complete; a split that was there before is replaced. The
-    bytes depend on the arguments alone. The index ``tasks.jsonl`` has one line per game, ordered by task id: split, id,
-    type, path relative to the split's folder, sha256 of the game file.
+    The training games are those with the ids from 0 on, the other splits' those from ``panel_start`` on. A split
+    appears when it is complete and replaces an older one. The bytes depend on the arguments alone. The index
+    ``tasks.jsonl`` has one line per game, ordered by task id: split, id, type, path relative to the split's folder,
+    sha256 of the game file.
     """
-    root = Path(directory)
-    root.mkdir(parents=True, exist_ok=True)
     for split, size in sizes.items():
-        partial = root / f".{split}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
         start = 0 if split == "train" else panel_start
-        index = [_write_game(partial, profile, split, task_id, seed) for task_id in range(start, start + size)]
-        (partial / INDEX).write_text("".join(f"{json.dumps(entry)}\n" for entry in index), encoding="utf-8")
-        final = root / split
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(partial, final)
+        with atomic_directory(Path(directory) / split) as folder:
+            index = [_write_game(folder, profile, split, task_id, seed) for task_id in range(start, start + size)]
+            (folder / INDEX).write_text("".join(f"{json.dumps(entry)}\n" for entry in index), encoding="utf-8")
 
 
 def game_text(scenario: Scenario, name: str) -> str:
@@ -57,7 +47,7 @@ def game_text(scenario: Scenario, name: str) -> str:
 
 
 def trajectory_text(scenario: Scenario, name: str) -> str:
-    """The content of ``traj_data.json``, as far as the public engine and its readers use it."""
+    """The content of ``traj_data.json``: the part that the public engine and its readers use."""
     looking = scenario.target_type == LAMP
     data = {
         "task_id": name,
@@ -93,7 +83,7 @@ def _write_game(split_folder: Path, profile: str, split: str, task_id: int, seed
 
 
 def walkthrough(scenario: Scenario) -> list[str] | None:
-    """The actions with which the expert solves a game, or None if it does not in a hundred steps."""
+    """The expert's solution of a game, or None if a hundred steps are not enough."""
     game, expert = Game(to_problem(scenario)), Expert()
     observation = game.reset()
     actions: list[str] = []

@@ -1,8 +1,8 @@
 """Composing questions: which may be asked in which split, and the question that a split and a number name.
 
-A question starts from one page, its anchor, or compares two. The anchor's title decides the split, by a digest: 7 of 10
-anchors are train's, and ``id``, ``tune`` and ``ood`` have one of 10 each. So no page from which a question of one split
-starts is a start in another, and no two splits share a question; pages that are passed on the way are common to all.
+A question starts from one page, its anchor, or compares two. A digest of the anchor's title decides the split: seven of
+ten anchors belong to ``train``, one of ten each to ``id``, ``tune`` and ``ood``. So no two splits share an anchor or a
+question; pages on the way are common to all.
 ``ood`` asks chains of three and four relations, and pairs of relations that no question of another split combines.
 """
 
@@ -75,11 +75,14 @@ SHORTCUTS = (
     ("spouse", "spouse"),
 )
 _COMPOSED = ("author", "based_on", "child", "director", "father", "mother", "singer", "spouse")
-_PARTNERS = 10  # with how many others an anchor is compared at most, as the first of the two
+_PARTNERS = 10  # the most comparisons in which an anchor is the first of the two
 
 
 def kind_of(split: str, number: int) -> str:
-    """Kinds follow each other by number. Raises :class:`~empg.errors.ConfigError` for no such split or number."""
+    """The kind of a question: kinds take turns by number.
+
+    Raises :class:`~empg.errors.ConfigError` for an unknown split or a negative number.
+    """
     if split not in KINDS:
         raise ConfigError(f"deepsearch split: expected one of {list(KINDS)}, found {split!r}")
     if number < 0:
@@ -102,7 +105,7 @@ def split_of(anchor: str, seed: int) -> str:
 
 
 def draw_query(split: str, number: int, seed: int) -> Query:
-    """What question ``number`` of a split asks. A kind's queries are all asked once before any comes again."""
+    """What question ``number`` of a split asks. All queries of a kind are asked once before any is asked again."""
     kind = kind_of(split, number)
     queries = candidates(split, kind, seed)
     return queries[number // len(KINDS[split]) % len(queries)]
@@ -123,7 +126,7 @@ def draw_question(split: str, number: int, seed: int) -> Question:
 
 @cache
 def candidates(split: str, kind: str, seed: int) -> tuple[Query, ...]:
-    """All queries of a kind in a split, by turns over the relations and pairs asked for, as long as they last."""
+    """All queries of a kind in a split. Relations, and pairs of relations, take turns as long as they last."""
     world = draw_world(seed)
     anchors = [entity.title for entity in world.entities if split_of(entity.title, seed) == split]
     if kind == "comparison":

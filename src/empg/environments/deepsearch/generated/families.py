@@ -11,7 +11,7 @@ from empg.environments.draws import between, pick, shuffled
 GENERATIONS = 4
 FIRST_COUPLES = 175
 FIRST_BIRTH_YEARS = (1850, 1869)
-MARRIED = 0.9  # of those who find somebody within ten years of their own age
+MARRIED = 0.9  # share of men who marry, of those for whom there is a woman within ten years of their age
 
 
 @dataclass(eq=False)

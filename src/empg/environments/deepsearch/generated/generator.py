@@ -14,8 +14,8 @@ from empg.seeding import derive_seed
 
 COUNTRIES, CITIES, RIVERS, MOUNTAINS, LAKES = 36, 240, 160, 160, 120
 COMPANIES, SCHOOLS, MUSEUMS, BANDS, BOOKS, FILMS = 240, 100, 100, 140, 280, 260
-FACTS_A_PAGE = 4
-LAST_FOUNDER = 1955  # birth year
+FACTS_A_PAGE = 4  # at most
+LAST_FOUNDER = 1955  # the latest birth year of an adult
 
 
 @cache
@@ -88,7 +88,7 @@ class _Drawing:
         return cities
 
     def _founded(self, kind: str, count: int, people: list[Person], cities: list[str]) -> list[tuple[str, int]]:
-        """Organisations with their founding years: somebody of 22 to 45 years founded each."""
+        """Organisations with their founding years; a founder is 22 to 45 years old."""
         result = []
         for title in self._titles(kind, count):
             founder = pick(self.rng, people)
@@ -126,7 +126,7 @@ class _Drawing:
     def _people(
         self, people: list[Person], cities: list[str], schools: list[tuple[str, int]], companies: list[tuple[str, int]]
     ) -> None:
-        """Each studied at a school that was there at the age of 18 and worked for a company that was there at 30."""
+        """Everybody studied at a school that existed when they were 18 and worked for a company that existed at 30."""
         for person in people:
             facts = [("birthplace", pick(self.rng, cities)), ("birth_year", str(person.birth_year))]
             if person.father and person.mother:

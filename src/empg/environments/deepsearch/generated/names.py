@@ -42,12 +42,12 @@ PART = (
     rf"| ?\b(?:{'|'.join(_TITLE_WORDS)})\b"
 )
 GIVEN_NAMES, SURNAMES = 60, 175  # given names of men and of women, each
-SHARED = {"city": 0.2, "country": 0.0}  # how many are named after a word that other names have already
+SHARED = {"city": 0.2, "country": 0.0}  # share of titles with a word that other names have already
 MOSTLY_SHARED = 0.9  # the same for everything else
 
 
 class Names:
-    """Titles of pages, no two equal. Surnames, cities and many things share their words, which makes distractors."""
+    """Titles of pages, no two equal. Surnames, cities and many things share words, which makes distractors."""
 
     def __init__(self, rng: Random) -> None:
         words = shuffled(rng, [first + following for first in FIRST for following in NEXT])

@@ -32,7 +32,7 @@ def write_dataset(directory: Path | str, *, seed: int, sizes: Mapping[str, int],
     """
     root = Path(directory)
     corpus = corpus_text(seed)
-    # A hash without its corpus is found out, a corpus with an older hash would look damaged.
+    # The hash is removed first and written last: a corpus beside an older hash would look damaged.
     (root / CORPUS_HASH).unlink(missing_ok=True)
     write_text(root / CORPUS, corpus)
     for split, size in sizes.items():

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import tantivy
 from filelock import FileLock
 
+from empg.environments.bm25 import BODY, ROW, Ranking, encodable, make_analyser, make_index, write
 from empg.environments.deepsearch.search.corpus import Passage, read_corpus, title_key
 from empg.errors import DataError
 from empg.files import atomic_directory, read_json, write_json
 
 _FINGERPRINT = "fingerprint.json"
 _SETTINGS = {"analyzer": "simple, 40 letters at most, lower case, English stems", "fields": 1, "format": 1}
-_HEAP_BYTES = 256_000_000
-_MAX_QUERY_TERMS = 128
+_MAX_QUERY_TERMS = 128  # different words of a query that count
 _MAX_PAGE_PASSAGES = 100
 _SCORE_DIGITS = 4
 
@@ -39,16 +39,15 @@ class Page(NamedTuple):
 
 
 class Index:
-    """BM25 over one stemmed field of title and text. Reading is safe from several threads and processes at once.
+    """BM25 over one stemmed field of title and text. Several threads and processes may read at once.
 
     Ties are broken by the order of the corpus. Scores are rounded to four decimals: their last bits depend on how the
-    index is cut into segments, and results must not.
+    index is cut into segments, and results must not depend on it.
     """
 
     def __init__(self, index: tantivy.Index) -> None:
-        self._schema = index.schema
-        self._analyzer = _analyzer()
-        self._searcher = index.searcher()
+        self._ranking = Ranking(index, _analyser(), most_terms=_MAX_QUERY_TERMS)
+        self._searcher = self._ranking.searcher
 
     @classmethod
     def build(cls, corpus_jsonl: Path | str, directory: Path | str) -> Index:
@@ -79,9 +78,7 @@ class Index:
         if not isinstance(found, dict) or any(found.get(key) != value for key, value in wanted.items()):
             raise DataError(f"{folder / _FINGERPRINT}: expected an index with {wanted}, found {str(found)[:300]}")
         try:
-            stored = tantivy.Index.open(str(folder))
-            stored.config_reader("manual")
-            index = cls(stored)
+            index = cls(tantivy.Index.open(str(folder)))
             index.search("the", 1)  # some missing files come to light only now
         except (ValueError, OSError) as cause:
             raise DataError(f"{folder}: expected an index, found one that does not open: {cause}") from None
@@ -102,90 +99,55 @@ class Index:
         return int(self._searcher.num_docs)
 
     def search(self, query: str, k: int) -> list[Hit]:
-        """The at most ``k`` best passages that share a term with the query, best first. No text of a query raises.
+        """The at most ``k`` best passages that share a term with the query, best first.
 
-        A query is a bag of words, without operators. Its terms count once each, the first 128 of them.
+        A query is a bag of words without operators, and no text is a wrong query. Its first 128 different terms count,
+        each once. Raises ValueError if ``k`` is below 1.
         """
         if k < 1:
             raise ValueError(f"k: expected at least 1, found {k}")
-        terms = list(dict.fromkeys(self._analyzer.analyze(_encodable(query))))[:_MAX_QUERY_TERMS]
-        if not terms:
-            return []
-        clauses = [(tantivy.Occur.Should, tantivy.Query.term_query(self._schema, "body", t, "freq")) for t in terms]
-        ranked = self._ranked(tantivy.Query.boolean_query(clauses), k)
-        return [Hit(*self._passage(address), score) for score, address in ranked]
+        words = dict.fromkeys(self._ranking.terms(query), 1)
+        ranked = self._ranking.rank(words, k, digits=_SCORE_DIGITS)
+        return [Hit(*self._passage(address), score) for score, _, address in ranked]
 
     def page(self, title: str) -> Page | None:
         """The passages with this title, whatever its case and spacing, as one text; None if there are none.
 
-        A page has its first hundred passages at most.
+        Only the first hundred passages of a page are read.
         """
-        key = title_key(_encodable(title))
-        query = tantivy.Query.term_query(self._schema, "key", key, "basic")
+        key = title_key(encodable(title))
+        query = tantivy.Query.term_query(self._ranking.schema, "key", key, "basic")
         order = tantivy.Order.Asc
-        found = self._searcher.search(query, _MAX_PAGE_PASSAGES, count=False, order_by_field="row", order=order).hits
+        found = self._searcher.search(query, _MAX_PAGE_PASSAGES, count=False, order_by_field=ROW, order=order).hits
         passages = [self._passage(address) for _, address in found]
         return Page(passages[0].title, " ".join(p.text for p in passages)) if passages else None
 
-    def _ranked(self, query: tantivy.Query, k: int) -> list[tuple[float, tantivy.DocAddress]]:
-        limit = k + 1
-        while True:
-            hits = self._searcher.search(query, limit, count=False).hits
-            scores = [round(score, _SCORE_DIGITS) for score, _ in hits]
-            if len(hits) < limit or scores[-1] < scores[k - 1]:
-                break
-            limit *= 4  # the last place is shared by more passages than were fetched
-        rows = self._searcher.fast_field_values("row", [address for _, address in hits])
-        order = sorted(range(len(hits)), key=lambda i: (-scores[i], rows[i]))[:k]
-        return [(scores[i], hits[i][1]) for i in order]
-
     def _passage(self, address: tantivy.DocAddress) -> Passage:
         document = self._searcher.doc(address)
-        title, _, text = str(document.get_first("body")).partition("\n")
+        title, _, text = str(document.get_first(BODY)).partition("\n")
         return Passage(str(document.get_first("id")), title, text)
 
 
 def _build(corpus: Path, target: Path, wanted: dict[str, Any]) -> None:
     with atomic_directory(target) as folder:
-        index = tantivy.Index(_schema(), str(folder), reuse=False)
-        index.register_tokenizer("stemmed", _analyzer())
-        writer = index.writer(_HEAP_BYTES, num_threads=1)
-        passages = 0
-        try:
-            for row, passage in enumerate(read_corpus(corpus)):
-                document = tantivy.Document()
-                document.add_text("id", passage.id)
-                document.add_text("key", title_key(passage.title))
-                document.add_text("body", f"{passage.title}\n{passage.text}")
-                document.add_integer("row", row)
-                writer.add_document(document)
-                passages += 1
-            writer.commit()
-        finally:
-            writer.wait_merging_threads()  # no thread writes into the directory when it is moved or removed
+        passages = write(_empty(folder), map(_document, read_corpus(corpus)))
         write_json(folder / _FINGERPRINT, {**wanted, "passages": passages})
+
+
+def _document(passage: Passage) -> dict[str, str]:
+    return {"id": passage.id, "key": title_key(passage.title), BODY: f"{passage.title}\n{passage.text}"}
+
+
+def _empty(folder: Path) -> tantivy.Index:
+    return make_index(_analyser(), folder, stored=True, exact={"id": True, "key": False})
+
+
+def _analyser() -> tantivy.TextAnalyzer:
+    return make_analyser(tantivy.Filter.remove_long(40), tantivy.Filter.lowercase())
 
 
 def _settings() -> dict[str, Any]:
     return {**_SETTINGS, "tantivy": version("tantivy")}
-
-
-def _schema() -> tantivy.Schema:
-    builder = tantivy.SchemaBuilder()
-    builder.add_text_field("body", stored=True, tokenizer_name="stemmed", index_option="freq")
-    builder.add_text_field("id", stored=True, tokenizer_name="raw", index_option="basic")
-    builder.add_text_field("key", tokenizer_name="raw", index_option="basic")
-    builder.add_integer_field("row", fast=True)
-    return builder.build()
-
-
-def _analyzer() -> tantivy.TextAnalyzer:
-    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple()).filter(tantivy.Filter.remove_long(40))
-    return builder.filter(tantivy.Filter.lowercase()).filter(tantivy.Filter.stemmer("english")).build()
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _sha256(path: Path) -> str:

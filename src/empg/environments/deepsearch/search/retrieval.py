@@ -28,18 +28,18 @@ _PAGE_CANDIDATES = 10
 
 
 class RetrievalError(EmpgError):
-    """A retriever did not answer, or not what was asked."""
+    """A retriever did not answer, or answered in another form than its protocol's."""
 
 
 class Retriever(Protocol):
     """Answers the searches and page requests of many episodes at once."""
 
     def search_batch(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """For each query its at most ``k`` best passages, best first."""
+        """For each query its at most ``k`` best passages, best first. May raise :class:`RetrievalError`."""
         ...
 
     def page_batch(self, titles: Sequence[str]) -> list[Page | None]:
-        """For each title its page, or None."""
+        """For each title its page, or None. May raise :class:`RetrievalError`."""
         ...
 
 
@@ -59,13 +59,20 @@ class LocalRetriever:
 
 
 class HttpRetriever:
-    """Asks the server at ``url``, with or without ``/retrieve`` at its end.
+    """Asks a server. Close it after use; use it from one thread, which may not run an event loop.
 
-    An attempt may take ``timeout`` seconds from connecting to the reply's last byte, however slowly the bytes come. A
-    refused or broken connection, a time-out, a status of 429 or 5xx is tried again, ``attempts`` times in all, after
-    ``backoff`` seconds, then twice as many; anything else that is wrong is not. Every failure is a
-    :class:`RetrievalError` that names the URL, what was expected and what was found. Proxies that the process's
-    environment names are not used. To be closed; for one thread, and not for one that runs an event loop.
+    A refused or broken connection, a time-out and a status of 429 or 5xx are tried again; other failures are not. The
+    proxy settings of the process are ignored.
+
+    Args:
+        url: of the server, with or without ``/retrieve`` at its end.
+        timeout: seconds of an attempt, from connecting to the reply's last byte.
+        attempts: how often a request is sent at most.
+        backoff: seconds before the second attempt; each further wait is twice as long, ten seconds at most.
+
+    Raises:
+        ConfigError: ``url`` is no HTTP address.
+        RetrievalError: from a request that fails; names the URL, what was expected and what was found.
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0, attempts: int = 4, backoff: float = 0.5) -> None:

@@ -1,7 +1,8 @@
-"""A server of the protocol that :mod:`empg.environments.deepsearch.search.retrieval` describes, bounded in everything.
+"""A server of the protocol that :mod:`empg.environments.deepsearch.search.retrieval` describes.
 
 ``POST /retrieve`` takes ``queries`` or a single ``query``, ``topk`` and ``return_scores``; ``POST /page`` takes
-``titles``; ``GET /health`` tells the number of passages. A request's mistake is answered by a 4xx and ``{"error": …}``.
+``titles``; ``GET /health`` tells the number of passages. A faulty request is answered by a 4xx and ``{"error": …}``.
+The size, number and duration of requests are bounded.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MAX_BODY_BYTES = 8 << 20
 MAX_QUERIES = 1024
 MAX_TOPK = 100
 MAX_REQUESTS = 32
-"""Requests under way at once; a further one is answered by 503, which asks to try again."""
+"""The most requests under way at once; a further one is answered by 503, which asks to try again."""
 
 _DEFAULT_TOPK = 3
 _BODY_SECONDS = 10.0
@@ -87,14 +88,14 @@ def create_server(index: Index) -> uvicorn.Server:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens at an address; port 0 stands for a free one.
 
-    Raises :class:`~empg.errors.ConfigError` if the address cannot be had.
+    Raises :class:`~empg.errors.ConfigError` if nothing can listen there.
     """
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as cause:
         raise ConfigError(f"{host}:{port}: expected an address to listen at, found: {cause}") from None
-    # Connections inherit it, and asyncio would not set it itself: a reply's body must not wait for its head's
-    # acknowledgement, which costs 40 ms a request.
+    # Connections inherit this, and asyncio does not set it. Without it a reply's body waits for the acknowledgement of
+    # its head, which costs 40 ms a request.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -104,8 +105,8 @@ def serve(
 ) -> None:
     """Serve a built index until the process gets SIGINT or SIGTERM. ``announce`` gets the server's URL.
 
-    Port 0 stands for a free one. There is no authentication: with a host other than the loopback, everyone who reaches
-    it may search. Raises as :meth:`Index.open` and :func:`listen`.
+    Port 0 stands for a free one. There is no authentication: on a host other than the loopback, everyone who reaches it
+    may search. Raises what :meth:`Index.open` and :func:`listen` raise.
     """
     server = create_server(Index.open(index_directory))
     with listen(host, port) as listener:

@@ -18,9 +18,9 @@ from empg.environments.webshop.engine.buttons import RESERVED_NAMES
 from empg.errors import DataError
 from empg.files import read_json
 
-NO_PRICE = 100.0  # what upstream asks for a product without a price
-NO_ATTRIBUTES = ("DUMMY_ATTR",)  # what upstream gives a product without attributes
-LONGEST_ASIN = 10  # upstream leaves out what is longer, and "nan"
+NO_PRICE = 100.0  # dollars: upstream's price of a product without one
+NO_ATTRIBUTES = ("DUMMY_ATTR",)  # upstream's attributes of a product without any
+LONGEST_ASIN = 10  # characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def category_path(text: str) -> frozenset[str]:
 
 
 def parse_pricing(text: str) -> tuple[float, ...]:
-    """One or two prices from text such as "$9.99" or "$9.99 - $1,019.99"; what follows a second price does not count.
+    """One or two prices in dollars from a text such as "$9.99" or "$9.99 - $1,019.99". Further prices are ignored.
 
     Raises ValueError if there is no price after a dollar sign.
     """
@@ -84,7 +84,7 @@ def parse_pricing(text: str) -> tuple[float, ...]:
 def read_products(items: str | Path, attributes: str | Path, *, strict: bool = True) -> tuple[Product, ...]:
     """Read ``items_shuffle*.json`` and ``items_ins_v2*.json``.
 
-    As upstream does, leaves out products whose asin is "nan", longer than ten characters or was there before.
+    Products whose asin is "nan", longer than ten characters or a repetition are left out, as upstream does.
 
     Args:
         items: the file of products.
@@ -170,7 +170,10 @@ def _attributes(described: dict[str, Any], path: Path, asin: str, strict: bool) 
 
 
 class Fields:
-    """The typed fields of one JSON record; ``where`` names file and record in errors."""
+    """The typed fields of one JSON record; ``where`` names file and record in errors.
+
+    Raises :class:`~empg.errors.DataError` if the record is not an object.
+    """
 
     def __init__(self, record: Any, where: str) -> None:
         if not isinstance(record, dict):
@@ -179,10 +182,12 @@ class Fields:
         self.where = where
 
     def error(self, key: str, expected: str) -> DataError:
+        """The error of a field that is not as expected, to be raised."""
         found = f"{self.record[key]!r:.100}" if key in self.record else "none"
         return DataError(f"{self.where}: {key}: expected {expected}, found {found}")
 
     def text(self, key: str, *, optional: bool = False) -> str:
+        """A text field; "" where it is ``optional`` and absent. Raises :class:`~empg.errors.DataError` otherwise."""
         value = self.record.get(key)
         if optional and value is None:
             return ""
@@ -191,6 +196,7 @@ class Fields:
         return _printable(value, f"{self.where}: {key}")
 
     def texts(self, key: str) -> tuple[str, ...]:
+        """A field that is a list of texts. Raises :class:`~empg.errors.DataError` if it is absent or something else."""
         values = self.record.get(key)
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise self.error(key, "a list of texts")
@@ -198,7 +204,7 @@ class Fields:
 
 
 def _printable(text: str, where: str) -> str:
-    """The text, unless half a character (a lone surrogate) stands in it, which no file or index could hold."""
+    """The text. Raises :class:`~empg.errors.DataError` for a lone surrogate, which no file or index can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -207,7 +213,7 @@ def _printable(text: str, where: str) -> str:
 
 
 def read_records(path: Path, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
-    """The JSON list or object in a file."""
+    """The JSON list or object in a file. Raises :class:`~empg.errors.DataError` if the file holds anything else."""
     try:
         records = read_json(path)
     except RecursionError:

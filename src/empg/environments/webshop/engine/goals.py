@@ -60,9 +60,9 @@ class Goal:
 
 
 def draw_price(product: Product, seed: int) -> float:
-    """The price that counts when the product is bought: its own, or a uniform draw where it has a range.
+    """The price in dollars that counts when the product is bought: its own, or a uniform draw from its range.
 
-    Upstream draws without a seed, so that no two of its instances agree; here the draw belongs to (seed, asin).
+    Upstream draws without a seed, so its instances disagree; here the draw depends on (seed, asin).
     """
     if len(product.pricing) == 1:
         return product.pricing[0]
@@ -71,7 +71,10 @@ def draw_price(product: Product, seed: int) -> float:
 
 
 def draw_price_limit(price: float, rng: Random) -> float:
-    """The greater of two different draws from the first four multiples of 10 above the price, below 1,000."""
+    """A price limit in dollars: the greater of two different draws from the next four multiples of 10 below 1,000.
+
+    :data:`NO_LIMIT` where fewer than two of these are above the price.
+    """
     steps = [step for step in _PRICE_STEPS if step > price][:4]
     if len(steps) < 2:
         return NO_LIMIT
@@ -175,7 +178,7 @@ def _named(values: Sequence[str], descriptions: Sequence[str]) -> dict[str, str]
 def upstream_order(goals: Sequence[Goal]) -> list[Goal]:
     """The goals as upstream numbers them: after ``random.seed(233); random.shuffle(goals)``.
 
-    The shuffle is written out because Python promises its result no more than its bits.
+    The shuffle is written out: every version of Python draws the same bits, but ``shuffle`` may use them otherwise.
     """
     shuffled, rng = list(goals), Random(_SHUFFLE_SEED)
     for i in range(len(shuffled) - 1, 0, -1):

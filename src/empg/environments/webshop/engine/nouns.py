@@ -21,7 +21,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words of titles that are no nouns: function words, adjectives, adverbs and verbs, by no finer grammar.
+# Words of titles that are not nouns: function words, adjectives, adverbs and verbs, in no finer classes.
 _OTHER_WORDS = _words(
     """a about above after all also an and any are as at be been before below best between both but by can do does down
     each either every few for from get has have her his how if in into is it its just like made make makes many
@@ -48,7 +48,7 @@ _OTHER_WORDS = _words(
 
 
 def rule_nouns(title: str) -> list[str]:
-    """Every word of the title with a letter in it, but for single characters and a frozen list of other words."""
+    """The words of a title, in lower case, without numbers, single characters and a frozen list of other words."""
     words = _WORD.findall(_POSSESSIVE.sub("", title).lower())
     return [w for w in words if len(w) > 1 and not w.isdecimal() and w not in _OTHER_WORDS]
 

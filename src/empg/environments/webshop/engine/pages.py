@@ -1,7 +1,7 @@
 """Pages as lists of their visible texts, and how the two observation modes show them.
 
 Upstream renders HTML and reads it back (princeton-nlp/WebShop, web_agent_site/templates and
-envs/web_agent_text_env.py); here a page is made as what that reading would find.
+envs/web_agent_text_env.py); here a page holds what that reading would find.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def search_page(instruction: str) -> Page:
 
 
 def results_page(instruction: str, products: Sequence[Product], page: int) -> Page:
-    """One page of the products found; ``page`` counts from 1. There is always a next one, if empty."""
+    """One page of the products found; ``page`` counts from 1. Every page links to a next one, which may be empty."""
     nodes = [*_head(instruction), _text(f"Page {page} (Total results: {len(products)})")]
     if page > 1:
         nodes.append(_button(buttons.PREVIOUS))
@@ -88,7 +88,7 @@ def sub_page(instruction: str, product: Product, name: str) -> Page:
 
 
 def done_page(asin: str, options: Mapping[str, str], reward: float) -> Page:
-    """The last page. Upstream gives it hardly anything to show; what is missing reads "None" or nothing."""
+    """The last page. Upstream fills few of its fields; the others read "None" or nothing."""
     chosen = json.dumps(options, sort_keys=True)
     for character in "<>&'":
         chosen = chosen.replace(character, f"\\u{ord(character):04x}")
@@ -124,7 +124,8 @@ def render_text(page: Page) -> str:
 def render_text_rich(page: Page, *, url: str, visited: Collection[str]) -> str:
     """Mode "text_rich": a line for each text, what can be clicked marked.
 
-    As upstream does, takes an option for chosen if it stands in double quotes anywhere in the page's address.
+    An option counts as chosen if it stands in double quotes anywhere in the page's address ``url``, as upstream has it.
+    ``visited`` are the asins of the products that were opened.
     """
     lines: list[str] = []
     clicked: list[str] = []

@@ -28,7 +28,7 @@ class Score:
     """A purchase's score in [0, 1] and its parts, named as upstream names them.
 
     ``r_att`` and ``r_option`` are the shares of the goal's attributes and options that were hit, ``r_option`` None for
-    a goal without options; ``w_att``, ``w_option`` and ``w_price`` what the parts weigh.
+    a goal without options; ``w_att``, ``w_option`` and ``w_price`` are the weights of the parts.
     """
 
     total: float
@@ -124,19 +124,19 @@ def has_attribute(product: Product, attribute: str) -> bool:
 
 
 def count_option_hits(goal: Goal, chosen: list[str], rule: Rule) -> int:
-    """How many of the goal's options are similar to a chosen value, after colours were normalised."""
+    """The number of the goal's options that are similar to a chosen value once colours are normalised."""
     chosen = [normalise_colour(value) for value in chosen]
     if rule == "upstream" and not goal.is_human:
         wanted = [_normalised_pair(name, value) for name, value in goal.options.items()]
         return sum(any(token_set_ratio(own, pair) > SIMILAR for own in chosen) for pair in wanted)
     values = [normalise_colour(value) for value in goal.options.values()]
-    exact = rule == "mended"  # upstream misses a value without a letter or digit even if it is the very one
+    exact = rule == "mended"  # upstream misses a value without a letter or digit even where both are equal
     return sum(
         any((exact and own == value) or token_set_ratio(own, value) > SIMILAR for own in chosen) for value in values
     )
 
 
 def _normalised_pair(name: str, value: str) -> str:
-    """What upstream's comparison sees of a pair: a colour if one of the two is a colour's very name, else its repr."""
+    """What upstream compares of a pair: the colour if one of the two is the name of one, else the pair's repr."""
     pair = (name, value)
     return next((colour for colour in COLOURS if colour in pair), repr(pair))

@@ -1,7 +1,8 @@
 """Search: BM25 over one lower-cased text per product, in memory, one index for all sessions of a process.
 
 The text is that of upstream's index (princeton-nlp/WebShop, search_engine/convert_product_file_format.py): title,
-description, first bullet, options. Words are prepared as by Lucene's analyser for English, but for a newer stemmer.
+description, first bullet, options. Words are prepared as Lucene's analyser for English prepares them, but with a newer
+stemmer.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from collections.abc import Callable, Sequence
 
 import tantivy
 
+from empg.environments.bm25 import BODY, Ranking, encodable, make_analyser, make_index, write
 from empg.environments.webshop.engine.catalogue import Product
 
 Search = Callable[[str], Sequence[str]]
 """Query → asins, best first. The query is in lower case and of any length; a search never raises."""
 
 TOP = 50
-_FIELD, _NUMBER = "contents", "number"
-_ANALYSER = "english"
+"""The number of products that a search finds at most."""
+
 # The stop words of Lucene's analyser for English.
 _STOP_WORDS = (
     *("a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not"),
@@ -29,11 +31,10 @@ _STOP_WORDS = (
 _POSSESSIVE = re.compile(r"['’]s\b")
 _MOST_TERMS = 1024  # different words of a query that count, as in Lucene
 _LONGEST_QUERY = 20_000  # characters of a query that count
-_HEAP = 256_000_000  # bytes: above what one segment needs, for document numbers in the catalogue's order
 
 
 def searchable_text(product: Product) -> str:
-    """What is searched of a product."""
+    """The text of a product that is searched."""
     options = ", and ".join(f"{name}: {', '.join(values)}" for name, values in product.options.items())
     return " ".join((product.name, product.description, *product.bullets[:1], options)).lower()
 
@@ -43,42 +44,13 @@ class SearchIndex:
 
     def __init__(self, products: Sequence[Product]) -> None:
         self._asins = [product.asin for product in products]
-        builder = tantivy.SchemaBuilder()
-        builder.add_text_field(_FIELD, tokenizer_name=_ANALYSER, index_option="freq")
-        builder.add_integer_field(_NUMBER, fast=True)
-        self._schema = builder.build()
-        self._analyser = _analyser()
-        self._index = tantivy.Index(self._schema)
-        self._index.register_tokenizer(_ANALYSER, self._analyser)
-        self._index.config_reader(reload_policy="Manual")
-        writer = self._index.writer(heap_size=_HEAP, num_threads=1)
-        for number, product in enumerate(products):
-            text = _POSSESSIVE.sub("", searchable_text(product))
-            writer.add_document(tantivy.Document(**{_FIELD: [text], _NUMBER: [number]}))
-        writer.commit()
-        writer.wait_merging_threads()
-        self._index.reload()
-        self._searcher = self._index.searcher()
+        analyser = make_analyser(tantivy.Filter.custom_stopword(list(_STOP_WORDS)))
+        index = make_index(analyser)
+        write(index, ({BODY: _POSSESSIVE.sub("", searchable_text(product))} for product in products))
+        self._ranking = Ranking(index, analyser, most_terms=_MOST_TERMS)
 
     def __call__(self, query: str) -> list[str]:
-        """Asins, best first. The query is a bag of words: it has no syntax, and no text is wrong."""
-        text = query[:_LONGEST_QUERY].encode("utf-8", "replace").decode()
-        counts = Counter(self._analyser.analyze(_POSSESSIVE.sub("", text.lower())))
-        terms = [(tantivy.Occur.Should, self._term(word, count)) for word, count in list(counts.items())[:_MOST_TERMS]]
-        if not terms:
-            return []
-        hits = self._searcher.search(tantivy.Query.boolean_query(terms), limit=TOP, count=False).hits
-        numbers = self._searcher.fast_field_values(_NUMBER, [address for _, address in hits])
-        ranked = sorted((-score, int(number or 0)) for (score, _), number in zip(hits, numbers, strict=True))
-        return [self._asins[number] for _, number in ranked]
-
-    def _term(self, word: str, count: int) -> tantivy.Query:
-        query = tantivy.Query.term_query(self._schema, _FIELD, word, index_option="freq")
-        return query if count == 1 else tantivy.Query.boost_query(query, float(count))
-
-
-def _analyser() -> tantivy.TextAnalyzer:
-    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-    for step in (tantivy.Filter.custom_stopword(list(_STOP_WORDS)), tantivy.Filter.stemmer("english")):
-        builder = builder.filter(step)
-    return builder.build()
+        """Asins, best first. A word counts as often as the query has it."""
+        text = encodable(query[:_LONGEST_QUERY]).lower()
+        words = Counter(self._ranking.terms(_POSSESSIVE.sub("", text)))
+        return [self._asins[row] for _, row, _ in self._ranking.rank(words, TOP)]

@@ -1,7 +1,7 @@
 """One visit to the shop: which page is open, what is chosen, and what an action does.
 
-The order of the rules, and the reading of the page's address, are upstream's (princeton-nlp/WebShop,
-web_agent_site/envs/web_agent_text_env.py): they decide, where names collide, what a click does.
+The order of the rules and the reading of the page's address are upstream's (princeton-nlp/WebShop,
+web_agent_site/envs/web_agent_text_env.py). They decide what a click does where names collide.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ class Session:
         return self.observation
 
     def step(self, action: str | None) -> StepResult:
-        """Play ``search[…]``, on any page, or ``click[…]``; what is neither, or None, changes nothing and is invalid.
+        """Play ``search[…]``, on any page, or ``click[…]``; anything else, or None, changes nothing and is invalid.
 
-        The reward is the score of the purchase that ends the episode, 0.0 before. Only an
-        :class:`~empg.errors.EnvironmentStateError` is raised: before the first reset and after the purchase.
+        The reward is the score of the purchase that ends the episode, 0.0 before. Raises
+        :class:`~empg.errors.EnvironmentStateError` before the first reset and after the purchase, and nothing else.
         """
         if not self._page or self.score is not None:
             raise EnvironmentStateError("webshop: expected reset() before step(), found no episode in progress")
@@ -128,7 +128,7 @@ class Session:
     def available_actions(self) -> dict[str, Any]:
         """``has_search_bar``, and ``clickables``: the names that ``click[…]`` takes. A search is possible everywhere.
 
-        As upstream does, lists "search" on the search page, where clicking it does nothing.
+        The search page lists "search", as upstream's does, although clicking it does nothing.
         """
         is_search_page = bool(self._page) and self._page[-1].text == buttons.SEARCH
         return {"has_search_bar": is_search_page, "clickables": list(pages.clickables(self._page))}
@@ -154,7 +154,7 @@ class Session:
             self._open_item(name, clickable)
 
     def _page_name(self) -> str:
-        """The kind of page, as upstream reads it off the address: the first name in it, were it in the keywords."""
+        """The kind of page, as upstream reads it: the first of the names in the address, even one in the keywords."""
         return next((name for name in (_RESULTS, _ITEM, _SUB_PAGE) if name in self._address), "")
 
     def _open_search(self) -> None:
@@ -188,7 +188,7 @@ class Session:
         self._page = pages.done_page(product.asin, self.options, self.score.total)
 
     def _product(self) -> Product:
-        """The open product. Item pages alone lead to the places that ask for it, so one is open."""
+        """The open product. Only item pages lead to the callers of this, so there is one."""
         assert self.asin is not None
         return self._shop.by_asin[self.asin]
 

@@ -97,7 +97,7 @@ class Shop:
         return list(itertools.accumulate(goal.weight for goal in self.goals))
 
     def draw_goal(self, rng: Random) -> Goal:
-        """A goal, drawn by weight. (Upstream's draw is off by one: its first goal never comes, its last too often.)"""
+        """A goal, drawn by weight. (Upstream's is off by one: it never gives the first goal and the last too often.)"""
         cumulative = self._cumulative_weights
         return self.goals[min(bisect(cumulative, rng.random() * cumulative[-1]), len(cumulative) - 1)]
 
@@ -118,8 +118,9 @@ class Shop:
     def find(self, keywords: Sequence[str]) -> Sequence[Product]:
         """The products that a search finds, best first.
 
-        Four first words ask for something else: ``<r>`` for 50 products at random, the same for the same words; ``<a>``
-        for all with an attribute, ``<c>`` with a category, ``<q>`` with a query, which is what the next words say.
+        A first word in angle brackets asks for something else, and the next words say what: ``<a>`` for all products
+        with this attribute, ``<c>`` with this category, ``<q>`` with this query. ``<r>`` asks for 50 random products,
+        the same ones for the same words.
         """
         rest = " ".join(keywords[1:]).strip()
         if keywords[0] == "<r>":

@@ -1,8 +1,8 @@
 """Drawing the embedded shop: a catalogue, and what customers ask for in it.
 
-Both are pure functions of the seed. Products come in families of near-duplicates with one title. Beside a family's
-first product, others have another feature, come in other values of their first option, or cost too much: what a
-customer asks for decides which of them will do, and search alone does not tell.
+Both are pure functions of the seed. Products come in families of near-duplicates with one title. The others differ
+from a family's first product in a feature, in the values of the first option or in the price. Which of them fits
+depends on the request, and search alone cannot tell.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def draw_goal(split: str, task_id: int, seed: int) -> Goal:
 
 
 def _number(products: Iterable[Item]) -> Iterator[Item]:
-    """Give ids: the code and, as a merchant numbers articles, a number that counts the products of that code."""
+    """Give each product its id: the code, and a number that counts the products with that code."""
     counts: Counter[str] = Counter()
     for product in products:
         counts[product.code] += 1
@@ -188,7 +188,7 @@ def _by_id(seed: int) -> dict[str, Item]:
 
 @cache
 def _wishes_of_all(split: str, category: str, seed: int) -> list[tuple[Item, Wish]]:
-    """What can be asked for in a category of a split: one wish of every product, then another one of each, …"""
+    """What can be asked for in a category of a split: one wish for each product, then a second one for each, …"""
     items = [item for item in draw_catalogue(seed) if (item.split, item.category.name) == (split, category)]
     # The catalogue's order breaks ties in a search: a range of ids must not hold its first products alone.
     items = shuffled(Random(derive_seed(seed, "webshop", split, category)), items)
@@ -201,7 +201,7 @@ def _wishes_of_all(split: str, category: str, seed: int) -> list[tuple[Item, Wis
 def _wishes(asin: str, seed: int) -> list[Wish]:
     """The attributes and options that a customer who wants this product may ask for, shuffled.
 
-    Only those that another product of its family does not meet, or meets for too much money.
+    No other product of its family meets all of them at this price.
     """
     product = _by_id(seed)[asin]
     title, *features = product.attributes
@@ -220,7 +220,7 @@ def _wishes(asin: str, seed: int) -> list[Wish]:
 
 
 def meets(product: Item, price: int, attributes: tuple[str, ...], options: tuple[tuple[str, str], ...]) -> bool:
-    """Whether a product of the right kind has these attributes and options and is not dearer than one at ``price``."""
+    """Whether a product of the right kind has these attributes and options and costs at most ``price`` dollars."""
     offered = dict(product.options)
     return (
         product.price <= price

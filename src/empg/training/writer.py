@@ -1,0 +1,59 @@
+"""What a training run leaves on disk as it goes: credited rollouts, checkpoints, seconds. It computes no number."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from empg.policy.policy import Policy
+from empg.provenance import Record
+from empg.rollouts.table import to_table
+from empg.schema import CREDIT, CREDITED_STEPS
+from empg.training import checkpoint
+from empg.training.batches import Collected
+from empg.training.credit import Credit
+from empg.training.optimiser import Optimiser
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Writes into the folder of a run."""
+
+    record: Record
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.record.out / "checkpoint"
+
+    def resume(self, policy: Policy, optimiser: Optimiser) -> checkpoint.Progress:
+        """Restore the last checkpoint in place. Start over where none has the same configuration and inputs."""
+        found = checkpoint.load_latest(self.checkpoints, policy.network, optimiser, self.record.digest)
+        if found is not None:
+            return found
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        shutil.rmtree(self.record.out / "rollouts", ignore_errors=True)
+        return checkpoint.Progress(self.record.digest, 0, 0, [])
+
+    def checkpoint(self, policy: Policy, optimiser: Optimiser, progress: checkpoint.Progress) -> None:
+        """Save everything that the next iterations depend on."""
+        checkpoint.save(self.checkpoints, policy.network, optimiser, progress)
+
+    def rollouts(self, iteration: int, version: int, collected: Collected, credited: Credit) -> None:
+        """The steps of an iteration with their credit, which dropped trajectories have none of.
+
+        ``version`` is the number of updates that the policy which sampled them had seen.
+        """
+        kept, dropped = collected
+        table = to_table(kept, iteration=iteration, policy_version=version).hstack(credited.columns())
+        if dropped:
+            rest = to_table(dropped, iteration=iteration, policy_version=version)
+            nothing = pl.DataFrame({name: pl.Series([None] * len(rest), dtype=t) for name, t in CREDIT.items()})
+            table = table.vstack(rest.hstack(nothing.with_columns(trained=pl.lit(False))))
+        self.record.write_table(table, CREDITED_STEPS, f"rollouts/iteration_{iteration:04d}.parquet")
+
+    def seconds(self, parts: dict[str, float]) -> None:
+        """CPU seconds of an iteration by part."""
+        self.record.iteration_seconds.append(parts)
