@@ -38,7 +38,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill in the lists of the navigation that grow with the repository."""
     results = sorted(path.parent.name for path in (ROOT / "docs/results").glob("*/README.md"))
     lists: dict[str, list[Any]] = {
-        "results/*": [{name: f"results/{name}/README.md"} for name in results],
+        "results/*": [{"Overview": "results/README.md"}, *({name: f"results/{name}/README.md"} for name in results)],
         "api/*": reference_pages(),
     }
     config.nav = [{title: lists.get(str(at), at) for title, at in entry.items()} for entry in config.nav or []]

@@ -140,7 +140,8 @@ class Layer(nn.Module):
 
         Args:
             x: ``[..., width]``, the block's input.
-            cos, sin: ``[..., 1, head_width / 2]``, of the tokens' positions.
+            cos: ``[..., 1, head_width / 2]``, of the tokens' positions.
+            sin: alike.
             wanted: ``[wanted]``, places of the tokens that queries are computed for; None for all.
         """
         x = rms_norm(x, self.attention_norm, self.eps)
@@ -371,7 +372,8 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
     Args:
         q: ``[rows, heads, w]``.
-        k, v: ``[rows, kv_heads, length, w]``.
+        k: ``[rows, kv_heads, length, w]``.
+        v: ``[rows, kv_heads, length, w]``.
         bias: ``[rows, 1, length]``, added to the scores.
     """
     rows, heads, width = q.shape
