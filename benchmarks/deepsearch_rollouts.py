@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from empg.config import load_data, load_environments, load_study, rollouts_run
-from empg.environments.registry import open_dataset
+from empg.environments.datasets import open_dataset
 from empg.policy.policy import Policy
 from empg.rollouts.collect import group_episodes, make_sampler
 

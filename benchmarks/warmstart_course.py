@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from empg.config import evaluate_run, warmstart_run
-from empg.environments.registry import open_dataset
+from empg.environments.datasets import open_dataset
 from empg.pipeline.job_files import read_study
 from empg.policy.policy import Policy
 from empg.rollouts import evaluate

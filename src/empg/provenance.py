@@ -98,9 +98,14 @@ def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path]
         about = _about(name, config, inputs)
         record = Record(out, json_digest(about))
         yield record
-        timing = {"stage": name, "startup_seconds": startup, "wall_seconds": time.perf_counter() - wall,
-                  "cpu_seconds": time.process_time() - cpu, "threads": threads,
-                  "iterations": record.iteration_seconds}  # fmt: skip
+        timing = {
+            "stage": name,
+            "startup_seconds": startup,
+            "wall_seconds": time.perf_counter() - wall,
+            "cpu_seconds": time.process_time() - cpu,
+            "threads": threads,
+            "iterations": record.iteration_seconds,
+        }
         write_json(out / TIMING, timing | commit())
         write_json(out / MANIFEST, {**about, "outputs": tree(out), "summary": record.summary})
 

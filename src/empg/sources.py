@@ -27,6 +27,7 @@ STAGES = {
 # Modules that cannot change a stage's result except through its resolved configuration, which is an input of its own:
 # the package's lazy names, the models of the configuration (a package), the registries and the kinds of errors.
 NOT_SOURCES = frozenset({"empg", "empg.config", "empg.errors", "empg.registry"})
+CONFIG_SOURCES = frozenset({"empg.config.methods"})  # says which functions the built-in methods call
 
 
 def sources(module: str, environment: str | None = None) -> list[Path]:
@@ -64,7 +65,8 @@ def _import_graph(packages: tuple[str, ...]) -> grimp.ImportGraph:
 
 
 def _is_source(name: str) -> bool:
-    return name not in NOT_SOURCES and not name.startswith("empg.config.")
+    is_model = name.startswith("empg.config.") and name not in CONFIG_SOURCES
+    return name not in NOT_SOURCES and not is_model
 
 
 def _file(name: str) -> Path:

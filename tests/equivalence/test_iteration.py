@@ -15,7 +15,7 @@ import torch
 from empg.config import TrainRun, parse
 from empg.environments import data as data_stage
 from empg.environments.alfworld.registration import AlfworldData
-from empg.environments.registry import open_dataset
+from empg.environments.datasets import open_dataset
 from empg.policy.policy import Policy
 from empg.provenance import Record
 from empg.rollouts.collect import difficulty_table, group_episodes, make_sampler

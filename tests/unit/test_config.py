@@ -246,13 +246,16 @@ def test_the_type_of_the_data_set_completes_an_environment(tmp_path, bases):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("{type: alfwold}", r"data\.yaml: data_sets\.x\.type: expected one of the environments alfworld, deepsearch, "
-         r"webshop; did you mean alfworld\?, found 'alfwold'"),
+        (
+            "{type: alfwold}",
+            r"data\.yaml: data_sets\.x\.type: expected one of the environments alfworld, deepsearch, "
+            r"webshop; did you mean alfworld\?, found 'alfwold'",
+        ),
         ("{source: embedded}", r"data_sets\.x\.type: expected one of the environments .*, found None"),
         ("{type: webshop, sizes: {trian: 3}}", r"data_sets\.x\.sizes\.trian: unknown; did you mean train\?"),
         ("7", r"data_sets\.x\.type: expected one of the environments"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_in_a_data_set_is_named(tmp_path, entry, message):
     with pytest.raises(ConfigError, match=message):
         load_data(written(tmp_path, "data.yaml", f"data_sets:\n  x: {entry}\n"))

@@ -10,7 +10,7 @@ import pytest
 
 from empg.config import ENVIRONMENTS
 from empg.environments import data as data_stage
-from empg.environments.registry import open_dataset
+from empg.environments.datasets import open_dataset
 from empg.files import read_json
 
 EMBEDDED = ("alfworld", "webshop", "deepsearch")

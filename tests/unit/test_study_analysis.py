@@ -106,7 +106,7 @@ def _verdict(seeds: tuple[float | None, float | None], tasks: tuple[float, float
 
 
 def test_verdict_claims_a_gain_only_with_both_intervals() -> None:
-    undecided = "new is not shown to be better or worse than base on any of 1 panel."
+    undecided = "new is not shown to be better or worse than base on the one panel."
     assert "new beats base on e valid_unseen." in _verdict((0.01, 0.19), (0.02, 0.18))
     assert undecided in _verdict((-0.01, 0.21), (0.02, 0.18))
     assert undecided in _verdict((0.01, 0.19), (-0.02, 0.22))

@@ -11,7 +11,7 @@ import torch
 from empg.config import TinyPolicy, WarmStart, WarmStartRun
 from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.base import DemonstrationStep
-from empg.environments.registry import open_dataset
+from empg.environments.datasets import open_dataset
 from empg.environments.text import format_step
 from empg.errors import ConfigError, DivergenceError
 from empg.policy.chat import Chat

@@ -45,8 +45,19 @@ class Outside(Project):
 def doors(unbuilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Outside:
     """A project in which the example package is installed and its study has run."""
     root = Path(shutil.copytree(unbuilt, tmp_path_factory.mktemp("doors") / "empg"))
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
-               "--target", str(root / "site"), str(ROOT / "examples" / "environment")]  # fmt: skip
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--target",
+        str(root / "site"),
+        str(ROOT / "examples" / "environment"),
+    ]
     subprocess.run(install, check=True, capture_output=True)
     project = Outside(root)
     (root / "config/data.yaml").write_text("data_sets:\n  doors: {type: doors}\n")

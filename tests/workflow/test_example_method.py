@@ -39,8 +39,19 @@ class Installed:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
-                   "--target", str(root / "site"), str(ROOT / "examples" / "method")]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "--target",
+            str(root / "site"),
+            str(ROOT / "examples" / "method"),
+        ]
         subprocess.run(command, check=True, capture_output=True, env=self.environment)
         (root / "config" / "study").mkdir(parents=True)
         (root / "config" / "config.yaml").write_text(STUDY)

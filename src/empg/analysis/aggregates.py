@@ -68,8 +68,9 @@ def aggregate(blocks: Sequence[Block], against: Sequence[int], *, seed: int = 0)
         )
     ((_, seeds),) = shapes
     parts = [block.by_type() for block in blocks]
-    weights = np.concatenate([[p.shape[2] / len(b.types) / len(blocks) for p in types]
-                              for b, types in zip(blocks, parts, strict=True)])  # fmt: skip
+    weights = np.concatenate(
+        [[p.shape[2] / len(b.types) / len(blocks) for p in types] for b, types in zip(blocks, parts, strict=True)]
+    )
     scores = np.concatenate([np.stack([part.mean(-1) for part in types], -1) for types in parts], -1)
     values = _statistics(scores[:, :, None], weights, against)[..., 0]
     bounds = np.full((2, *values.shape), None)
@@ -111,8 +112,16 @@ def _intervals(parts: list[list[Array]], weights: Array, against: Sequence[int],
         return _statistics(np.concatenate(blocks, -1), weights, against)
 
     random = np.random.default_rng(seed)
-    interval = bootstrap(strata, statistic, n_resamples=RESAMPLES, batch=200, vectorized=True, confidence_level=LEVEL,
-                         method="percentile", rng=random).confidence_interval  # fmt: skip
+    interval = bootstrap(
+        strata,
+        statistic,
+        n_resamples=RESAMPLES,
+        batch=200,
+        vectorized=True,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=random,
+    ).confidence_interval
     return interval.low, interval.high
 
 

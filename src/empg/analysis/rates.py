@@ -19,11 +19,23 @@ def rate_choice(search: pl.DataFrame) -> pl.DataFrame:
     for environment in search["environment"].unique(maintain_order=True):
         runs = search.filter(environment=environment).sort("method")
         own = runs.filter(factor=1)["sampled"].to_numpy()
-        found = {factor: mean_over_seeds(runs.filter(factor=factor)["sampled"].to_numpy() - own)
-                 for factor in runs["factor"].unique().sort() if factor != 1}  # fmt: skip
+        found = {
+            factor: mean_over_seeds(runs.filter(factor=factor)["sampled"].to_numpy() - own)
+            for factor in runs["factor"].unique().sort()
+            if factor != 1
+        }
         better = [(estimate.value, factor) for factor, estimate in found.items() if (estimate.low or 0) > 0]
         chosen = max(better)[1] if better else 1.0
-        rows += [{"environment": environment, "factor": factor, "methods": len(own), "difference": estimate.value,
-                  "low": estimate.low, "high": estimate.high, "chosen": chosen}
-                 for factor, estimate in found.items()]  # fmt: skip
+        rows += [
+            {
+                "environment": environment,
+                "factor": factor,
+                "methods": len(own),
+                "difference": estimate.value,
+                "low": estimate.low,
+                "high": estimate.high,
+                "chosen": chosen,
+            }
+            for factor, estimate in found.items()
+        ]
     return pl.DataFrame(rows, infer_schema_length=None)

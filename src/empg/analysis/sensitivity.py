@@ -19,13 +19,16 @@ def sensitivity(study: Study, results: pl.DataFrame) -> pl.DataFrame:
     least two of the settings.
     """
     rows = [
-        {"environment": environment, "method": name,
-         **{key: getattr(method.in_environment(settings.zeta), key, None) for key in SETTINGS},
-         "others": method.model_dump_json(exclude=set(SETTINGS))}
+        {
+            "environment": environment,
+            "method": name,
+            **{key: getattr(method.in_environment(settings.zeta), key, None) for key in SETTINGS},
+            "others": method.model_dump_json(exclude=set(SETTINGS)),
+        }
         for environment, settings in study.environments.items()
         for name, method in study.methods.items()
         if method.modulation != "none"
-    ]  # fmt: skip
+    ]
     schema = dict.fromkeys(("environment", "method", "others"), pl.String) | dict.fromkeys(SETTINGS, pl.Float64)
     per = ["environment", "others"]
     varied = pl.sum_horizontal(pl.col(name).n_unique().over(per) > 1 for name in SETTINGS) >= 2

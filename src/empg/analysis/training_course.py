@@ -41,11 +41,13 @@ def training_progress(results: Results, training: pl.DataFrame, credited: pl.Dat
     """
     steps = credited.group_by(*RUN, "iteration").agg(pl.len().cast(pl.Int64).alias("steps"))
     seconds = [
-        {**run.key, "iteration": i, "cpu": cpu} for run in results.trained()
+        {**run.key, "iteration": i, "cpu": cpu}
+        for run in results.trained()
         for i, cpu in enumerate(results.iteration_seconds(run))
-    ]  # fmt: skip
-    clock = pl.DataFrame(seconds, schema={**{name: REACHED[name] for name in RUN}, "iteration": pl.Int64,
-                                          "cpu": pl.Float64})  # fmt: skip
+    ]
+    clock = pl.DataFrame(
+        seconds, schema={**{name: REACHED[name] for name in RUN}, "iteration": pl.Int64, "cpu": pl.Float64}
+    )
     joined = training.select(*RUN, "iteration", "success").join(
         steps.with_columns(pl.col("iteration").cast(pl.Int64)), on=[*RUN, "iteration"], how="left"
     )
@@ -130,14 +132,18 @@ def stability(study: Study, progress: pl.DataFrame, training: pl.DataFrame, forw
     )
     last = pl.col("iteration") >= pl.col("iteration").max() * 0.75
     norm, kl, entropy = pl.col("grad_norm"), pl.col("kl").cast(pl.Float64), pl.col("step_entropy_mean")
-    other = training.sort(*RUN, "iteration").group_by(*RUN, maintain_order=True).agg(
-        kl.filter(last).mean().alias("kl_last"),
-        kl.max().alias("kl_largest"),
-        norm.mean().alias("grad_norm_mean"),
-        (norm.std() / norm.mean()).alias("grad_norm_variation"),
-        (norm.max() / norm.median()).alias("grad_norm_peak"),
-        (entropy.filter(last).mean() / entropy.first()).alias("entropy_kept"),
-    )  # fmt: skip
+    other = (
+        training.sort(*RUN, "iteration")
+        .group_by(*RUN, maintain_order=True)
+        .agg(
+            kl.filter(last).mean().alias("kl_last"),
+            kl.max().alias("kl_largest"),
+            norm.mean().alias("grad_norm_mean"),
+            (norm.std() / norm.mean()).alias("grad_norm_variation"),
+            (norm.max() / norm.median()).alias("grad_norm_peak"),
+            (entropy.filter(last).mean() / entropy.first()).alias("entropy_kept"),
+        )
+    )
     without_kl = [name for name, method in study.methods.items() if method.kl_coef == 0]
     masked = pl.when(~pl.col("method").is_in(without_kl)).then(pl.col("kl_last", "kl_largest"))
     ratios = pl.col("grad_norm_variation", "grad_norm_peak", "entropy_kept")

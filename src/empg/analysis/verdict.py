@@ -25,16 +25,22 @@ def verdict(study: Study, results: pl.DataFrame) -> list[str]:
             numbers = f"{_seeds(rows)}, difference in points of success, sampled: {panels}."
             sentences.append((len(_shown_better(rows)), f"{conclusion(rows, method, against)} {numbers}"))
         elif len(study.methods) == 1:
-            solved = (f"{percent(row['success'])} of {row['environment']} {row['split']} (warm start "
-                      f"{percent(row['warm_start'])})" for row in rows)  # fmt: skip
+            solved = (
+                f"{percent(row['success'])} of {row['environment']} {row['split']} (warm start "
+                f"{percent(row['warm_start'])})"
+                for row in rows
+            )
             sentences.append((0, f"{method}, sampled, {_seeds(rows)}, solves {'; '.join(solved)}."))
     return [text for _, text in sorted(sentences, key=itemgetter(0))]
 
 
 def _shown_better(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The panels of which both intervals are above 0."""
-    return [row for row in rows if row["difference_seeds_low"] is not None
-            and min(row["difference_seeds_low"], row["difference_tasks_low"]) > 0]  # fmt: skip
+    return [
+        row
+        for row in rows
+        if row["difference_seeds_low"] is not None and min(row["difference_seeds_low"], row["difference_tasks_low"]) > 0
+    ]
 
 
 def _difference(row: dict[str, Any]) -> str:
@@ -56,7 +62,7 @@ def conclusion(rows: Sequence[dict[str, Any]], method: str, against: str) -> str
     worse = [row for row in rows if max(row["difference_seeds_high"], row["difference_tasks_high"]) < 0]
     shown = [f"{word} {against} on {_panels(part)}" for word, part in (("beats", better), ("loses to", worse)) if part]
     if not shown:
-        return f"{method} is not shown to be better or worse than {against} on any of {_plural(len(rows), 'panel')}."
+        return f"{method} is not shown to be better or worse than {against} on {_any_of(len(rows))}."
     rest = len(rows) - len(better) - len(worse)
     undecided = f"; on the other {rest} an interval includes 0" if rest else ""
     return f"{method} {' and '.join(shown)}{undecided}."
@@ -77,6 +83,10 @@ def percent(share: float) -> str:
 def points(share: float) -> str:
     """A signed difference in percentage points."""
     return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _any_of(panels: int) -> str:
+    return "the one panel" if panels == 1 else f"any of {panels} panels"
 
 
 def _plural(count: int, noun: str) -> str:

@@ -117,8 +117,10 @@ def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     yield Numbers(what, folder / "metrics.json", rows, recorded, again, 1e-12)
     episodes = results.episodes()
     rows = f"{len(episodes)} rows of the episodes.parquet files"
-    for name, table in (("results", result_table(study, panels, episodes)),
-                        ("aggregates", aggregate_table(study, episodes))):  # fmt: skip
+    for name, table in (
+        ("results", result_table(study, panels, episodes)),
+        ("aggregates", aggregate_table(study, episodes)),
+    ):
         path = folder / "tables" / f"{name}.parquet"
         recorded, again = map(_cells, (pl.read_parquet(path, hive_partitioning=False), table))
         yield Numbers(f"{len(again)} numbers of the table {name}", path, rows, recorded, again, 1e-9)

@@ -87,20 +87,38 @@ def warmstart_run(study: Study, data: dict[str, DataSet], environment: str) -> W
 
 def rollouts_run(study: Study, data: dict[str, DataSet], environment: str) -> RolloutsRun:
     e = study.environments[environment]
-    return RolloutsRun(**_common(study, data, environment), max_steps=e.max_steps, sampling=e.sampling,
-                       rollouts=e.rollouts, group_size=e.train.group_size)  # fmt: skip
+    return RolloutsRun(
+        **_common(study, data, environment),
+        max_steps=e.max_steps,
+        sampling=e.sampling,
+        rollouts=e.rollouts,
+        group_size=e.train.group_size,
+    )
 
 
 def train_run(study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int) -> TrainRun:
     e, m = study.environments[environment], study.methods[method]
-    return TrainRun(**_common(study, data, environment), max_steps=e.max_steps, policy=e.policy, sampling=e.sampling,
-                    train=e.train, method_name=method, method=m.in_environment(e.zeta),
-                    seed=seed)  # fmt: skip
+    return TrainRun(
+        **_common(study, data, environment),
+        max_steps=e.max_steps,
+        policy=e.policy,
+        sampling=e.sampling,
+        train=e.train,
+        method_name=method,
+        method=m.in_environment(e.zeta),
+        seed=seed,
+    )
 
 
 def evaluate_run(study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int) -> EvaluateRun:
     e = study.environments[environment]
     panels = e.evaluate.splits or ENVIRONMENTS[data[study.data_set(environment)].type].panels
     evaluate = e.evaluate.model_copy(update={"splits": panels})
-    return EvaluateRun(**_common(study, data, environment), max_steps=e.max_steps, sampling=e.sampling,
-                       evaluate=evaluate, method_name=method, seed=seed)  # fmt: skip
+    return EvaluateRun(
+        **_common(study, data, environment),
+        max_steps=e.max_steps,
+        sampling=e.sampling,
+        evaluate=evaluate,
+        method_name=method,
+        seed=seed,
+    )

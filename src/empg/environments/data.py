@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from empg.config import DataSet
-from empg.environments.registry import open_dataset
+from empg.environments.datasets import open_dataset
 from empg.files import write_json
 
 

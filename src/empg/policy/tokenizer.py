@@ -39,8 +39,14 @@ def train_tokenizer(
     bytes_only = {PAD: 0, START: 1, END: 2} | {
         c: i + 3 for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))
     }
-    tokenizer = Qwen2Tokenizer(vocab=bytes_only, merges=[], eos_token=END, pad_token=PAD, extra_special_tokens=[START],
-                               clean_up_tokenization_spaces=False)  # fmt: skip
+    tokenizer = Qwen2Tokenizer(
+        vocab=bytes_only,
+        merges=[],
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=[START],
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     written = [f"<{slash}{tag}>" for tag in tags for slash in ("", "/")]
     spoken = [tag for tag in written if any(tag in text for text in texts)]

@@ -27,16 +27,31 @@ CONFIG: dict[str, Any] = {
     "padding": {"left": 14, "top": 5, "right": 8, "bottom": 5},  # a browser's font may be wider than the one measured
     "view": {"stroke": None},
     "axis": {
-        "labelColor": MUTED, "titleColor": MUTED, "gridColor": GRID, "domainColor": MUTED, "tickColor": MUTED,
-        "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 9, "labelFlush": False,
+        "labelColor": MUTED,
+        "titleColor": MUTED,
+        "gridColor": GRID,
+        "domainColor": MUTED,
+        "tickColor": MUTED,
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "titlePadding": 9,
+        "labelFlush": False,
     },
     "legend": {
-        "labelColor": INK, "orient": "bottom", "title": None, "labelFontSize": 11, "symbolStrokeWidth": 2, "columns": 2,
-        "labelLimit": 220, "columnPadding": 18, "symbolOpacity": 1,
+        "labelColor": INK,
+        "orient": "bottom",
+        "title": None,
+        "labelFontSize": 11,
+        "symbolStrokeWidth": 2,
+        "columns": 2,
+        "labelLimit": 220,
+        "columnPadding": 18,
+        "symbolOpacity": 1,
     },
     "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "anchor": "start", "offset": 8},
     "range": {"category": list(COLOURS)},
-}  # fmt: skip
+}
 
 
 def to_svg(chart: Panel, *, themed: bool) -> str:
@@ -258,10 +273,14 @@ def stacked(frame: pl.DataFrame, by: str, colours: dict[str, str], x: alt.X, tit
     order = pl.col(by).replace_strict(list(colours), range(len(colours)))
     shown = [part for part in colours if part in set(frame[by])]
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
-    bars = alt.Chart(frame.with_columns(order=order)).mark_bar().encode(
-        x=x.stack("zero"),
-        y=alt.Y("method:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
-        color=alt.Color(f"{by}:N", scale=scale).legend(values=shown, columns=3),
-        order=alt.Order("order:Q"),
-    )  # fmt: skip
+    bars = (
+        alt.Chart(frame.with_columns(order=order))
+        .mark_bar()
+        .encode(
+            x=x.stack("zero"),
+            y=alt.Y("method:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
+            color=alt.Color(f"{by}:N", scale=scale).legend(values=shown, columns=3),
+            order=alt.Order("order:Q"),
+        )
+    )
     return alt.layer(bars).properties(width=WIDTH, height=alt.Step(24), title=title)

@@ -174,9 +174,14 @@ def metrics(results_table: pl.DataFrame, aggregates: pl.DataFrame) -> dict[str, 
     """Environment → split → mode → method → numbers that are there: what ``dvc metrics show`` reads."""
     nested: dict[str, Any] = {}
     chosen = {
-        "success": results_table, "low": results_table, "high": results_table, "lift": results_table,
-        "difference": results_table, "interquartile_mean": aggregates, "improvement": aggregates,
-    }  # fmt: skip
+        "success": results_table,
+        "low": results_table,
+        "high": results_table,
+        "lift": results_table,
+        "difference": results_table,
+        "interquartile_mean": aggregates,
+        "improvement": aggregates,
+    }
     for name, table in chosen.items():
         for row in table.drop_nulls(name).iter_rows(named=True):
             place = nested

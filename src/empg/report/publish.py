@@ -62,19 +62,37 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
     """The page: how the results were made, the verdict, every panel, figures with captions, and the tables' names."""
     table = pl.read_parquet(results / "report" / "tables" / "results.parquet")
     cost = pl.read_parquet(results / "report" / "tables" / "cost.parquet")
-    lines = [f"# Results of the study `{study.study}`", "", study.description, "", *_origin(results, cost), "",
-             "## Verdict", ""]  # fmt: skip
+    lines = [
+        f"# Results of the study `{study.study}`",
+        "",
+        study.description,
+        "",
+        *_origin(results, cost),
+        "",
+        "## Verdict",
+        "",
+    ]
     lines += [line for sentence in verdict(study, table) for line in (sentence, "")]
     for environment in study.environments:
         lines += [f"## {environment}", "", *panels(table.filter(environment=environment)), ""]
     lines += [NOTE, ""]
     if (search := _search_file(results)).exists():
-        lines += ["## Search for the learning rates", "", *_search(study, pl.read_csv(search)), "",
-                  f"Its runs: [{search.name}](tables/{search.name}).", ""]  # fmt: skip
+        lines += [
+            "## Search for the learning rates",
+            "",
+            *_search(study, pl.read_csv(search)),
+            "",
+            f"Its runs: [{search.name}](tables/{search.name}).",
+            "",
+        ]
     lines += ["## Figures", ""]
     for name in figures:
-        lines += [f"**{CAPTIONS[name].title}.** {CAPTIONS[name].text}", "",
-                  f"![{CAPTIONS[name].title}](figures/{name}.svg)", ""]  # fmt: skip
+        lines += [
+            f"**{CAPTIONS[name].title}.** {CAPTIONS[name].text}",
+            "",
+            f"![{CAPTIONS[name].title}](figures/{name}.svg)",
+            "",
+        ]
     lines += ["## Tables", "", ", ".join(f"[{name}](tables/{name})" for name in small) + "."]
     if large:
         lines += ["", f"Too large for a repository, made again by the study: {', '.join(large)}."]
@@ -83,22 +101,40 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
 
 def panels(table: pl.DataFrame) -> list[str]:
     """One environment's rows of the table of results, as a table in Markdown."""
-    heads = ("panel", "policy", "seeds", "success", "other seeds", "lowest to highest seed", "lift", "difference",
-             "other seeds", "other tasks")  # fmt: skip
+    heads = (
+        "panel",
+        "policy",
+        "seeds",
+        "success",
+        "other seeds",
+        "lowest to highest seed",
+        "lift",
+        "difference",
+        "other seeds",
+        "other tasks",
+    )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in table.iter_rows(named=True):
         if row["method"] == table["method"][0]:
             lines.append(
                 f"| {row['split']}, {row['mode']} | warm start | 1 | {_percent(row['warm_start'])} |" + " |" * 6
             )
-        cells = ["", row["method"], str(row["seeds"]), _percent(row["success"]), _range(row, "low", "high", _percent),
-                 _range(row, "lowest_seed", "highest_seed", _percent), points(row["lift"])]  # fmt: skip
+        cells = [
+            "",
+            row["method"],
+            str(row["seeds"]),
+            _percent(row["success"]),
+            _range(row, "low", "high", _percent),
+            _range(row, "lowest_seed", "highest_seed", _percent),
+            points(row["lift"]),
+        ]
         if row["against"] is None:
             cells += ["", "", ""]
         else:
-            cells += [f"{points(row['difference'])} to {row['against']}",
-                      *(_range(row, f"difference_{of}_low", f"difference_{of}_high", points)
-                        for of in ("seeds", "tasks"))]  # fmt: skip
+            cells += [
+                f"{points(row['difference'])} to {row['against']}",
+                *(_range(row, f"difference_{of}_low", f"difference_{of}_high", points) for of in ("seeds", "tasks")),
+            ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -115,9 +151,14 @@ def _search(study: Study, table: pl.DataFrame) -> list[str]:
     factors = table["factor"].unique().sort()
     heads = ("environment", "Muon, AdamW", "iterations", "method", *(f"×{factor:g}" for factor in factors))
     tasks = table.row(0, named=True)["episodes"]
-    lines = [f"Sampled / greedy success in % on {tasks} tasks of the panel `tune`, which no other table is about. One "
-             "training run each, with a seed that the study does not use, and the same rates and "
-             "iterations for every method.", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]  # fmt: skip
+    lines = [
+        f"Sampled / greedy success in % on {tasks} tasks of the panel `tune`, which no other table is about. One "
+        "training run each, with a seed that the study does not use, and the same rates and "
+        "iterations for every method.",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
+    ]
     for _, rows in table.group_by("environment", "method", maintain_order=True):
         cells = [f"{_percent(row['sampled'])} / {_percent(row['greedy'])}" for row in rows.sort("factor").to_dicts()]
         first = rows.row(0, named=True)
@@ -128,14 +169,21 @@ def _search(study: Study, table: pl.DataFrame) -> list[str]:
     if any(whole.get(name) != iterations for name, iterations in table.select("environment", "iterations").iter_rows()):
         return [*lines, "", "These runs do not have the study's iterations, so they decide nothing."]
     heads = ("environment", "rates", "methods", "difference", "interval", "chosen")
-    lines += ["", "Difference in sampled success to the study's rates (×1), in points: mean over methods, with the "
-              "95\N{NO-BREAK SPACE}% interval of Student's t over their runs. Other rates are chosen only if their "
-              "interval is above 0, and then for all methods.", "",
-              f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]  # fmt: skip
+    lines += [
+        "",
+        "Difference in sampled success to the study's rates (×1), in points: mean over methods, with the "
+        "95\N{NO-BREAK SPACE}% interval of Student's t over their runs. Other rates are chosen only if their "
+        "interval is above 0, and then for all methods.",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
+    ]
     for row in rate_choice(table).iter_rows(named=True):
         difference, interval = points(row["difference"]), _range(row, "low", "high", points)
-        lines.append(f"| {row['environment']} | ×{row['factor']:g} | {row['methods']} | {difference} | {interval} | "
-                     f"×{row['chosen']:g} |")  # fmt: skip
+        lines.append(
+            f"| {row['environment']} | ×{row['factor']:g} | {row['methods']} | {difference} | {interval} | "
+            f"×{row['chosen']:g} |"
+        )
     return lines
 
 
@@ -157,9 +205,11 @@ def _origin(results: Path, cost: pl.DataFrame) -> list[str]:
     finished = datetime.fromtimestamp((results / "report" / "manifest.json").stat().st_mtime, UTC)
     hours = float(cost["cpu_seconds"].sum()) / 3600
     commits = "; ".join(f"{stage} {', '.join(sorted(names))}" for stage, names in made.items() if names)
-    return [f"Finished on {finished:%Y-%m-%d}, {hours:.2f} CPU hours in {cost['jobs'].sum()} jobs; this page was made "
-            f"on {_machine()}. Commits: {commits}. "
-            "Settings: [study.json](study.json)."]  # fmt: skip
+    return [
+        f"Finished on {finished:%Y-%m-%d}, {hours:.2f} CPU hours in {cost['jobs'].sum()} jobs; this page was made "
+        f"on {_machine()}. Commits: {commits}. "
+        "Settings: [study.json](study.json)."
+    ]
 
 
 def _machine() -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from empg.config import RolloutsRun, Sampling
 from empg.environments.base import Dataset, Task
-from empg.environments.registry import open_dataset
+from empg.environments.datasets import open_dataset
 from empg.policy.policy import Policy
 from empg.provenance import stage
 from empg.rollouts.episodes import Episode, Trajectory

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from empg.config import ENVIRONMENTS, EvaluateRun
 from empg.environments.base import Task
-from empg.environments.registry import open_dataset
+from empg.environments.datasets import open_dataset
 from empg.files import write_json
 from empg.policy.policy import Policy
 from empg.provenance import stage

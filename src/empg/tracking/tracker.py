@@ -114,8 +114,12 @@ class Tracker:
             f"{DESCRIPTIONS[identity.stage]}\n\nMade by `{command(self.study, identity.folder, data)}`\n\n"
             f"Checked by `empg audit {place}`"
         )
-        tags = {"mlflow.note.content": note, "mlflow.source.name": f"empg {identity.stage}",
-                "mlflow.source.type": "LOCAL", "folder": folder}  # fmt: skip
+        tags = {
+            "mlflow.note.content": note,
+            "mlflow.source.name": f"empg {identity.stage}",
+            "mlflow.source.type": "LOCAL",
+            "folder": folder,
+        }
         if commit:
             tags["mlflow.source.git.commit"] = commit
         params = [Param(key, value[:6000]) for key, value in flatten(config).items()]

@@ -10,7 +10,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from empg.config import ADVANTAGES, MODULATIONS, Method
+from empg.config import ADVANTAGES, MODULATIONS
+from empg.config.methods import Method
 from empg.core.advantages import Advantages, Batch, informative_groups, soft_overlong_punishment
 from empg.core.entropy import step_mean
 from empg.core.modulation import Modulation, equal_reward_share

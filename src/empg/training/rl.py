@@ -17,7 +17,7 @@ import polars as pl
 from torch import Tensor
 
 from empg.config import PretrainedPolicy, TrainRun
-from empg.environments.registry import open_dataset
+from empg.environments.datasets import open_dataset
 from empg.errors import DivergenceError
 from empg.files import atomic_directory
 from empg.policy.policy import Policy

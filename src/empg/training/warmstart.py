@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from empg.config import ENVIRONMENTS, PretrainedPolicy, TinyPolicy, WarmStartRun
 from empg.environments.base import Dataset, DemonstrationStep
-from empg.environments.registry import open_dataset
+from empg.environments.datasets import open_dataset
 from empg.errors import ConfigError, DivergenceError
 from empg.files import atomic_directory
 from empg.policy.chat import Chat
