@@ -115,6 +115,13 @@ class Project:
             file.write(text)
 
 
+def install_example(name: str, site: Path) -> None:
+    """Install ``examples/NAME`` into the folder ``site``, where Python finds it by its path."""
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(site)]
+    command = [sys.executable, "-m", "pip", "install", *options, str(ROOT / "examples" / name)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 def _job(output: Path) -> str:
     """A job's own folder under results/mini; data/NAME; mlflow for the database; track for the last step."""
     parts = output.parts

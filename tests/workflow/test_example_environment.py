@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -14,7 +13,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from .conftest import ROOT, Project
+from .conftest import ROOT, Project, install_example
 
 STUDY = """
 study: doors
@@ -45,20 +44,7 @@ class Outside(Project):
 def doors(unbuilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Outside:
     """A project in which the example package is installed and its study has run."""
     root = Path(shutil.copytree(unbuilt, tmp_path_factory.mktemp("doors") / "empg"))
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "--target",
-        str(root / "site"),
-        str(ROOT / "examples" / "environment"),
-    ]
-    subprocess.run(install, check=True, capture_output=True)
+    install_example("environment", root / "site")
     project = Outside(root)
     (root / "config/data.yaml").write_text("data_sets:\n  doors: {type: doors}\n")
     (root / "config/study/doors.yaml").write_text(STUDY)

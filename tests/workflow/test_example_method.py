@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from .conftest import install_example
+
 ROOT = Path(__file__).parents[2]
 STUDY = """
 study: outside
@@ -39,20 +41,7 @@ class Installed:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--no-build-isolation",
-            "--no-index",
-            "--target",
-            str(root / "site"),
-            str(ROOT / "examples" / "method"),
-        ]
-        subprocess.run(command, check=True, capture_output=True, env=self.environment)
+        install_example("method", root / "site")
         (root / "config" / "study").mkdir(parents=True)
         (root / "config" / "config.yaml").write_text(STUDY)
         (root / "config" / "data.yaml").write_text(DATA)
