@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -139,6 +141,21 @@ def test_an_expert_behind_the_server_wins_the_same_episodes(serve, tmp_path, nam
         assert trace["metrics"] == counts | environment.metrics
         identity = {"environment": name, "split": "train", "id": task.id}
         assert trace["info"] == {"task": identity, "stop_reason": "success"}
+
+
+def test_the_example_of_the_page(serve, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs/gymnasium.md").read_text(encoding="utf-8")
+    shown = re.search(r"```bash\n(vf-eval.*?)```\n\n```python\n(.*?)```", page, flags=re.DOTALL)
+    assert shown is not None
+    command = shown[1].replace("http://127.0.0.1:8000/v1", serve(expert("webshop")).url).replace("\\\n", " ")
+    assert "127.0.0.1:8000" not in command
+    program, *options = shlex.split(command)
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([Path(sys.executable).with_name(program), *options], check=True, capture_output=True, timeout=300)
+    exec(shown[2], {})
+    printed = capsys.readouterr().out
+    assert sorted(re.findall(r"webshop test (\d) 1.0 success", printed)) == ["0", "1", "2"]
+    assert printed.count("'r_type': 1.0") == 3
 
 
 def test_settings_reach_the_episode(serve, tmp_path):
