@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from empg.analysis.rates import rate_choice
+from empg.analysis.learning_rates import rate_choice
 from empg.config import Study, parse, read_yaml
 from empg.errors import DataError
 from empg.files import read_json, write_json

@@ -33,7 +33,7 @@ METRICS = {"kl": "KL to the warm start", "grad_norm": "gradient norm", "step_ent
 
 
 @dataclass(frozen=True, slots=True)
-class Plate:
+class Figure:
     """A figure of one or more panels. ``tables`` are the names of the tables that it shows."""
 
     name: str
@@ -50,34 +50,34 @@ class Plate:
         return charts.side_by_side(self.panels, self.columns)
 
 
-def plates(study: Study, tables: Tables) -> list[Plate]:
+def figures(study: Study, tables: Tables) -> list[Figure]:
     """Every figure that has something to show, in the order of the page."""
     methods = list(study.methods)
     made = {
-        "difference": Plate("difference", ("results",), list(_differences(study, tables))),
-        "success": Plate("success", ("panels",), list(_success(tables, methods))),
-        "learning_curves": Plate("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
-        "stability": Plate("stability", ("training_course", "training"), list(_stability(tables, methods)), columns=3),
-        "step_entropy": Plate(
+        "difference": Figure("difference", ("results",), list(_differences(study, tables))),
+        "success": Figure("success", ("panels",), list(_success(tables, methods))),
+        "learning_curves": Figure("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
+        "stability": Figure("stability", ("training_course", "training"), list(_stability(tables, methods)), columns=3),
+        "step_entropy": Figure(
             "step_entropy",
             ("step_entropy",),
             list(_histograms(tables["step_entropy"], methods, "step entropy (nats)")),
         ),
-        "entropy_change": Plate(
+        "entropy_change": Figure(
             "entropy_change", ("entropy_change", "rescored_steps"), list(_entropy_change(tables, methods))
         ),
-        "gradient_scale": Plate(
+        "gradient_scale": Figure(
             "gradient_scale",
             ("gradient_scale",),
             list(_histograms(tables["gradient_scale"], methods, "gradient scale g")),
         ),
-        "equal_reward": Plate("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods))),
-        "proposition1": Plate("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods))),
-        "gradient_norm": Plate("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables))),
-        "gradient_variance": Plate("gradient_variance", ("gradient_moments",), list(_variance(tables))),
-        "sensitivity": Plate("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
-        "endings": Plate("endings", ("stop_reasons",), list(_endings(tables))),
-        "cost": Plate("cost", ("cost_by_part", "cost"), list(_cost(tables))),
+        "equal_reward": Figure("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods))),
+        "proposition1": Figure("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods))),
+        "gradient_norm": Figure("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables))),
+        "gradient_variance": Figure("gradient_variance", ("gradient_moments",), list(_variance(tables))),
+        "sensitivity": Figure("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
+        "endings": Figure("endings", ("stop_reasons",), list(_endings(tables))),
+        "cost": Figure("cost", ("cost_by_part", "cost"), list(_cost(tables))),
     }
     return [made[name] for name in CAPTIONS if made[name].panels]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from empg.analysis.rates import rate_choice
+from empg.analysis.learning_rates import rate_choice
 from empg.analysis.verdict import points, verdict
 from empg.config import Study, parse
 from empg.errors import DataError

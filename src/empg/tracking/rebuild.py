@@ -19,10 +19,10 @@ from empg.provenance import json_digest
 from empg.report.trajectories import page_name
 from empg.sources import STAGES, source_hashes
 from empg.tracking.database import uri
+from empg.tracking.experiment import SUCCESS
 from empg.tracking.system_metrics import PREFIX, load, system_history
 from empg.tracking.traces import delete_strays, log_rewards, log_sample
 from empg.tracking.tracker import MILLISECONDS_A_STEP, Identity, Tracker
-from empg.tracking.views import SUCCESS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -20,8 +20,8 @@ from empg.files import read_json
 from empg.pipeline.commands import command, data_set
 from empg.provenance import json_digest
 from empg.tracking.database import DATABASE, connect, create
+from empg.tracking.experiment import experiment_tags
 from empg.tracking.traces import delete_traces
-from empg.tracking.views import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
