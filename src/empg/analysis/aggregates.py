@@ -31,7 +31,7 @@ FEWEST_SEEDS = 3  # resamples of two runs take three values only, too few for an
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The outcomes of one environment: ``success`` ``[methods, seeds, tasks]`` of 0 and 1, labels ``types`` ``[tasks]``."""
+    """One environment's outcomes: ``success`` (0 or 1) ``[methods, seeds, tasks]`` and labels ``types`` ``[tasks]``."""
 
     success: Array
     types: NDArray[np.str_]
@@ -96,7 +96,7 @@ def _statistics(scores: Array, weights: Array, against: Sequence[int]) -> Array:
 
 
 def _intervals(parts: list[list[Array]], weights: Array, against: Sequence[int], seed: int) -> tuple[Array, Array]:
-    """Percentile bootstrap intervals: lows and highs ``[statistics, methods]``. Strata hold indices of runs or tasks."""
+    """Percentile bootstrap intervals: lows and highs ``[statistics, methods]``. Strata are indices of runs or tasks."""
     from scipy.stats import bootstrap
 
     sizes = [n for types in parts for n in (types[0].shape[1], *(part.shape[2] for part in types))]

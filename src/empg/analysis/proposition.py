@@ -31,7 +31,7 @@ MOMENTS = {"weight": pl.String, "steps": pl.Int64} | dict.fromkeys(("size", "var
 
 @dataclass(frozen=True, slots=True)
 class EpisodeTokens:
-    """``ids`` ``[tokens]`` of one episode; ``responses`` are the spans [start, end) that the policy sampled, one per step."""
+    """``ids`` ``[tokens]`` of one episode; ``responses`` are the sampled spans [start, end), one per step."""
 
     ids: Tensor
     responses: list[tuple[int, int]]
@@ -50,7 +50,7 @@ def conversations(rollouts: pl.DataFrame, device: torch.device) -> Iterator[Epis
 
 
 def measure(results: Results, run: Run) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Three tables of one trained run: score norms, gradient norms, gradient moments. Each names the run in its rows."""
+    """Tables of one trained run: score norms, gradient norms, gradient moments. Each row names the run."""
     network = load_transformer(run.train / "model", device="cuda" if torch.cuda.is_available() else "cpu")
     rollouts = results.last_rollouts(run)
     temperature = results.study.environments[run.environment].sampling.temperature

@@ -27,8 +27,8 @@ class Estimate(NamedTuple):
 def wilson(successes: int, trials: int, level: float = LEVEL) -> Estimate:
     """Share of successes with Wilson's score interval (Wilson 1927): what other episodes of the same policy would give.
 
-    It holds near 0 and 1, where the normal interval fails. Raises ``ValueError`` for no trials and for successes outside
-    0 to ``trials``.
+    It holds near 0 and 1, where the normal interval fails. Raises ``ValueError`` for no trials and for successes
+    outside 0 to ``trials``.
     """
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"wilson: expected 0 <= successes <= trials and trials > 0, found {successes} of {trials}")

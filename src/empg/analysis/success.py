@@ -86,7 +86,7 @@ def episode_metrics(episodes: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_seeds(study: Study, table: pl.DataFrame) -> pl.DataFrame:
-    """Add a column ``seeds``, the number of seeds in each row, to a table of methods without one. A warm start has 1."""
+    """Add ``seeds``, the number of seeds behind each row, to a table of methods without it. A warm start has 1."""
     if "method" not in table.columns or {"seed", "seeds"} & set(table.columns):
         return table
     count = pl.when(pl.col("method") == WARM_START).then(1).otherwise(len(study.seeds))

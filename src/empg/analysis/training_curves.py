@@ -24,8 +24,8 @@ HISTOGRAM = {
 def learning_curves(training: pl.DataFrame, credited: pl.DataFrame) -> pl.DataFrame:
     """Training success for each environment, method and iteration over all seeds, with two intervals.
 
-    ``success``, ``low`` and ``high`` pool the episodes of all seeds (Wilson's interval): how far the curve would move if
-    the same policies played the same tasks again. ``seeds_mean``, ``seeds_low`` and ``seeds_high`` average the seeds
+    ``success``, ``low`` and ``high`` pool the episodes of all seeds (Wilson's interval): how far the curve would move
+    if the same policies played the same tasks again. ``seeds_mean``, ``seeds_low`` and ``seeds_high`` average the seeds
     (Student's t): how far it would move with other seeds. One seed has no such interval (null).
     """
     run = ["environment", "method", "seed", "iteration"]

@@ -68,11 +68,11 @@ def training_progress(results: Results, training: pl.DataFrame, credited: pl.Dat
 def sample_efficiency(study: Study, progress: pl.DataFrame) -> pl.DataFrame:
     """What each run needs until its recent training success first reaches a threshold. One row per run and threshold.
 
-    Thresholds lie :data:`SHARES` of the way from the warm start's success to the baseline's at the end. The warm start's
-    is the ``success`` of the first iteration over all runs, since the warm start plays its episodes. The baseline's is
-    its last ``recent_success`` over its seeds. Iteration (counted from 1), environment steps and CPU seconds are null
-    for a run that never reaches the threshold. If the baseline does not end above the warm start, the threshold is null
-    too.
+    Thresholds lie :data:`SHARES` of the way from the warm start's success to the baseline's at the end. The former is
+    the mean ``success`` of the first iteration over all runs, since the warm start plays its episodes. The latter is
+    the mean of the last ``recent_success`` over the baseline's seeds. Iteration (counted from 1), environment steps and
+    CPU seconds are null for a run that never reaches the threshold. If the baseline does not end above the warm start,
+    the threshold is null too.
     """
     rows = []
     for (environment,), part in progress.group_by("environment", maintain_order=True):

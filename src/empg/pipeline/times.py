@@ -1,4 +1,4 @@
-"""Where the time of a study went, from the timing files that every stage leaves."""
+"""How long each job of a study took, from the timing files of its stages."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from empg.files import read_json
 
 
 def table(results: Path) -> str:
-    """One line a job in the order of their ends: when it began and ended, and what it cost, in seconds.
+    """One line per job, in the order in which jobs end: begin, end, wall time and CPU time in seconds.
 
-    A file's modification time is its job's end. Raises :class:`DataError` when nothing has run.
+    The modification time of a timing file is the end of its job. Raises :class:`DataError` when nothing has run.
     """
     paths = [*results.parent.glob("data/*.timing.json"), *results.rglob("*timing.json")]
     if not paths:
@@ -29,4 +29,4 @@ def table(results: Path) -> str:
         lines.append(
             f"{begin - start:7.0f} {end - start:7.0f} {wall:7.1f} {'' if cpu is None else f'{cpu:.1f}':>7}  {part}"
         )
-    return "\n".join([*lines, f"{rows[-1][1] - start:.0f} s from the first job's begin to the last one's end"])
+    return "\n".join([*lines, f"{rows[-1][1] - start:.0f} s from the begin of the first job to the end of the last"])

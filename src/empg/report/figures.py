@@ -1,4 +1,4 @@
-"""Which figures the report shows and of what tables; what each is called and says is in :mod:`empg.report.captions`."""
+"""The figures of the report and the tables that they show. Titles and captions are in :mod:`empg.report.captions`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from empg.rollouts.episodes import StopReason
 
 Tables = dict[str, pl.DataFrame]
 GREEN, BLUE, ORANGE = charts.COLOURS[2], charts.COLOURS[0], charts.COLOURS[1]
-# One colour for an ending, and for a part of the cost, in all figures. OTHER_ENDINGS are the environments' own.
+# An ending has the same colour in all figures, and so has a part of the cost. OTHER_ENDINGS are for endings that only
+# one environment has.
 ENDINGS = {
     StopReason.SUCCESS: GREEN,
     StopReason.FAILURE: charts.COLOURS[3],
@@ -34,7 +35,7 @@ METRICS = {"kl": "KL to the warm start", "grad_norm": "gradient norm", "step_ent
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure of one or more panels. ``tables`` are the names of the tables that it shows."""
+    """A figure of one or more panels. ``tables`` names the tables that it shows."""
 
     name: str
     tables: tuple[str, ...]
@@ -51,7 +52,7 @@ class Figure:
 
 
 def figures(study: Study, tables: Tables) -> list[Figure]:
-    """Every figure that has something to show, in the order of the page."""
+    """Every figure with panels, in the order of the page."""
     methods = list(study.methods)
     made = {
         "difference": Figure("difference", ("results",), list(_differences(study, tables))),
@@ -83,7 +84,7 @@ def figures(study: Study, tables: Tables) -> list[Figure]:
 
 
 def _per(table: pl.DataFrame, *names: str) -> Iterator[tuple[list[str], pl.DataFrame]]:
-    """Parts of a table by these columns, in its order."""
+    """The parts of a table with equal values in these columns, in the table's order."""
     for key, part in table.group_by(names, maintain_order=True):
         yield [str(value) for value in key], part
 
@@ -174,7 +175,7 @@ def _sensitivity(study: Study, tables: Tables) -> Iterator[Panel]:
 
 
 def ending_colours(found: list[str]) -> dict[str, str]:
-    """A colour for each ending in the order of the bars: those of every environment, and the other ones ``found``."""
+    """A colour for each ending in the order of the bars: the common endings, and the others in ``found``."""
     others = [name for name in found if name not in ENDINGS]
     own = {name: OTHER_ENDINGS[i % len(OTHER_ENDINGS)] for i, name in enumerate(others)}
     last = (StopReason.REFUSED, StopReason.CONTEXT_LIMIT)
