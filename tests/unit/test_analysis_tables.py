@@ -1,4 +1,4 @@
-"""The report's tables and sentences against the episodes that they are made of."""
+"""The tables and sentences of the analysis against the episodes behind them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sample efficiency, stability and gradient variance by hand."""
+"""Sample efficiency, stability and gradient variance against values by hand."""
 
 from __future__ import annotations
 
