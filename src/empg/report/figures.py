@@ -53,33 +53,32 @@ class Plate:
 def plates(study: Study, tables: Tables) -> list[Plate]:
     """Every figure that has something to show, in the order of the page."""
     methods = list(study.methods)
-    made = {
-        "difference": Plate("difference", ("results",), list(_differences(study, tables))),
-        "success": Plate("success", ("panels",), list(_success(tables, methods))),
-        "learning_curves": Plate("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
-        "stability": Plate("stability", ("training_course", "training"), list(_stability(tables, methods)), columns=3),
-        "step_entropy": Plate(
+    made = [
+        Plate("difference", ("results",), list(_differences(study, tables))),
+        Plate("success", ("panels",), list(_success(tables, methods))),
+        Plate("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
+        Plate("stability", ("training_course", "training"), list(_stability(tables, methods)), columns=3),
+        Plate(
             "step_entropy",
             ("step_entropy",),
             list(_histograms(tables["step_entropy"], methods, "step entropy (nats)")),
         ),
-        "entropy_change": Plate(
-            "entropy_change", ("entropy_change", "rescored_steps"), list(_entropy_change(tables, methods))
-        ),
-        "gradient_scale": Plate(
+        Plate("entropy_change", ("entropy_change", "rescored_steps"), list(_entropy_change(tables, methods))),
+        Plate(
             "gradient_scale",
             ("gradient_scale",),
             list(_histograms(tables["gradient_scale"], methods, "gradient scale g")),
         ),
-        "equal_reward": Plate("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods))),
-        "proposition1": Plate("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods))),
-        "gradient_norm": Plate("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables))),
-        "gradient_variance": Plate("gradient_variance", ("gradient_moments",), list(_variance(tables))),
-        "sensitivity": Plate("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
-        "endings": Plate("endings", ("stop_reasons",), list(_endings(tables))),
-        "cost": Plate("cost", ("cost_by_part", "cost"), list(_cost(tables))),
-    }
-    return [made[name] for name in CAPTIONS if made[name].panels]
+        Plate("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods))),
+        Plate("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods))),
+        Plate("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables))),
+        Plate("gradient_variance", ("gradient_moments",), list(_variance(tables))),
+        Plate("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
+        Plate("endings", ("stop_reasons",), list(_endings(tables))),
+        Plate("cost", ("cost_by_part", "cost"), list(_cost(tables))),
+    ]
+    by_name = {plate.name: plate for plate in made}
+    return [by_name[name] for name in CAPTIONS if by_name[name].panels]
 
 
 def _per(table: pl.DataFrame, *names: str) -> Iterator[tuple[list[str], pl.DataFrame]]:
