@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union, get_origin
 
 from pydantic import Field, TypeAdapter, create_model
 
@@ -158,9 +158,16 @@ def schemas() -> dict[str, Any]:
 
 def _data_schema() -> dict[str, Any]:
     """That of ``config/data.yaml``, with the data sets of every registered environment."""
-    models = [kind.data for kind in ENVIRONMENTS.values()]
+    models = [_named(name, kind.data) for name, kind in ENVIRONMENTS.items()]
     entry: Any = Annotated[Union[tuple(models)], Field(discriminator="type")]  # noqa: UP007 — made at run time
     return create_model("DataFile", __base__=Model, data_sets=(dict[Name, entry], ...)).model_json_schema()
+
+
+def _named(name: str, model: type[DataSet]) -> type[DataSet]:
+    """The model with the environment's name as its only ``type``, unless it says so itself."""
+    if get_origin(model.model_fields["type"].annotation) is Literal:
+        return model
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, type=(Literal[name], ...))
 
 
 def _with_interfaces(schema: dict[str, Any]) -> dict[str, Any]:
