@@ -167,7 +167,8 @@ def _named(name: str, model: type[DataSet]) -> type[DataSet]:
     """The model with the environment's name as its only ``type``, unless it says so itself."""
     if get_origin(model.model_fields["type"].annotation) is Literal:
         return model
-    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, type=(Literal[name], ...))
+    only: Any = Literal[name]
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, type=(only, ...))
 
 
 def _with_interfaces(schema: dict[str, Any]) -> dict[str, Any]:
