@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.progress import track
 
 from empg.analysis.learning_rates import rate_choice
-from empg.config import Data, EvaluateRun, Study, TrainRun, evaluate_run, train_run
+from empg.config import STAGES, Data, EvaluateRun, Study, TrainRun, evaluate_run, train_run
 from empg.files import read_json
 from empg.pipeline.job_files import read_study
 from empg.provenance import digest, json_digest
 from empg.rollouts import evaluate
-from empg.sources import STAGES, source_hashes
+from empg.sources import source_hashes
 from empg.training import rl
 
 SEED = 1000  # not among any study's seeds
@@ -58,7 +58,7 @@ def runs(study: Study, data: dict[str, Data], environments: list[str], share: fl
             digest(base / "warmstart"),
             digest(base / "rollouts"),
             digest(files),
-            source_hashes(STAGES["train"], train.data.type),
+            source_hashes(STAGES["train"].module, train.data.type),
         ]
         folder = RESULTS / "tune" / study.study / environment / method / f"{factor:g}_{json_digest(behind)[:12]}"
         result.append((factor, folder, base, files, train, panel))

@@ -24,10 +24,11 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from empg.config import STAGES
 from empg.errors import DataError
 from empg.files import atomic_path, file_digest, read_json, write_json
 from empg.schema import Schema, write_table
-from empg.sources import STAGES, commit, source_hashes
+from empg.sources import commit, source_hashes
 
 MANIFEST, TIMING, CHECKPOINT, LOCK = "manifest.json", "timing.json", "checkpoint", ".lock"
 
@@ -138,7 +139,7 @@ def _about(stage: str, config: BaseModel, inputs: Mapping[str, Path]) -> dict[st
         "stage": stage,
         "config": config.model_dump(mode="json"),
         "inputs": {name: digest(path) for name, path in inputs.items()},
-        "sources": json_digest(source_hashes(STAGES[stage], environment)),
+        "sources": json_digest(source_hashes(STAGES[stage].module, environment)),
         "versions": versions(),
     }
 

@@ -14,16 +14,6 @@ from empg.config import ADVANTAGES, ENVIRONMENTS, MODULATIONS, Method
 from empg.files import file_digest
 
 PACKAGE = Path(__file__).parent
-# The module of each stage.
-STAGES = {
-    "data": "empg.environments.data",
-    "warmstart": "empg.training.warmstart",
-    "rollouts": "empg.rollouts.collect",
-    "train": "empg.training.rl",
-    "evaluate": "empg.rollouts.evaluate",
-    "report": "empg.report.page",
-    "track": "empg.tracking.rebuild",
-}
 # These modules change a stage's result only through its resolved configuration, which is an input of its own: the
 # package's lazy names, the models of the configuration (a package), the registries and the types of errors.
 NOT_SOURCES = frozenset({"empg", "empg.config", "empg.errors", "empg.registry"})

@@ -9,39 +9,42 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union, get_origin
 
 from pydantic import Field, TypeAdapter, create_model
 
 from empg import sources
 from empg.config import (
     ENVIRONMENTS,
+    STAGES,
     DataSet,
     EnvironmentStudy,
     Model,
     Name,
     Study,
+    TrainRun,
+    cut,
     evaluate_run,
     load_data,
     load_environments,
     load_study,
     read_yaml,
-    rollouts_run,
-    train_run,
-    warmstart_run,
 )
 from empg.config.base import NAME
+from empg.config.slices import WARM_START
 from empg.config.study import DEFAULT_STUDY
 from empg.errors import ConfigError
 from empg.files import write_text
 from empg.registry import did_you_mean
 
-# Stages of the whole study; every other stage belongs to one environment.
-OF_THE_STUDY = ("report", "track")
 # Folders of the project beside those of studies; RESERVED lists those beside environments and methods.
 OF_THE_RESULTS = ("data", "logs", "mlartifacts", "sources", "tune")
-RESERVED = {"environments": ("config", "logs", "report"), "methods": ("warmstart", "warmstart_evaluate", "rollouts")}
+RESERVED = {
+    "environments": ("config", "logs", "report"),
+    "methods": ("warmstart_evaluate", *(name for name, stage in STAGES.items() if stage.of_an_environment)),
+}
 
 
 def read_study(config: Path, study_name: str | None) -> tuple[Study, dict[str, DataSet]]:
@@ -106,17 +109,18 @@ def _write_changed(files: Iterable[tuple[Path, Any]]) -> None:
             write_text(file, text)
 
 
-def _sources(name: str, data: DataSet, results: Path) -> Iterator[tuple[Path, Any]]:
+def _sources(data_set: str, data: DataSet, results: Path) -> Iterator[tuple[Path, Any]]:
     """The file of source hashes of each stage for one data set, except the stages of the whole study."""
-    for stage in sources.STAGES.keys() - set(OF_THE_STUDY):
-        hashes = sources.source_hashes(sources.STAGES[stage], data.type)
-        yield results / "sources" / name / f"{stage}.json", hashes
+    for name, stage in STAGES.items():
+        if not stage.of_the_study:
+            yield results / "sources" / data_set / f"{name}.json", sources.source_hashes(stage.module, data.type)
 
 
 def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator[tuple[Path, Any]]:
     """Every file and its content."""
-    for stage in OF_THE_STUDY:
-        yield results / "sources" / f"{stage}.json", sources.source_hashes(sources.STAGES[stage])
+    for name, stage in STAGES.items():
+        if stage.of_the_study:
+            yield results / "sources" / f"{name}.json", sources.source_hashes(stage.module)
     folder = results / study.study / "config"
     models: dict[Path, Model] = {folder / "study.json": study}
     for name in dict.fromkeys(map(study.data_set, study.environments)):
@@ -124,18 +128,24 @@ def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator
         models[results / "data" / "config" / f"{name}.json"] = data[name]
     for environment in study.environments:
         own = folder / environment
-        models[own / "warmstart.json"] = warmstart_run(study, data, environment)
-        models[own / "rollouts.json"] = rollouts_run(study, data, environment)
-        models[own / "warmstart_evaluate.json"] = evaluate_run(study, data, environment, "warmstart", 0)
-        for method in study.methods:
-            for seed in study.seeds:
-                run = own / method / f"seed{seed}"
-                training = train_run(study, data, environment, method, seed)
-                own_code = sources.method_sources(training.method)
-                models[run / "train.json"] = training.model_copy(update={"method_sources": own_code})
-                models[run / "evaluate.json"] = evaluate_run(study, data, environment, method, seed)
+        for name, stage in STAGES.items():
+            if stage.of_an_environment:
+                models[own / f"{name}.json"] = cut(stage.settings, study, data, environment)
+        models[own / "warmstart_evaluate.json"] = evaluate_run(study, data, environment, WARM_START, 0)
+        for method, seed in product(study.methods, study.seeds):
+            for name, stage in STAGES.items():
+                if stage.of_a_run:
+                    run = own / method / f"seed{seed}" / f"{name}.json"
+                    models[run] = _with_sources(cut(stage.settings, study, data, environment, method=method, seed=seed))
     for path, model in models.items():
         yield path, model.model_dump(mode="json")
+
+
+def _with_sources(run: Model) -> Model:
+    """Completed with the hashes of a method that another package registered, where the stage wants them."""
+    if isinstance(run, TrainRun):
+        return run.model_copy(update={"method_sources": sources.method_sources(run.method)})
+    return run
 
 
 def schemas() -> dict[str, Any]:
@@ -149,9 +159,17 @@ def schemas() -> dict[str, Any]:
 
 def _data_schema() -> dict[str, Any]:
     """The schema of ``config/data.yaml`` with the data sets of every registered environment."""
-    models = [kind.data for kind in ENVIRONMENTS.values()]
+    models = [_named(name, kind.data) for name, kind in ENVIRONMENTS.items()]
     entry: Any = Annotated[Union[tuple(models)], Field(discriminator="type")]  # noqa: UP007 — made at run time
     return create_model("DataFile", __base__=Model, data_sets=(dict[Name, entry], ...)).model_json_schema()
+
+
+def _named(name: str, model: type[DataSet]) -> type[DataSet]:
+    """The model with the environment's name as its only ``type``, unless it says so itself."""
+    if get_origin(model.model_fields["type"].annotation) is Literal:
+        return model
+    only: Any = Literal[name]
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, type=(only, ...))
 
 
 def _with_interfaces(schema: dict[str, Any]) -> dict[str, Any]:

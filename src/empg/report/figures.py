@@ -54,33 +54,32 @@ class Figure:
 def figures(study: Study, tables: Tables) -> list[Figure]:
     """Every figure with panels, in the order of the page."""
     methods = list(study.methods)
-    made = {
-        "difference": Figure("difference", ("results",), list(_differences(study, tables))),
-        "success": Figure("success", ("panels",), list(_success(tables, methods))),
-        "learning_curves": Figure("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
-        "stability": Figure("stability", ("training_course", "training"), list(_stability(tables, methods)), columns=3),
-        "step_entropy": Figure(
+    made = [
+        Figure("difference", ("results",), list(_differences(study, tables))),
+        Figure("success", ("panels",), list(_success(tables, methods))),
+        Figure("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
+        Figure("stability", ("training_course", "training"), list(_stability(tables, methods)), columns=3),
+        Figure(
             "step_entropy",
             ("step_entropy",),
             list(_histograms(tables["step_entropy"], methods, "step entropy (nats)")),
         ),
-        "entropy_change": Figure(
-            "entropy_change", ("entropy_change", "rescored_steps"), list(_entropy_change(tables, methods))
-        ),
-        "gradient_scale": Figure(
+        Figure("entropy_change", ("entropy_change", "rescored_steps"), list(_entropy_change(tables, methods))),
+        Figure(
             "gradient_scale",
             ("gradient_scale",),
             list(_histograms(tables["gradient_scale"], methods, "gradient scale g")),
         ),
-        "equal_reward": Figure("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods))),
-        "proposition1": Figure("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods))),
-        "gradient_norm": Figure("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables))),
-        "gradient_variance": Figure("gradient_variance", ("gradient_moments",), list(_variance(tables))),
-        "sensitivity": Figure("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
-        "endings": Figure("endings", ("stop_reasons",), list(_endings(tables))),
-        "cost": Figure("cost", ("cost_by_part", "cost"), list(_cost(tables))),
-    }
-    return [made[name] for name in CAPTIONS if made[name].panels]
+        Figure("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods))),
+        Figure("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods))),
+        Figure("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables))),
+        Figure("gradient_variance", ("gradient_moments",), list(_variance(tables))),
+        Figure("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
+        Figure("endings", ("stop_reasons",), list(_endings(tables))),
+        Figure("cost", ("cost_by_part", "cost"), list(_cost(tables))),
+    ]
+    by_name = {figure.name: figure for figure in made}
+    return [by_name[name] for name in CAPTIONS if by_name[name].panels]
 
 
 def _per(table: pl.DataFrame, *names: str) -> Iterator[tuple[list[str], pl.DataFrame]]:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from empg.config import STAGES
 from empg.errors import DataError
 from empg.files import file_digest, read_json, write_json
 from empg.pipeline.origin import commit
 from empg.provenance import json_digest
 from empg.report.trajectories import page_name
-from empg.sources import STAGES, source_hashes
+from empg.sources import source_hashes
 from empg.tracking.database import uri
 from empg.tracking.experiment import SUCCESS
 from empg.tracking.system_metrics import PREFIX, load, system_history
@@ -45,7 +46,7 @@ class Logbook:
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker, self.client, self.study = tracker, tracker.client, tracker.study
-        self.sources = json_digest(source_hashes(STAGES["track"]))  # a change of the logging code logs everything anew
+        self.sources = json_digest(source_hashes(STAGES["track"].module))  # new code logs all again
 
     def write(self, progress: Callable[[int, int], None]) -> None:
         """Log what is missing and drop what is outdated. Calls ``progress(runs done, runs in all)``.
