@@ -31,6 +31,7 @@ THREAD_VARIABLES = (
     "POLARS_MAX_THREADS",
     "RAYON_NUM_THREADS",
 )
+LOGGED = ("warmstart", "rollouts", "train", "evaluate", "report", "track", "dvc")  # jobs, whose logs go on
 M = TypeVar("M", bound="Model")
 Stage = Callable[[argparse.Namespace], None]
 
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; every expected failure is one message on stderr."""
     args = parser().parse_args(argv)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    if args.command in LOGGED and not sys.stderr.isatty():
+        print(progress.started(f"empg {args.command}"), file=sys.stderr, flush=True)
     try:
         args.run(args)
     except EmpgError as error:

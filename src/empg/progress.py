@@ -16,6 +16,7 @@ from pathlib import Path
 Report = Callable[[int, int], None]  # (done, total)
 SECONDS_BETWEEN_LINES = 2.0
 SHARE_BETWEEN_LINES = 0.01  # of the time elapsed, so that the log of a job of ten hours has some 600 lines
+STARTED = "--- "
 TAIL = 4096  # bytes at a log's end that are searched for a line
 _LINE = re.compile(r"(\w+): (\d+)/(\d+), ([\d:]+) elapsed(?:, ([\d:]+) left)?")
 
@@ -49,6 +50,17 @@ class Progress:
         return cls(unit, int(done), int(total), _seconds(elapsed), _seconds(left) if left else None)
 
 
+def started(what: str) -> str:
+    """The line with which a job's log goes on: what comes after the last one is of the job's latest process."""
+    return f"{STARTED}{what}, {time.strftime('%Y-%m-%d %H:%M:%S')}"
+
+
+def since_start(lines: list[str]) -> list[str]:
+    """The lines of a log that the job's latest process wrote."""
+    starts = [i for i, line in enumerate(lines) if line.startswith(STARTED)]
+    return lines[starts[-1] + 1 :] if starts else lines
+
+
 def clock(seconds: float) -> str:
     """A duration as people read it: ``0:07``, ``16:03``, ``2:05:00``."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
@@ -71,7 +83,7 @@ def last(log: Path) -> Progress | None:
             lines = file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    return next(filter(None, map(Progress.parse, reversed(lines))), None)
+    return next(filter(None, map(Progress.parse, reversed(since_start(lines)))), None)
 
 
 @contextmanager

@@ -36,8 +36,8 @@ def training_progress(results: Results, training: pl.DataFrame, credited: pl.Dat
 
     ``recent_success`` is the mean training success of the last :data:`WINDOW` iterations (of all, in a shorter
     training), null before there are so many. ``environment_steps`` and ``cpu_seconds`` are sums since the start of
-    training: every step that was sampled, those of dropped groups too, and the training process's own CPU time, which
-    is null for a run that was resumed, whose earlier seconds nobody kept.
+    training: every step that was sampled, those of dropped groups too, and the CPU time of its
+    iterations, which is null from an iteration on whose seconds are unknown.
     """
     steps = credited.group_by(*RUN, "iteration").agg(pl.len().cast(pl.Int64).alias("steps"))
     seconds = [
@@ -97,11 +97,13 @@ def efficiency_over_seeds(efficiency: pl.DataFrame) -> pl.DataFrame:
     """Sample efficiency of each method and threshold: how many seeds reached it, and the median, least and most needed.
 
     The median counts a run that never reached the threshold as needing more than any other, and is null when that
-    makes it unknown, as ``most`` is when any run never did.
+    makes it endless, as ``most`` is when any run never did. A run that reached it at an unknown cost is left out of the
+    CPU seconds and counted in ``cpu_seconds_unknown``.
     """
     needs = ["environment_steps", "cpu_seconds"]
     key = ["environment", "share", "threshold", "method"]
-    infinite = [pl.col(name).cast(pl.Float64).fill_null(float("inf")) for name in needs]
+    never = pl.col("iteration").is_null()
+    infinite = [pl.when(never).then(float("inf")).otherwise(pl.col(name)).alias(name) for name in needs]
     parts = {"median": pl.Expr.median, "least": pl.Expr.min, "most": pl.Expr.max}
     grouped = efficiency.with_columns(infinite, reached=pl.col("iteration").is_not_null())
     return (
@@ -109,6 +111,7 @@ def efficiency_over_seeds(efficiency: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.len().cast(pl.Int64).alias("seeds"),
             pl.col("reached").sum().cast(pl.Int64),
+            pl.col("cpu_seconds").is_null().sum().cast(pl.Int64).alias("cpu_seconds_unknown"),
             *(part(pl.col(name)).alias(f"{name}_{label}") for name in needs for label, part in parts.items()),
         )
         .with_columns(pl.col(pl.Float64).replace(float("inf"), None))

@@ -11,7 +11,8 @@ from empg.files import read_json
 def table(results: Path) -> str:
     """One line a job in the order of their ends: when it began and ended, and what it cost, in seconds.
 
-    A file's modification time is its job's end. Raises :class:`DataError` when nothing has run.
+    A file's modification time is its job's end. The times of a job that was killed and resumed are those of all its
+    processes together, so it seems to begin later than it did. Raises :class:`DataError` when nothing has run.
     """
     paths = [*results.parent.glob("data/*.timing.json"), *results.rglob("*timing.json")]
     if not paths:
@@ -21,7 +22,10 @@ def table(results: Path) -> str:
         timing = read_json(path)
         end, wall = path.stat().st_mtime, timing["wall_seconds"] + timing.get("startup_seconds", 0.0)
         cpu, part = timing.get("cpu_seconds"), path.relative_to(results.parent).as_posix()
-        rows.append((end - wall, end, wall, cpu, part.removesuffix("timing.json").rstrip("./")))
+        name = part.removesuffix("timing.json").rstrip("./")
+        processes = timing.get("processes", 1)
+        resumed = f"  (resumed: {processes} processes)" if processes > 1 else ""
+        rows.append((end - wall, end, wall, cpu, f"{name}{resumed}"))
     rows.sort(key=lambda row: row[1])
     start = min(row[0] for row in rows)
     lines = [f"{'begin':>7} {'end':>7} {'wall':>7} {'CPU':>7}  job"]
