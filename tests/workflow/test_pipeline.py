@@ -50,13 +50,18 @@ def test_snakemakes_own_report(project):
     assert "rooms-grpo_empg-seed1.html" in text
 
 
+def starts(log):
+    """How many processes have begun to write a log, which goes on from one to the next."""
+    return log.read_text().count("--- empg train") if log.exists() else 0
+
+
 def start(project, log):
     """Snakemake in the background, in a session of its own, once the job with this log has begun."""
-    log.unlink(missing_ok=True)
+    before = starts(log)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = [sys.executable, "-m", "snakemake", "--cores", "1"]
     process = subprocess.Popen(command, cwd=project.root, env=project.env, start_new_session=True, **quiet)
-    while not log.exists():
+    while starts(log) == before:
         assert process.poll() is None, "ended before the job that was to be cut off"
         time.sleep(0.05)
     return process
@@ -75,3 +80,6 @@ def test_a_killed_run_continues(project):
     process.wait()
     project.build()
     assert project.plan() == set()
+    assert starts(log) >= 3
+    timing = json.loads((project.root / "results/mini/rooms/grpo/seed2/train/timing.json").read_text())
+    assert timing["processes"] >= 2, "those that were killed count"
