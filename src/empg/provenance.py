@@ -1,7 +1,7 @@
-"""Where a result came from: the code, configuration and inputs behind every output folder, with hashes.
+"""Where a result comes from: the code, configuration and inputs behind every output folder, with hashes.
 
-A stage's folder ends with ``manifest.json``, written last. It holds no time and no host, so identical results have
-identical manifests; how long a stage took is in ``timing.json``.
+A stage writes ``manifest.json`` into its folder last. The manifest holds no time and no host, so identical results have
+identical manifests. How long the stage took is in ``timing.json``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ MANIFEST, TIMING, CHECKPOINT, LOCK = "manifest.json", "timing.json", "checkpoint
 
 # ------------------------------------------------------------------------------------------------------------- hashes
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder: its files' names and hashes (those that its manifest records, if it has one).
+    """SHA-256 of a file, or of a folder's file names and hashes.
 
-    Raises :class:`DataError` when there is nothing.
+    The hashes come from the folder's manifest; without one the files are hashed now. Raises :class:`DataError` when
+    there is neither file nor folder.
     """
     if path.is_file():
         return file_digest(path)
@@ -46,12 +47,12 @@ def digest(path: Path) -> str:
 
 
 def json_digest(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
+    """SHA-256 of a JSON value. The order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Relative path → SHA-256 of every file that is a result: no checkpoints, temporary files or records of the run."""
+    """SHA-256 of each result by relative path, without checkpoints, temporary files and records of the run."""
     result = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -87,9 +88,9 @@ class Record:
 
 @contextmanager
 def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path], threads: int = 1) -> Iterator[Record]:
-    """Run a stage: pins threads and precision, keeps other processes off its folder, writes timing and manifest last.
+    """Run a stage: pin threads and precision, lock its folder, and at the end write timing and manifest.
 
-    A stage whose caller was killed may live on; its successor waits here until it has ended.
+    A stage may live on after its caller is killed. The next one then waits here until it has ended.
     """
     import torch
 
@@ -113,7 +114,7 @@ def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path]
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the operating system lets go of even when this process is killed."""
+    """Hold the folder's lock. The operating system releases it even if this process is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -140,6 +141,6 @@ def _about(stage: str, config: BaseModel, inputs: Mapping[str, Path]) -> dict[st
 
 @cache
 def versions() -> dict[str, str]:
-    """Python and the libraries whose version can change a number."""
+    """Versions of Python and of the libraries that can change a number."""
     libraries = ("empg", "torch", "transformers", "tokenizers", "polars", "numpy")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries}

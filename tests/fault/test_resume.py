@@ -214,7 +214,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_touched(stopped, name, dam
     before = stopped.results()
     assert cli.main(stopped.arguments) == 2
     message = capsys.readouterr().err
-    assert f"\nempg: error: {stopped.checkpoints[0]}" in message
+    assert message.startswith(f"empg: error: {stopped.checkpoints[0]}")
     assert "expected" in message
     assert "found" in message
     assert "Traceback" not in message

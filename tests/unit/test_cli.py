@@ -94,9 +94,7 @@ def test_wrong_arguments_are_the_users_mistake(capsys):
 def test_a_missing_configuration(capsys, tmp_path):
     arguments = ["--config", str(tmp_path / "none.json"), "--data", "d", "--model", "m", "--out", str(tmp_path / "out")]
     assert cli.main(["evaluate", *arguments]) == 2
-    begin, message = capsys.readouterr().err.splitlines()
-    assert begin.startswith("--- empg evaluate, 20")
-    assert message == f"empg: error: {tmp_path}/none.json: expected a JSON file, found none"
+    assert capsys.readouterr().err == f"empg: error: {tmp_path}/none.json: expected a JSON file, found none\n"
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""What the next run would do: nothing when nothing changed, and exactly the jobs downstream of what did."""
+"""The plan of the next run: nothing when nothing has changed, else exactly the jobs downstream of the change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("plans")  # one process makes what all these tests copy
+pytestmark = pytest.mark.xdist_group("plans")  # one process makes the project that all these tests copy
 
 ENVIRONMENTS = ("rooms", "other_rooms")
 REPORT = {"report", "track"}

@@ -1,4 +1,4 @@
-"""The source files that a stage's rule takes as its input are those that Python really loads."""
+"""The source files that are inputs of a stage's rule are those that Python loads when the stage runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from empg.config import ENVIRONMENTS
 from empg.sources import NOT_SOURCES, PACKAGE, STAGES, sources
 
 METHODS = PACKAGE / "config" / "methods.py"
-# Every function-level import runs too: the statements are executed where they stand, in their module's namespace.
+# Imports inside functions run too: each statement is executed in the namespace of its module.
 PROBE = """
 import ast, importlib, json, sys
 importlib.import_module(sys.argv[1])

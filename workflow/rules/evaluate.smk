@@ -27,7 +27,7 @@ rule evaluate_warmstart:
         "Evaluate the warm start ({wildcards.environment})"
     shell:
         "python -m empg evaluate --config {input.config} --data {params.data} --model {input.model}"
-        " --out {params.out} 2>> {log}"
+        " --out {params.out} 2> {log}"
 
 
 use rule evaluate_warmstart as evaluate with:

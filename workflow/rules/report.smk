@@ -57,4 +57,4 @@ rule report:
     message:
         "Write the report"
     shell:
-        "python -m empg report --config {input.config} --results {params.results} --out {params.out} 2>> {log}"
+        "python -m empg report --config {input.config} --results {params.results} --out {params.out} 2> {log}"

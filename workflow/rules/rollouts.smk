@@ -27,4 +27,4 @@ rule rollouts:
         "Sample rollouts ({wildcards.environment})"
     shell:
         "python -m empg rollouts --config {input.config} --data {params.data} --model {input.model}"
-        " --out {params.out} 2>> {log}"
+        " --out {params.out} 2> {log}"

@@ -34,4 +34,4 @@ rule train:
         "Train {wildcards.method}, seed {wildcards.seed} ({wildcards.environment})"
     shell:
         "python -m empg train --config {input.config} --data {params.data} --model {input.model}"
-        " --rollouts {params.rollouts} --out {params.out} --track {params.study} 2>> {log}"
+        " --rollouts {params.rollouts} --out {params.out} --track {params.study} 2> {log}"

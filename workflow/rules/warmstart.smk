@@ -26,4 +26,4 @@ rule warmstart:
         "Fine-tune the warm start ({wildcards.environment})"
     shell:
         "python -m empg warmstart --config {input.config} --data {params.data} --out {params.out}"
-        " --track {params.study} 2>> {log}"
+        " --track {params.study} 2> {log}"

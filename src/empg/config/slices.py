@@ -1,4 +1,4 @@
-"""What each stage depends on: a slice of the study, which reaches the stage as a JSON file."""
+"""Settings of each job: the slice of the study that its stage depends on, passed as a JSON file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from empg.config.study import Study
 
 
 class _Run(Model):
-    """What every stage of an environment depends on. ``interface`` is checked by the model of the data set's type."""
+    """Settings of every stage of an environment. The type of the data set validates ``interface``."""
 
     environment: Name
     data: Data
@@ -29,14 +29,14 @@ class _Run(Model):
 
 
 class WarmStartRun(_Run):
-    """What the warm-start stage depends on."""
+    """Settings of the warm-start stage."""
 
     policy: Policy
     warmstart: WarmStart
 
 
 class RolloutsRun(_Run):
-    """What the rollout stage depends on, besides the warm-start model."""
+    """Settings of the rollout stage, which also takes the warm-start model."""
 
     max_steps: Positive
     sampling: Sampling
@@ -45,7 +45,7 @@ class RolloutsRun(_Run):
 
 
 class TrainRun(_Run):
-    """What one training run depends on, besides the warm-start model and its rollouts.
+    """Settings of one training run, which also takes the warm-start model and its rollouts.
 
     ``method_sources`` holds the hashes of the source files of a method that another package registered.
     """
@@ -61,7 +61,7 @@ class TrainRun(_Run):
 
 
 class EvaluateRun(_Run):
-    """What one evaluation depends on, besides the model. ``method_name`` is ``warmstart`` for the warm start itself."""
+    """Settings of one evaluation, which also takes a model. ``method_name`` of the warm start is ``warmstart``."""
 
     max_steps: Positive
     sampling: Sampling

@@ -1,7 +1,7 @@
-"""What a study's jobs depend on, as files: each job's settings and each stage's source. Snakemake takes them as inputs.
+"""Writes the files that a study's jobs take as inputs: the settings of each job and the source hashes of each stage.
 
-A file is written only when its content changes. So changing one setting or one source file outdates exactly the jobs
-that depend on it, touching a file outdates nothing, and nothing is forgotten when Snakemake's own records are lost.
+A file is written only when its content changes. So changing one setting or one source file reruns exactly the jobs that
+depend on it, and touching a file reruns nothing. This holds even if Snakemake's own records are lost.
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ from empg.errors import ConfigError
 from empg.files import write_text
 from empg.registry import did_you_mean
 
-# The stages that are of the whole study, not of one environment.
+# Stages of the whole study; every other stage belongs to one environment.
 OF_THE_STUDY = ("report", "track")
-# Folders that the project itself makes beside a study's, an environment's or a method's.
+# Folders of the project beside those of studies; RESERVED lists those beside environments and methods.
 OF_THE_RESULTS = ("data", "logs", "mlartifacts", "sources", "tune")
 RESERVED = {"environments": ("config", "logs", "report"), "methods": ("warmstart", "warmstart_evaluate", "rollouts")}
 
 
 def read_study(config: Path, study_name: str | None) -> tuple[Study, dict[str, DataSet]]:
-    """The study of ``config/study/NAME.yaml``, or of ``config/config.yaml`` for none and for the name that it has; and
-    the data sets.
+    """The study of this name, and the data sets by name.
+
+    It is read from ``config/study/NAME.yaml``, or from ``config/config.yaml`` for None and for the name in that file.
 
     Raises :class:`ConfigError` for any mistake in the configuration.
     """
@@ -65,7 +66,7 @@ def read_study(config: Path, study_name: str | None) -> tuple[Study, dict[str, D
 
 
 def _study_file(config: Path, name: str | None) -> Path:
-    """The file of a study; raises :class:`ConfigError` that lists the studies where there is none of this name."""
+    """The file of a study. Raises :class:`ConfigError`, which lists the studies, for an unknown name."""
     default = config / "config.yaml"
     if name is None:
         return default
@@ -84,9 +85,9 @@ def _study_file(config: Path, name: str | None) -> Path:
 
 
 def prepare(config: Path, study_name: str | None, results: Path) -> Study:
-    """Read a study and bring the files that its jobs depend on up to date.
+    """Read a study and update the files that its jobs depend on.
 
-    Raises :class:`ConfigError` for any mistake in the configuration, before a file is written.
+    Raises :class:`ConfigError` for any mistake in the configuration, before it writes a file.
     """
     study, data = read_study(config, study_name)
     _write_changed(_contents(study, data, results))
@@ -94,7 +95,7 @@ def prepare(config: Path, study_name: str | None, results: Path) -> Study:
 
 
 def write_sources(name: str, data: DataSet, results: Path) -> None:
-    """Bring the file that the data stage of one data set depends on up to date."""
+    """Update the source hashes of each stage for one data set."""
     _write_changed(_sources(name, data, results))
 
 
@@ -106,14 +107,14 @@ def _write_changed(files: Iterable[tuple[Path, Any]]) -> None:
 
 
 def _sources(name: str, data: DataSet, results: Path) -> Iterator[tuple[Path, Any]]:
-    """The hashes of the source files of each stage that is of one environment."""
+    """The file of source hashes of each stage for one data set, except the stages of the whole study."""
     for stage in sources.STAGES.keys() - set(OF_THE_STUDY):
         hashes = sources.source_hashes(sources.STAGES[stage], data.type)
         yield results / "sources" / name / f"{stage}.json", hashes
 
 
 def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator[tuple[Path, Any]]:
-    """Every file and what it should hold."""
+    """Every file and its content."""
     for stage in OF_THE_STUDY:
         yield results / "sources" / f"{stage}.json", sources.source_hashes(sources.STAGES[stage])
     folder = results / study.study / "config"
@@ -138,7 +139,7 @@ def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator
 
 
 def schemas() -> dict[str, Any]:
-    """File name → JSON schema of a study, of ``config/data.yaml`` and of ``config/environments.yaml``."""
+    """JSON schemas by file name: of a study, of ``config/data.yaml`` and of ``config/environments.yaml``."""
     return {
         "config.schema.json": _with_interfaces(Study.model_json_schema()),
         "data.schema.json": _data_schema(),
@@ -147,14 +148,14 @@ def schemas() -> dict[str, Any]:
 
 
 def _data_schema() -> dict[str, Any]:
-    """That of ``config/data.yaml``, with the data sets of every registered environment."""
+    """The schema of ``config/data.yaml`` with the data sets of every registered environment."""
     models = [kind.data for kind in ENVIRONMENTS.values()]
     entry: Any = Annotated[Union[tuple(models)], Field(discriminator="type")]  # noqa: UP007 — made at run time
     return create_model("DataFile", __base__=Model, data_sets=(dict[Name, entry], ...)).model_json_schema()
 
 
 def _with_interfaces(schema: dict[str, Any]) -> dict[str, Any]:
-    """An environment's ``interface`` has the keys that one of the registered environments declares."""
+    """Adds the interface settings of every registered environment as choices for ``interface``."""
     models = {kind.interface.__name__: kind.interface for kind in ENVIRONMENTS.values()}
     choices = [model.model_json_schema() for model in models.values()]
     schema["$defs"]["EnvironmentStudy"]["properties"]["interface"] |= {"anyOf": choices}
