@@ -10,7 +10,6 @@ import hashlib
 import json
 import platform
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
@@ -29,6 +27,7 @@ from empg.errors import DataError
 from empg.files import atomic_path, file_digest, read_json, write_json
 from empg.schema import Schema, write_table
 from empg.sources import commit, source_hashes
+from empg.timing import Clock
 
 MANIFEST, TIMING, CHECKPOINT, LOCK = "manifest.json", "timing.json", "checkpoint", ".lock"
 
@@ -67,10 +66,14 @@ def tree(folder: Path) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------------------- manifests
 @dataclass(slots=True)
 class Record:
-    """A running stage's folder and record. ``digest`` identifies everything that the results depend on."""
+    """What a running stage adds to its folder.
+
+    ``digest`` identifies everything that the results depend on. ``clock`` counts what the stage costs.
+    """
 
     out: Path
     digest: str
+    clock: Clock
     summary: dict[str, Any] = field(default_factory=dict)
     iteration_seconds: list[dict[str, float]] = field(default_factory=list)
 
@@ -96,25 +99,18 @@ def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path]
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32
     with only_writer(out):
-        startup, wall, cpu = _process_age(), time.perf_counter(), time.process_time()
         about = _about(name, config, inputs)
-        record = Record(out, json_digest(about))
-        yield record
-        timing = {
-            "stage": name,
-            "startup_seconds": startup,
-            "wall_seconds": time.perf_counter() - wall,
-            "cpu_seconds": time.process_time() - cpu,
-            "threads": threads,
-            "iterations": record.iteration_seconds,
-        }
+        digest_of_all = json_digest(about)
+        clock = Clock(out, digest_of_all)
+        record = Record(out, digest_of_all, clock)
+        try:
+            yield record
+        finally:
+            clock.stop()
+        timing = {"stage": name, **clock.total(), "threads": threads, "iterations": record.iteration_seconds}
         write_json(out / TIMING, timing | commit())
         write_json(out / MANIFEST, {**about, "outputs": tree(out), "summary": record.summary})
-
-
-def _process_age() -> float:
-    """Seconds since this process started: the time that imports take before a stage begins."""
-    return time.time() - float(psutil.Process().create_time())
+        clock.forget()
 
 
 @contextmanager

@@ -72,6 +72,9 @@ def test_sample_efficiency_by_hand() -> None:
     over = training_summaries.efficiency_over_seeds(found)
     half = over.filter(share=0.5, method="base").row(0, named=True)
     assert (half["seeds"], half["reached"], half["cpu_seconds_median"]) == (2, 2, 6.25)
+    assert half["cpu_seconds_unknown"] == 0
+    unknown = over.filter(share=0.5, method="new").row(0, named=True)
+    assert (unknown["reached"], unknown["cpu_seconds_unknown"], unknown["cpu_seconds_median"]) == (2, 2, None)
     most = over.filter(share=0.9, method="new").row(0, named=True)
     assert (most["reached"], most["environment_steps_least"]) == (1, 200)
     assert (most["environment_steps_median"], most["environment_steps_most"]) == (None, None)

@@ -151,6 +151,7 @@ def test_every_result_is_a_run_in_one_flat_table(tracked: Path) -> None:
     tags = found["alfworld grpo_empg seed 2"].data.tags
     wanted = {"study": "made_up", "stage": "train", "env": "alfworld", "method": "grpo_empg", "seed": "2"}
     assert tags | wanted == tags
+    assert tags["processes"] == "1"
     assert "empg train --config" in tags["mlflow.note.content"]
     assert f"empg audit {tracked}/alfworld/grpo_empg/seed2`" in tags["mlflow.note.content"]
     assert all("success" in found[name].data.metrics for name in NAMES)

@@ -116,7 +116,7 @@ class Results:
         return files
 
     def iteration_seconds(self, run: Run) -> list[float | None]:
-        """CPU seconds of each iteration of one run; None for iterations before a resumption, whose times are lost."""
+        """CPU seconds of each iteration of one run; None for those that nobody recorded."""
         seconds: list[float | None] = [sum(i.values()) for i in read_json(run.train / "timing.json")["iterations"]]
         return [None] * (len(self.rollout_files(run)) - len(seconds)) + seconds
 

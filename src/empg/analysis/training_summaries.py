@@ -36,8 +36,8 @@ def training_progress(results: Results, training: pl.DataFrame, credited: pl.Dat
 
     ``recent_success`` is the mean training success of the last :data:`WINDOW` iterations, or of all in a shorter
     training. It is null while there are fewer. ``environment_steps`` and ``cpu_seconds`` are sums since the start of
-    training. Steps include those of dropped groups. CPU seconds are those of the training process; they are null for a
-    resumed run, because the seconds before the resumption are lost.
+    training. Steps include those of dropped groups. CPU seconds are those of the iterations, whichever process made
+    them; they are null from an iteration with unknown seconds on.
     """
     steps = credited.group_by(*RUN, "iteration").agg(pl.len().cast(pl.Int64).alias("steps"))
     seconds = [
@@ -98,11 +98,13 @@ def efficiency_over_seeds(efficiency: pl.DataFrame) -> pl.DataFrame:
     """Sample efficiency of each method and threshold: how many seeds reach it, and the median, least and most needed.
 
     For the median, a run that never reaches the threshold needs more than any other. The median is null where such runs
-    make it unknown; ``most`` is null where there is any.
+    make it endless; ``most`` is null where there is any. A run that reaches the threshold at an unknown cost does not
+    enter the CPU seconds; ``cpu_seconds_unknown`` counts such runs.
     """
     needs = ["environment_steps", "cpu_seconds"]
     key = ["environment", "share", "threshold", "method"]
-    infinite = [pl.col(name).cast(pl.Float64).fill_null(float("inf")) for name in needs]
+    never = pl.col("iteration").is_null()
+    infinite = [pl.when(never).then(float("inf")).otherwise(pl.col(name)).alias(name) for name in needs]
     parts = {"median": pl.Expr.median, "least": pl.Expr.min, "most": pl.Expr.max}
     grouped = efficiency.with_columns(infinite, reached=pl.col("iteration").is_not_null())
     return (
@@ -110,6 +112,7 @@ def efficiency_over_seeds(efficiency: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.len().cast(pl.Int64).alias("seeds"),
             pl.col("reached").sum().cast(pl.Int64),
+            pl.col("cpu_seconds").is_null().sum().cast(pl.Int64).alias("cpu_seconds_unknown"),
             *(part(pl.col(name)).alias(f"{name}_{label}") for name in needs for label, part in parts.items()),
         )
         .with_columns(pl.col(pl.Float64).replace(float("inf"), None))

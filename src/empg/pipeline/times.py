@@ -11,7 +11,8 @@ from empg.files import read_json
 def table(results: Path) -> str:
     """One line per job, in the order in which jobs end: begin, end, wall time and CPU time in seconds.
 
-    The modification time of a timing file is the end of its job. Raises :class:`DataError` when nothing has run.
+    The modification time of a timing file is the end of its job. A resumed job has the times of all its processes, so
+    it seems to begin later than it did. Raises :class:`DataError` when nothing has run.
     """
     paths = [*results.parent.glob("data/*.timing.json"), *results.rglob("*timing.json")]
     if not paths:
@@ -21,7 +22,10 @@ def table(results: Path) -> str:
         timing = read_json(path)
         end, wall = path.stat().st_mtime, timing["wall_seconds"] + timing.get("startup_seconds", 0.0)
         cpu, part = timing.get("cpu_seconds"), path.relative_to(results.parent).as_posix()
-        rows.append((end - wall, end, wall, cpu, part.removesuffix("timing.json").rstrip("./")))
+        name = part.removesuffix("timing.json").rstrip("./")
+        processes = timing.get("processes", 1)
+        resumed = f"  (resumed: {processes} processes)" if processes > 1 else ""
+        rows.append((end - wall, end, wall, cpu, f"{name}{resumed}"))
     rows.sort(key=lambda row: row[1])
     start = min(row[0] for row in rows)
     lines = [f"{'begin':>7} {'end':>7} {'wall':>7} {'CPU':>7}  job"]

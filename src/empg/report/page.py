@@ -286,8 +286,10 @@ def run_view(results: Results, run: Run) -> dict[str, str]:
     study, data = Path("results", results.study.study), results.study.data_set(run.environment)
     made = [command(study, folder.relative_to(results.root).as_posix(), data) for folder in (run.train, run.evaluate)]
     place = (run.train if run.seed is None else run.train.parent).relative_to(results.root)
+    processes = max(read_json(folder / "timing.json").get("processes", 1) for folder in (run.train, run.evaluate))
     return {
         "name": run.name,
+        "resumed": f"resumed, {processes} processes" if processes > 1 else "",
         "train": results.relative(run.train),
         "evaluate": results.relative(run.evaluate),
         "commands": "\n".join([*made, f"empg audit {study / place}"]),

@@ -93,9 +93,11 @@ class Logbook:
             self.tracker.delete(run)
             run = None
         end = int((folders[0] / "manifest.json").stat().st_mtime * 1000)
+        timing = read_json(folders[0] / "timing.json")
         if run is None:
-            wall = read_json(folders[0] / "timing.json")["wall_seconds"]
-            run = self.tracker.begin(identity, manifest["config"], start=end - int(wall * 1000))
+            start = end - int(timing["wall_seconds"] * 1000)
+            run = self.tracker.begin(identity, manifest["config"], start=start)
+        self.client.set_tag(run.info.run_id, "processes", timing.get("processes", 1))
         self.tracker.describe(run, identity, manifest["config"], commit(folders[0]))
         self._log_missing(run, points)
         self._log_system(run, identity)
