@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -51,6 +53,25 @@ def test_every_registration_is_made_by_its_name():
     code = "import gymnasium; print(gymnasium.make('empg.integrations.gymnasium:empg/WebShop-v0').reset(seed=0)[0])"
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert printed.startswith("WebShop\n")
+
+
+def test_an_environment_of_another_package_is_made_by_its_own_name(tmp_path):
+    example = Path(__file__).parents[2] / "examples/environment"
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--target", str(tmp_path / "site")]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(example)], check=True, capture_output=True)
+    code = (
+        "import gymnasium; from gymnasium.utils.env_checker import check_env; "
+        "env = gymnasium.make('empg.integrations.gymnasium:empg/doors-v0', split='few'); check_env(env.unwrapped); "
+        "env.reset(seed=0); doors = iter((1, 2, 3)); "
+        "print(next(step[1:4] for step in (env.step(f'open {door}') for door in doors) if step[2]))"
+    )
+    path = os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "(1.0, True, False)\n"
+    assert done.stderr == ""
+    assert [path.name[:6] for path in (tmp_path / "cache/empg/data").iterdir()] == ["doors-"]
 
 
 @pytest.mark.parametrize("responses", [False, True])
