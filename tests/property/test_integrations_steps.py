@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import pytest
 import torch
@@ -37,9 +37,9 @@ def reference(mask, entropy, advantage, trajectory, **chosen):
 
 
 @st.composite
-def batches(draw, rows=st.integers(1, 9)):
+def batches(draw, fewest=1):
     """(mask, entropy, advantage, trajectory): at least one sampled token; rows of a trajectory share an advantage."""
-    count, width = draw(rows), draw(st.integers(1, 8))
+    count, width = draw(st.integers(fewest, 9)), draw(st.integers(1, 8))
     bits = draw(st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=count, max_size=count))
     bits[0][0] = True
     random = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
@@ -95,13 +95,13 @@ def test_rows_of_one_trajectory_are_joined_in_order(batch):
 
 
 @RELAXED
-@given(batches(st.integers(2, 9)), st.lists(st.integers(0, 9), min_size=1, max_size=3), st.booleans())
+@given(batches(2), st.lists(st.integers(0, 9), min_size=1, max_size=3), st.booleans())
 def test_ranks_get_their_rows_of_the_whole_batch(batch, cuts, joined):
     mask, entropy, advantage, trajectory = batch
     own = trajectory if joined else None
     whole = modulate_tokens(mask, entropy, advantage, trajectory=own, **SETTINGS)
     bounds = [0, *sorted(1 + cut % (len(mask) - 1) for cut in cuts), len(mask)]
-    slices = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    slices = [slice(a, b) for a, b in pairwise(bounds) if b > a]
     parts = [(mask[s], entropy[s], advantage[s], own[s] if joined else None) for s in slices]
     results = on_ranks(parts, **SETTINGS)
     assert torch.equal(torch.cat([result.advantage for result in results]), whole.advantage)

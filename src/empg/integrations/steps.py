@@ -114,9 +114,7 @@ def _local_steps(mask: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return step_mean(values, token_step, len(step_row)).double(), step_row, token_step
 
 
-def _gather_steps(
-    gather: Callable[[Tensor], Tensor], key: Tensor, values: Tensor
-) -> tuple[slice, Tensor, Tensor]:
+def _gather_steps(gather: Callable[[Tensor], Tensor], key: Tensor, values: Tensor) -> tuple[slice, Tensor, Tensor]:
     """The steps of all ranks, and where this rank's are: (rank, key) and values, ``[steps, 2]`` both.
 
     Ranks have different numbers of steps, so they are gathered with padding. A random number, which no seed repeats,
@@ -140,9 +138,7 @@ def _gather_steps(
 
 def _of_trajectories(advantage_of_step: Tensor, step_trajectory: Tensor) -> Tensor:
     """The advantage of each trajectory, ``[trajectories]``, from those of its steps, which must agree."""
-    result = torch.empty(
-        int(step_trajectory.max()) + 1, dtype=advantage_of_step.dtype, device=advantage_of_step.device
-    )
+    result = torch.empty(int(step_trajectory.max()) + 1, dtype=advantage_of_step.dtype, device=advantage_of_step.device)
     result[step_trajectory] = advantage_of_step
     wrong = (result[step_trajectory] != advantage_of_step) & ~advantage_of_step.isnan()
     if wrong.any():
