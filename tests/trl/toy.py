@@ -1,7 +1,7 @@
 """Trains a tiny Qwen2 with the real TRL on a toy task of several turns, and checks every batch against plain code.
 
-``python toy.py OUT CASE…`` on one process, ``torchrun … toy.py OUT CASE…`` on several. Each case leaves ``OUT/CASE.json``
-(from the first process) and ``OUT/CASE.pt``, the trained weights.
+``python toy.py OUT CASE…`` on one process, ``torchrun … toy.py OUT CASE…`` on several. The first process leaves
+``OUT/CASE.json`` of each case and ``OUT/CASE.pt``, the trained weights.
 
 The plain code runs every row alone and unpadded through the model's ordinary forward, takes the entropies from the
 logits, finds the steps token by token, and calls ``modulate`` with all rows of all processes.
@@ -20,11 +20,11 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
-from trl import GRPOConfig
 
 from empg import modulate
 from empg.integrations.trl import EMPGTrainer
 from empg.policy.tokenizer import train_tokenizer
+from trl import GRPOConfig
 
 TURNS, TURN_TOKENS, OBSERVATION = 3, 5, [20, 21, 22]
 STRENGTHS = {"k": 0.8, "k_future": 1.2, "zeta": 0.1}
