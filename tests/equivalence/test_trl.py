@@ -1,7 +1,7 @@
 """EMPGTrainer in the real TRL against the native trainer: one model, one batch of real episodes, one update.
 
-Advantages and gradients agree up to float32 rounding. Two programs compute them: TRL pads rows, recomputes entropies and
-multiplies by one matrix at a time; the native trainer packs rows, stacks matrices, and uses the entropies and the
+Advantages and gradients agree up to float32 rounding. Two programs compute them: TRL pads rows, recomputes entropies
+and multiplies by one matrix at a time; the native trainer packs rows, stacks matrices, and uses the entropies and
 log-probabilities that its sampler recorded.
 
 The outcome advantage is RLOO's, which both can compute alike: TRL's ``scale_rewards="none"`` gives R − mean, which

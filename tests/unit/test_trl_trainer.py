@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM
+from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
 
 import trl
 from empg.environments import data as data_stage
@@ -80,13 +81,15 @@ def test_what_cannot_work_is_refused_with_a_reason(parts, tmp_path, settings, op
         make(parts, tmp_path, settings, **options)
 
 
-def test_the_asynchronous_trainer_is_refused(parts):
-    class AsyncConfig:
-        """Stands for TRL's, whose import needs a vLLM server's client."""
+def test_the_asynchronous_trainer_is_refused(parts, tmp_path):
+    class Both(EMPGTrainer, AsyncGRPOTrainer):
+        pass
 
-    AsyncConfig.__module__ = "trl.experimental.async_grpo.async_grpo_config"
-    with pytest.raises(ValueError, match="asynchronous trainer, which takes one advantage for each sample"):
-        EMPGTrainer(parts[0], args=AsyncConfig())
+    message = "asynchronous trainer, which takes one advantage for each sample"
+    with pytest.raises(ValueError, match=message):
+        EMPGTrainer(parts[0], args=AsyncGRPOConfig(str(tmp_path), use_cpu=True, bf16=False))
+    with pytest.raises(ValueError, match=message):
+        Both(parts[0])
 
 
 class Scripted(EMPGTrainer):
