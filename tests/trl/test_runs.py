@@ -74,7 +74,7 @@ def test_evaluation_leaves_training_alone(runs):
     """Evaluation draws random numbers, so later batches differ; the first is the same."""
     found, plain = result(runs, "evaluation"), result(runs, "grpo")
     assert len([entry for entry in found["log"] if "eval_reward" in entry]) == 2
-    first, other = ([e for e in r["log"] if "loss" in e][0] for r in (found, plain))
+    first, other = (next(e for e in r["log"] if "loss" in e) for r in (found, plain))
     assert first["loss"] == other["loss"]
     assert first["grad_norm"] == other["grad_norm"]
 
