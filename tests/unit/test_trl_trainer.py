@@ -11,7 +11,6 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
 
 import trl
 from empg.environments import data as data_stage
@@ -82,6 +81,8 @@ def test_what_cannot_work_is_refused_with_a_reason(parts, tmp_path, settings, op
 
 
 def test_the_asynchronous_trainer_is_refused(parts, tmp_path):
+    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer  # warns unless it is silenced
+
     class Both(EMPGTrainer, AsyncGRPOTrainer):
         pass
 
