@@ -74,6 +74,9 @@ def compare(
 def recorded(results: Path, environment: str, repeats: int) -> None:
     """Batches of three iterations of a GRPO run, as training had them."""
     paths = sorted((results / environment / "grpo").glob("seed*/train/rollouts/iteration_*.parquet"))
+    if not paths:
+        print(f"{environment}: {results} holds no trained run")
+        return
     network, reference = (Policy.load(results / environment / "warmstart" / "model", "").network for _ in range(2))
     for path in (paths[0], paths[len(paths) // 2], paths[-1]):
         rows = pl.read_parquet(path)

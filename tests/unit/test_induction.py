@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from empg.policy.elementwise import rms_norm
 from empg.policy.initialisation import initialise, match_content, repeat_sequences, scale_residual_stream
-from empg.policy.transformer import Architecture, Transformer, rms_norm
+from empg.policy.transformer import Architecture, Transformer
 from empg.policy.weights import tiny_config
 
 VOCABULARY, LENGTH = 500, 60

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 — its customary name
 
 from empg.errors import DataError
+from empg.policy.elementwise import rms_norm, rotate, swiglu
 from empg.policy.prefix_tree import PrefixTree, Run
 
 FEW = 0.75  # share of wanted tokens below which the last layer skips the others
@@ -169,19 +170,8 @@ class Layer(nn.Module):
         ``x`` ``[..., width]`` is its input, ``attended`` ``[..., heads * head_width]`` the attention's result.
         """
         x = x + F.linear(attended, self.out, self.out_bias)
-        gate, up = F.linear(rms_norm(x, self.mlp_norm, self.eps), self.gate_up, self.gate_up_bias).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate) * up, self.down, self.down_bias)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root-mean-square normalisation (arXiv 1910.07467) of the last dimension; ``weight`` ``[width]``."""
-    return F.rms_norm(x, weight.shape, weight, eps)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of ``[..., heads, head_width]`` by angles ``[..., 1, head_width / 2]``."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        gate_up = F.linear(rms_norm(x, self.mlp_norm, self.eps), self.gate_up, self.gate_up_bias)
+        return x + F.linear(swiglu(gate_up), self.down, self.down_bias)
 
 
 class Cache:
