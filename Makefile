@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run test test-integrations lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -19,6 +19,13 @@ run: setup  ## install everything, then run a study from data to report (STUDY=q
 # A crashed worker ends the run: with a replacement worker, pytest-xdist's loadgroup can wait forever for the last tests.
 test: setup  ## run all tests on two cores
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup --max-worker-restart 0
+
+# An environment of its own: verifiers brings about eighty packages, and nothing here may need torch.
+test-integrations:  ## test the environments in Gymnasium and verifiers, without torch
+	test -x .venv-integrations/bin/python || $(PYTHON) -m venv .venv-integrations
+	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check -r tests/integrations/requirements.txt
+	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	OMP_NUM_THREADS=1 .venv-integrations/bin/python -m pytest tests/integrations
 
 lint: setup  ## check style, types, import layers and the workflow
 	ruff check .

@@ -61,7 +61,7 @@ def conda(tmp_path, monkeypatch):
 
 
 def options(profiles, study):
-    """Those of a dry run; the local executor stands in for Slurm's, which is a package of its own."""
+    """Options of a dry run. The local executor stands in for Slurm's, which is a separate package."""
     own = ["--executor", "local"] if SLURM in profiles else []
     return [
         "-n",
@@ -133,7 +133,7 @@ def test_every_job_has_its_resources(with_studies, profiles):
 def test_every_rule_declares_all_of_its_resources_once():
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     rules = {found[1]: found[0] for found in re.finditer(r"^rule (\w+):\n(?:(?:    .*)?\n)+", text, flags=re.MULTILINE)}
-    assert set(rules) == (POLICY_RULES | OTHER_RULES) - {"evaluate"}  # which is evaluate_warmstart on other files
+    assert set(rules) == (POLICY_RULES | OTHER_RULES) - {"evaluate"}  # evaluate_warmstart on other files
     for name, body in rules.items():
         for key in ("threads: ", "gpu=", "mem_mb=", "runtime="):
             assert len(re.findall(rf"^ +{key}", body, flags=re.MULTILINE)) == 1, (name, key)
