@@ -1,7 +1,7 @@
 """Tokens per CPU second of an update with and without shared prefixes: the policy and its gradient, the reference.
 
 Without means: the same conversations, each with another first token, so that no two begin alike. Both are computed
-alternately on one thread; the ratio is the median of pairs.
+alternately on one thread; the ratio is the median of pairs. Repeated tokens are counted inside micro-batches.
 
     python benchmarks/update.py [--results results/quick] [--repeats 7]
 
@@ -73,7 +73,7 @@ def compare(
 
 def recorded(results: Path, environment: str, repeats: int) -> None:
     """Batches of three iterations of a GRPO run, as training had them."""
-    paths = sorted((results / environment / "grpo").glob("seed*/train/rollouts/iteration_*.parquet"))
+    paths = sorted((results / environment / "grpo" / "seed1").glob("train/rollouts/iteration_*.parquet"))
     if not paths:
         print(f"{environment}: {results} holds no trained run")
         return
