@@ -79,7 +79,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 bench: setup  ## measure speed and memory against public packages
-	for script in benchmarks/{alfworld_engine,sampler,deepsearch_index}.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
+	for script in benchmarks/{alfworld_engine,sampler,update,deepsearch_index}.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
 	OMP_NUM_THREADS=1 python benchmarks/webshop_engine.py $${WEBSHOP_DATA:-$${EMPG_TEST_DATA:-../shared/data}/webshop}
 
 # The variable silences an advertisement that Material for MkDocs prints with each build.
