@@ -8,10 +8,10 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run test test-integrations test-trl test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 run: setup  ## install everything, then run a study from data to report (STUDY=quick)
 	snakemake --cores all --config study=$(STUDY)
@@ -19,6 +19,19 @@ run: setup  ## install everything, then run a study from data to report (STUDY=q
 # A crashed worker ends the run: with a replacement worker, pytest-xdist's loadgroup can wait forever for the last tests.
 test: setup  ## run all tests on two cores
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup --max-worker-restart 0
+
+# An environment of its own: verifiers brings about eighty packages, and nothing here may need torch.
+test-integrations:  ## test the environments in Gymnasium and verifiers, without torch
+	test -x .venv-integrations/bin/python || $(PYTHON) -m venv .venv-integrations
+	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check -r tests/integrations/requirements.txt
+	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	OMP_NUM_THREADS=1 .venv-integrations/bin/python -m pytest tests/integrations
+
+test-trl: setup  ## train with the real TRL: losses, LoRA, two processes, resume (minutes)
+	OMP_NUM_THREADS=1 pytest -m longer tests/trl
+
+test-package: setup  ## install the wheel in clean environments, with an old and a new torch (downloads gigabytes)
+	pytest -m longer tests/package
 
 lint: setup  ## check style, types, import layers and the workflow
 	ruff check .

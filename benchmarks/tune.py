@@ -3,9 +3,9 @@
 Needs the study's warm starts and rollouts: `make run` makes them. Every method trains once with each multiple of its
 environment's rates, on a seed that no study uses, and is evaluated on the tune panel, which no report reads.
 
-Prints the runs and, if they have all iterations, the choice of rates (`empg.analysis.rates.rate_choice`: other rates
-only if they are shown to be better over all methods). With all environments of the study, writes the runs to
-`results/tune/STUDY/tuning.csv`. Finished runs are not repeated.
+Prints the runs. If they have all iterations, it also prints the choice of rates, which are other ones only if they are
+shown to be better over all methods (`empg.analysis.learning_rates.rate_choice`). With all environments of the study, it
+writes the runs to `results/tune/STUDY/tuning.csv`. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import polars as pl
 from rich.console import Console
 from rich.progress import track
 
-from empg.analysis.rates import rate_choice
-from empg.config import Data, EvaluateRun, Study, TrainRun, evaluate_run, train_run
+from empg.analysis.learning_rates import rate_choice
+from empg.config import STAGES, Data, EvaluateRun, Study, TrainRun, evaluate_run, train_run
 from empg.files import read_json
 from empg.pipeline.job_files import read_study
 from empg.provenance import digest, json_digest
 from empg.rollouts import evaluate
-from empg.sources import STAGES, source_hashes
+from empg.sources import source_hashes
 from empg.training import rl
 
 SEED = 1000  # not among any study's seeds
@@ -58,7 +58,7 @@ def runs(study: Study, data: dict[str, Data], environments: list[str], share: fl
             digest(base / "warmstart"),
             digest(base / "rollouts"),
             digest(files),
-            source_hashes(STAGES["train"], train.data.type),
+            source_hashes(STAGES["train"].module, train.data.type),
         ]
         folder = RESULTS / "tune" / study.study / environment / method / f"{factor:g}_{json_digest(behind)[:12]}"
         result.append((factor, folder, base, files, train, panel))

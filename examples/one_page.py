@@ -56,13 +56,13 @@ def play(policy: Policy, colour: Tensor, right_door: Tensor) -> tuple[Tensor, Te
 
 
 def main(iterations: int = ITERATIONS, seed: int = 0) -> list[float]:
-    """Train a policy and print its course. Returns the success rate of each iteration's episodes."""
+    """Train a policy and print its progress. Returns the success rate of each iteration's episodes."""
     torch.manual_seed(seed)
     right_door = torch.randint(WORDS, (COLOURS,))
     policy = Policy()
     optimiser = torch.optim.Adam(policy.parameters(), lr=2e-3)
 
-    # Where everything stands in a batch: episodes one after another, their steps in order, two words in each step.
+    # The layout of a batch: episodes one after another, their steps in order, two words in each step.
     episodes, steps = GROUPS * GROUP_SIZE, GROUPS * GROUP_SIZE * ROOMS
     group = torch.arange(GROUPS).repeat_interleave(GROUP_SIZE)  # [episodes]
     step_episode = torch.arange(episodes).repeat_interleave(ROOMS)  # [steps]

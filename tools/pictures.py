@@ -24,7 +24,7 @@ PIXELS = 1.5  # of the file per CSS pixel
 COLOURS = 128  # of the screenshot: flat areas and text need no more
 
 WIDTH, HEIGHT = 1120, 640
-# A card, its text and its lines carry their colours along, in light and in dark.
+# The picture carries the colours of both themes, light and dark.
 STYLE = """
 svg { --page: #ffffff; --ink: #1f2430; --soft: #5d6575; --line: #c3c9d5; --card: #f5f6f9; --edge: #d9dde6;
       --a: #3f6fd8; --b: #c9731a; --c: #2f9468; --empg: #8a4fd0; }
@@ -42,7 +42,7 @@ text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neu
 .tint { fill: var(--lane); fill-opacity: .14; stroke: var(--lane); stroke-width: 1.2; }
 .lane { fill: var(--lane); fill-opacity: .07; } .name { fill: var(--lane); } .base { stroke: var(--line); }
 """
-# Environment, colour, what its data is.
+# Environment, colour, its data.
 LANES = (("ALFWorld", "a", "rooms"), ("WebShop", "b", "a shop"), ("Deep Search", "c", "documents"))
 METHODS = ("GRPO", "GRPO + EMPG", "DAPO", "DAPO + EMPG")
 # Stage, centre, what it does in two lines.
@@ -98,7 +98,7 @@ def lane(row: int) -> list[str]:
 
 
 def outputs() -> list[str]:
-    """What all environments end in."""
+    """The outputs of a study, which all environments share."""
     top, height = LANE_TOP, 3 * LANE_HEIGHT + 2 * LANE_GAP
     rows = (
         ("report.html", "verdict, intervals,", "figures, episodes"),

@@ -14,8 +14,8 @@ _logger = griffe.get_logger("roles")
 class Roles(griffe.Extension):
     """Turns ``:func:`~empg.files.write_text` `` and its like into Markdown, once a package has been read.
 
-    A name is looked up from the object whose docstring holds it, as Python would, else from the root. A name that is
-    private becomes code. A name that is nowhere is a warning, which fails a strict build.
+    The look-up of a name starts at the object whose docstring holds it, as in Python, and goes on to the root. A
+    private name becomes code. An unknown name is a warning, which fails a strict build.
     """
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
@@ -41,7 +41,7 @@ def reference(item: griffe.Object, short: str, name: str) -> str:
 
 
 def find(item: griffe.Object, name: str) -> str | None:
-    """The canonical path of what ``name`` means in the docstring of ``item``; None where there is no such thing."""
+    """The canonical path of the object that ``name`` means in the docstring of ``item``; None if there is none."""
     scope: griffe.Object | None = item
     while scope is not None:
         if found := member(scope, name) or nearby(scope, name):

@@ -1,7 +1,7 @@
-"""Hooks of MkDocs for what the site holds beyond docs/: pages from elsewhere, the API reference, links and lists.
+"""MkDocs hooks: add pages from outside docs/ and the API reference, and adapt links and lists.
 
-The Markdown files are written for a code host. Here their links become links of the site, and their lists get the
-indentation that Python-Markdown wants.
+The Markdown files are written for a code host. The hooks turn their links into links of the site and indent their lists
+as Python-Markdown requires.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/empg"
-# Page of the site → file of the repository that it is.
+# Page of the site → the file of the repository behind it.
 OUTSIDE = {
     "configuration.md": "config/README.md",
     "contributing.md": "CONTRIBUTING.md",
@@ -87,9 +87,9 @@ def link(match: re.Match[str], source: str, name: str) -> str:
 
 
 def outline(lines: list[str]) -> list[tuple[str, bool]]:
-    """Every line with four spaces for each list item that it is in, and whether it is fenced code.
+    """Every line, indented by four spaces for each list item around it, and whether it is fenced code.
 
-    A code host takes the width of an item's marker instead of four spaces, and a list right below a paragraph.
+    A code host indents by the width of an item's marker instead, and accepts a list right below a paragraph.
     """
     found: list[tuple[str, bool]] = []
     columns: list[int] = []  # where the text of each open item begins, outermost first
@@ -112,12 +112,12 @@ def outline(lines: list[str]) -> list[tuple[str, bool]]:
 
 
 def packages() -> list[str]:
-    """The packages of the source by dotted name, rooms before what is in them."""
+    """The packages of the source by dotted name, each before its subpackages."""
     return sorted(".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py"))
 
 
 def reference_pages() -> list[dict[str, Any]]:
-    """The API reference in the navigation: a room with packages of its own is a section."""
+    """The API reference in the navigation. A package with subpackages is a section."""
     rooms: dict[str, list[dict[str, str]]] = {}
     for name in packages():
         _, _, inner = name.partition(".")

@@ -1,7 +1,7 @@
-"""The command line: arguments and exit codes; no logic.
+"""The command line: arguments and exit codes, no logic.
 
-Each command is one stage of the pipeline and runs on its own as well: files in, files out. Exit codes: 0, done; 2, a
-mistake in what was given (configuration, a path, a file); 1, anything else; 130, interrupted.
+Most commands are stages of the pipeline; each also runs on its own, from files to files. Exit codes: 0, done; 2, a
+mistake of the user (configuration, a path, a file); 130, interrupted; 1, any other failure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from empg.errors import EmpgError
 if TYPE_CHECKING:
     from empg.config import Model
 
-# Results must not depend on how many cores a job happens to see. A stage that wants threads asks torch for them.
+# Results must not depend on the number of cores that a job sees. A stage that uses threads sets them in torch.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -36,7 +36,7 @@ Stage = Callable[[argparse.Namespace], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code; every expected failure is one message on stderr."""
+    """Run one command and return the exit code. Every expected failure is one message on stderr."""
     args = parser().parse_args(argv)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
@@ -61,7 +61,8 @@ def _fail(code: int, message: str) -> int:
 
 # ---------------------------------------------------------------------------------------------------------- arguments
 ABOUT = """Entropy-Modulated Policy Gradients for language-model agents.
-Each command is one stage of the pipeline; `snakemake --cores all` runs them all."""
+`snakemake --cores all` runs the whole pipeline. Most commands are one stage of it; the others inspect or publish
+results."""
 CONFIG = "JSON file with the stage's settings (results/STUDY/config/… holds those of a study)"
 DATA = "folder of the data set (data/NAME)"
 MODEL = "model folder in Hugging Face layout"
@@ -82,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    data = command("data", _data, "write a data set's files (what DVC runs)", out="folder to write")
+    data = command("data", _data, "write the files of a data set (DVC runs this)", out="folder to write")
     dvc = command(
         "dvc", _dvc, "make a data set through DVC if it is missing or outdated, and record its hash", out="JSON file"
     )
@@ -97,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     command(
         "rollouts",
         _rollouts,
-        "sample rollouts from the warm-start policy and tabulate the tasks' difficulty",
+        "sample rollouts from the warm-start policy and tabulate the difficulty of tasks",
         config=CONFIG,
         data=DATA,
         model=MODEL,
@@ -106,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     train = command(
         "train",
         _train,
-        "train a policy with reinforcement learning; goes on from its last checkpoint",
+        "train a policy with reinforcement learning, from its last checkpoint if there is one",
         config=CONFIG,
         data=DATA,
         model=MODEL,
@@ -136,20 +137,20 @@ def parser() -> argparse.ArgumentParser:
     serve = command(
         "serve-retriever",
         _serve,
-        "search a corpus and answer over HTTP, as `interface.retriever` asks",
-        corpus="corpus of passages, JSON lines in wiki-18's form",
-        index="folder of its index; built at first, reused while the corpus is the same",
+        "serve search in a corpus over HTTP, for `interface.retriever`",
+        corpus="corpus of passages as JSON lines in the format of wiki-18",
+        index="folder of the index, which is built if it is missing or the corpus has changed",
     )
     command("schema", _schema, "write the JSON schemas of the configuration", out="folder to write")
-    audit = command("audit", _audit, "compute a run's numbers again from their rows and check its files' hashes")
+    audit = command("audit", _audit, "recompute the numbers of a run from their rows and check the hashes of its files")
     command(
         "publish",
         _publish,
-        "write a study's results as a page in Markdown with its figures and small tables",
+        "write the results of a study as a Markdown page with figures and small tables",
         results=RESULTS,
         out="folder to write (docs/results/STUDY)",
     )
-    command("times", _times, "print where the time of a study's stages went", results=RESULTS)
+    command("times", _times, "print how long each job of a study took", results=RESULTS)
 
     for sub in (data, dvc):
         sub.add_argument("name", metavar="NAME", help="a data set of the configuration")
@@ -162,15 +163,17 @@ def parser() -> argparse.ArgumentParser:
         )
     for sub in (warmstart, train):
         sub.add_argument(
-            "--track", type=Path, metavar="PATH", help=f"{RESULTS}, to log live curves to its MLflow database"
+            "--track", type=Path, metavar="PATH", help=f"{RESULTS}; logs live curves to its MLflow database"
         )
     serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)"
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
     )
-    serve.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: %(default)s)")
+    serve.add_argument(
+        "--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)"
+    )
     about = "folder of a run (results/STUDY/ENVIRONMENT/METHOD/seedN), or of a whole study"
     audit.add_argument("path", type=Path, metavar="RUN", help=about)
-    track.add_argument("--init", action="store_true", help="only create the database, empty; --results is its folder")
+    track.add_argument("--init", action="store_true", help="only create an empty database, in the folder --results")
     return top
 
 
@@ -290,7 +293,7 @@ def _read(model: type[M], path: Path) -> M:
 # ------------------------------------------------------------------------------------------------------- live curves
 @contextmanager
 def _curves(args: argparse.Namespace, config: Model) -> Iterator[Callable[[int, dict[str, Any]], None]]:
-    """Logs metrics to MLflow as they come; does nothing without ``--track``."""
+    """Yields a function that logs metrics to MLflow as they come; without ``--track`` it does nothing."""
     if args.track is None:
         yield lambda step, metrics: None
         return

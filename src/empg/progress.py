@@ -1,6 +1,6 @@
-"""How far a job is: one line of text, written to the job's log and read by whoever watches the study.
+"""Progress of a job: a line of text that the job writes to its log and the display of the study reads.
 
-``iterations: 120/3000, 0:41 elapsed, 16:03 left`` is such a line. :class:`Progress` writes and parses it.
+Such a line is ``iterations: 120/3000, 0:41 elapsed, 16:03 left``. :class:`Progress` writes and parses it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 Report = Callable[[int, int], None]  # (done, total)
 SECONDS_BETWEEN_LINES = 2.0
-SHARE_BETWEEN_LINES = 0.01  # of the time elapsed, so that the log of a job of ten hours has some 600 lines
-TAIL = 4096  # bytes at a log's end that are searched for a line
+SHARE_BETWEEN_LINES = 0.01  # of the elapsed time, so that the log of a job of ten hours has about 600 lines
+TAIL = 4096  # bytes at the end of a log, where the last line of progress is
 _LINE = re.compile(r"(\w+): (\d+)/(\d+), ([\d:]+) elapsed(?:, ([\d:]+) left)?")
 
 
@@ -36,12 +36,12 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """From 0 to 1."""
+        """The share that is done, from 0 to 1."""
         return self.done / self.total if self.total else 1.0
 
     @classmethod
     def parse(cls, line: str) -> Progress | None:
-        """The progress that a line of a log tells; None for any other line."""
+        """The progress in a line of a log; None for any other line."""
         found = _LINE.fullmatch(line.strip())
         if found is None:
             return None
@@ -64,7 +64,7 @@ def _seconds(text: str) -> float:
 
 
 def last(log: Path) -> Progress | None:
-    """The latest progress that a log tells; None where it has none or cannot be read."""
+    """The latest progress in a log; None if it has none or cannot be read."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL))
@@ -76,7 +76,7 @@ def last(log: Path) -> Progress | None:
 
 @contextmanager
 def shown(unit: str) -> Iterator[Report]:
-    """Show progress on stderr: a bar in a terminal, elsewhere, such as in a log file, a line now and then."""
+    """Show progress on stderr: as a bar in a terminal, elsewhere (such as a log file) as a line now and then."""
     if not sys.stderr.isatty():
         yield _lines(unit)
         return
@@ -91,7 +91,7 @@ def shown(unit: str) -> Iterator[Report]:
 
 
 def _lines(unit: str) -> Report:
-    """The time left follows from the speed since the first report: a job that resumes begins far above zero."""
+    """Print lines. The time left uses the speed since the first report, because a resumed job begins far above zero."""
     begin = time.monotonic()
     last = -SECONDS_BETWEEN_LINES
     first: tuple[int, float] | None = None

@@ -1,7 +1,7 @@
-"""Where a result came from: the code, configuration and inputs behind every output folder, with hashes.
+"""Where a result comes from: the code, configuration and inputs behind every output folder, with hashes.
 
-A stage's folder ends with ``manifest.json``, written last. It holds no time and no host, so identical results have
-identical manifests; how long a stage took is in ``timing.json``.
+A stage writes ``manifest.json`` into its folder last. The manifest holds no time and no host, so identical results have
+identical manifests. How long the stage took is in ``timing.json``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import json
 import platform
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,23 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from empg.config import STAGES
 from empg.errors import DataError
 from empg.files import atomic_path, file_digest, read_json, write_json
 from empg.schema import Schema, write_table
-from empg.sources import STAGES, commit, source_hashes
+from empg.sources import commit, source_hashes
+from empg.timing import Clock
 
 MANIFEST, TIMING, CHECKPOINT, LOCK = "manifest.json", "timing.json", "checkpoint", ".lock"
 
 
 # ------------------------------------------------------------------------------------------------------------- hashes
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder: its files' names and hashes (those that its manifest records, if it has one).
+    """SHA-256 of a file, or of a folder's file names and hashes.
 
-    Raises :class:`DataError` when there is nothing.
+    The hashes come from the folder's manifest; without one the files are hashed now. Raises :class:`DataError` when
+    there is neither file nor folder.
     """
     if path.is_file():
         return file_digest(path)
@@ -47,12 +48,12 @@ def digest(path: Path) -> str:
 
 
 def json_digest(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
+    """SHA-256 of a JSON value. The order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Relative path → SHA-256 of every file that is a result: no checkpoints, temporary files or records of the run."""
+    """SHA-256 of each result by relative path, without checkpoints, temporary files and records of the run."""
     result = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -65,10 +66,14 @@ def tree(folder: Path) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------------------- manifests
 @dataclass(slots=True)
 class Record:
-    """What a running stage adds to its folder. ``digest`` identifies everything that the results depend on."""
+    """What a running stage adds to its folder.
+
+    ``digest`` identifies everything that the results depend on. ``clock`` counts what the stage costs.
+    """
 
     out: Path
     digest: str
+    clock: Clock
     summary: dict[str, Any] = field(default_factory=dict)
     iteration_seconds: list[dict[str, float]] = field(default_factory=list)
 
@@ -84,9 +89,9 @@ class Record:
 
 @contextmanager
 def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path], threads: int = 1) -> Iterator[Record]:
-    """Run a stage: pins threads and precision, keeps other processes off its folder, writes timing and manifest last.
+    """Run a stage: pin threads and precision, lock its folder, and at the end write timing and manifest.
 
-    A stage whose caller was killed may live on; its successor waits here until it has ended.
+    A stage may live on after its caller is killed. The next one then waits here until it has ended.
     """
     import torch
 
@@ -94,30 +99,23 @@ def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path]
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32
     with only_writer(out):
-        startup, wall, cpu = _process_age(), time.perf_counter(), time.process_time()
         about = _about(name, config, inputs)
-        record = Record(out, json_digest(about))
-        yield record
-        timing = {
-            "stage": name,
-            "startup_seconds": startup,
-            "wall_seconds": time.perf_counter() - wall,
-            "cpu_seconds": time.process_time() - cpu,
-            "threads": threads,
-            "iterations": record.iteration_seconds,
-        }
+        digest_of_all = json_digest(about)
+        clock = Clock(out, digest_of_all)
+        record = Record(out, digest_of_all, clock)
+        try:
+            yield record
+        finally:
+            clock.stop()
+        timing = {"stage": name, **clock.total(), "threads": threads, "iterations": record.iteration_seconds}
         write_json(out / TIMING, timing | commit())
         write_json(out / MANIFEST, {**about, "outputs": tree(out), "summary": record.summary})
-
-
-def _process_age() -> float:
-    """Seconds since this process was started: what imports cost before a stage begins."""
-    return time.time() - float(psutil.Process().create_time())
+        clock.forget()
 
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the operating system lets go of even when this process is killed."""
+    """Hold the folder's lock. The operating system releases it even if this process is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -137,13 +135,13 @@ def _about(stage: str, config: BaseModel, inputs: Mapping[str, Path]) -> dict[st
         "stage": stage,
         "config": config.model_dump(mode="json"),
         "inputs": {name: digest(path) for name, path in inputs.items()},
-        "sources": json_digest(source_hashes(STAGES[stage], environment)),
+        "sources": json_digest(source_hashes(STAGES[stage].module, environment)),
         "versions": versions(),
     }
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Python and the libraries whose version can change a number."""
+    """Versions of Python and of the libraries that can change a number."""
     libraries = ("empg", "torch", "transformers", "tokenizers", "polars", "numpy")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries}

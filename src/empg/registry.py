@@ -1,7 +1,7 @@
-"""What is registered from inside and outside this package: environments, outcome advantages, modulations.
+"""Registries of environments, outcome advantages and modulations, from inside and outside this package.
 
-A registration is an object behind an entry point (https://packaging.python.org/specifications/entry-points): installing
-a package that declares one makes its name known. The built-in ones register the same way, in ``pyproject.toml``.
+A registration is an object behind an entry point (https://packaging.python.org/specifications/entry-points), so
+installing a package makes its registrations known. The built-in ones register the same way, in ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """The registrations of an entry-point group by name. Each is loaded when it is first asked for.
+    """The registrations of an entry-point group by name. Each is loaded on first use.
 
     Args:
         group: the entry-point group, such as ``empg.environments``.
         kind: the type that every registration must have.
-        what: what one is called in messages, such as ``environment``.
+        what: the word for one in messages, such as ``environment``.
     """
 
     def __init__(self, group: str, kind: type[T], what: str) -> None:
@@ -73,12 +73,12 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def resolve(reference: str) -> Any:
-    """The object behind ``module:attribute``, imported now: registrations name what is slow to import this way."""
+    """Import and return the object that ``module:attribute`` names. Registrations name what is slow to import."""
     module, _, attribute = reference.partition(":")
     return getattr(import_module(module), attribute)
 
 
 def did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """``; did you mean X?`` where a known name is near, else nothing."""
+    """``; did you mean X?`` for the known name nearest to ``name``, or an empty text if none is near."""
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -1,4 +1,4 @@
-"""The code behind a result: the source files that a stage depends on, and the commit that they are of."""
+"""The code behind a result: the source files that a stage depends on, and their commit."""
 
 from __future__ import annotations
 
@@ -14,18 +14,8 @@ from empg.config import ADVANTAGES, ENVIRONMENTS, MODULATIONS, Method
 from empg.files import file_digest
 
 PACKAGE = Path(__file__).parent
-# The module of each stage.
-STAGES = {
-    "data": "empg.environments.data",
-    "warmstart": "empg.training.warmstart",
-    "rollouts": "empg.rollouts.collect",
-    "train": "empg.training.rl",
-    "evaluate": "empg.rollouts.evaluate",
-    "report": "empg.report.page",
-    "track": "empg.tracking.rebuild",
-}
-# Modules that cannot change a stage's result except through its resolved configuration, which is an input of its own:
-# the package's lazy names, the models of the configuration (a package), the registries and the kinds of errors.
+# These modules change a stage's result only through its resolved configuration, which is an input of its own: the
+# package's lazy names, the models of the configuration (a package), the registries and the types of errors.
 NOT_SOURCES = frozenset({"empg", "empg.config", "empg.errors", "empg.registry"})
 CONFIG_SOURCES = frozenset({"empg.config.methods"})  # says which functions the built-in methods call
 
@@ -33,9 +23,9 @@ CONFIG_SOURCES = frozenset({"empg.config.methods"})  # says which functions the 
 def sources(module: str, environment: str | None = None) -> list[Path]:
     """The files that a stage's result depends on, found without importing them.
 
-    They are the modules that ``module`` imports, at any depth and also inside functions, and files in ``assets`` and
-    ``templates`` beside them. With an ``environment``, its registration and its data set count too, whichever package
-    registered it; other environments never do.
+    They are the modules that ``module`` imports, at any depth and also inside functions, and the files in ``assets``
+    and ``templates`` beside them. With an ``environment``, they include its registration and its data set, from any
+    package. They never include other environments.
     """
     roots = [module]
     if environment is not None:
@@ -79,12 +69,12 @@ def _file(name: str) -> Path:
 
 
 def source_hashes(module: str, environment: str | None = None) -> dict[str, str]:
-    """Path from the top-level package on → SHA-256 of each of a stage's source files."""
+    """SHA-256 of each source file of a stage, by its path from the top-level package."""
     return _hashes([module, *([ENVIRONMENTS.module(environment)] if environment else [])], sources(module, environment))
 
 
 def method_sources(method: Method) -> dict[str, str]:
-    """The same for the functions of a method that other packages registered; nothing for a built-in method."""
+    """SHA-256 of each source file of a method that another package registered. Empty for a built-in method."""
     functions = [ADVANTAGES[method.advantage].function, MODULATIONS[method.modulation].function]
     roots = [ADVANTAGES.module(method.advantage), MODULATIONS.module(method.modulation)]
     roots += [function.partition(":")[0] for function in functions]
@@ -94,7 +84,7 @@ def method_sources(method: Method) -> dict[str, str]:
 
 
 def _hashes(modules: list[str], paths: list[Path]) -> dict[str, str]:
-    """Path from the top-level package of one of the modules on → SHA-256."""
+    """SHA-256 of each file, by its path from the top-level package of one of the modules."""
     packages = {PACKAGE.name, *(module.partition(".")[0] for module in modules)}
     parents = [_file(package).parent.parent for package in sorted(packages)]
     return {_within(path, parents): file_digest(path) for path in paths}
@@ -106,9 +96,9 @@ def _within(path: Path, parents: list[Path]) -> str:
 
 @cache
 def commit() -> dict[str, Any]:
-    """``commit``: of the git repository that this package lies in; ``dirty``: whether the package was changed since.
+    """``commit`` of the git repository that holds this package, and ``dirty``: has the package changed since?
 
-    Both are None where there is no git or no repository.
+    Both are None without git and outside a repository.
     """
     name = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--", str(PACKAGE))
@@ -117,7 +107,7 @@ def commit() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints; None where it fails."""
+    """The output of git; None where git fails or is missing."""
     try:
         result = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:

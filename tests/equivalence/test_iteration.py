@@ -21,6 +21,7 @@ from empg.provenance import Record
 from empg.rollouts.collect import difficulty_table, group_episodes, make_sampler
 from empg.rollouts.table import to_table
 from empg.schema import DIFFICULTY, STEPS, write_table
+from empg.timing import Clock
 from empg.training import rl
 from empg.training.credit import credit_batch
 
@@ -123,7 +124,9 @@ def root(make_policy, tmp_path_factory):
 
 
 def build(root, out, **method: object) -> rl.Loop:
-    loop = rl.build(config(**method), root / "data", root / "model", root / "rollouts", Record(out, "the test's"))
+    loop = rl.build(
+        config(**method), root / "data", root / "model", root / "rollouts", Record(out, "the test's", Clock(out, ""))
+    )
     loop.optimiser = Descent(loop.policy.network)
     loop.batches = Recorded(replace(loop.batches, sampler=Rewarded(loop.batches.sampler)))
     return loop

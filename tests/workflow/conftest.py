@@ -1,6 +1,6 @@
-"""A miniature study in a copy of the project: two data sets, two methods, one seed; run once, copied for each test.
+"""A miniature study (two data sets, two methods, one seed) in a copy of the project. It runs once; tests copy it.
 
-What is planned depends on files alone, so tests of plans use a copy whose jobs only write files with the right names.
+A plan depends on files alone, so tests of plans use a copy whose jobs only write files with the right names.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STUDY: dict[str, Any] = {
     },
 }
 
-# Takes the place of ``empg``: every stage's output files with the stage's name in them.
+# Replaces ``empg``: writes the output files of each stage, with the stage's name in them.
 MIMIC = """
 import sys
 from pathlib import Path
@@ -94,7 +94,7 @@ class Project:
         assert result.returncode == 0, result.stdout + result.stderr
 
     def plan(self) -> set[str]:
-        """The folders of the jobs that the next run would make, relative to results/mini; and nothing is run."""
+        """The folders of the jobs that the next run would do, relative to results/mini. Runs nothing."""
         result = self.snakemake("--summary")
         assert result.returncode == 0, result.stderr
         header, *rows = [line.split("\t") for line in result.stdout.splitlines() if "\t" in line]
@@ -123,7 +123,7 @@ def install_example(name: str, site: Path) -> None:
 
 
 def _job(output: Path) -> str:
-    """A job's own folder under results/mini; data/NAME; mlflow for the database; track for the last step."""
+    """A job's name: its folder under results/mini; data/NAME; mlflow for the database; track for the last step."""
     parts = output.parts
     if parts[:2] == ("results", "mini"):
         return "/".join(parts[2:-1]) or "track"
@@ -171,17 +171,17 @@ def built(unbuilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh(unbuilt: Path, tmp_path: Path) -> Project:
-    """A project of the test's own in which nothing has run."""
+    """The test's own project, in which nothing has run."""
     return Project(Path(shutil.copytree(unbuilt, tmp_path / "empg")))
 
 
 @pytest.fixture
 def planned(mimicked: Path, tmp_path: Path) -> Project:
-    """A project of the test's own in which all jobs have run, as far as a plan can tell."""
+    """The test's own project. To a plan, all its jobs have run."""
     return Project(Path(shutil.copytree(mimicked, tmp_path / "empg")))
 
 
 @pytest.fixture
 def project(built: Path, tmp_path: Path) -> Project:
-    """A project of the test's own in which the study has run."""
+    """The test's own project, in which the study has run."""
     return Project(Path(shutil.copytree(built, tmp_path / "empg", symlinks=True)))

@@ -25,7 +25,7 @@ from snakemake_logger_plugin_empg.plain import Plain
 from snakemake_logger_plugin_empg.study import Job, Study
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-# Put before the code that takes the place of ``empg``: training takes 3 s and tells how far it is; one run fails.
+# Runs before the code that replaces ``empg``: training takes 3 s and reports progress; one run fails.
 SLOW = """
 import os, sys, time
 from empg.progress import Progress
@@ -47,7 +47,7 @@ def slow(mimicked, fresh):
 
 
 def in_terminal(project, columns, *arguments, **environment):
-    """What ``snakemake`` writes to a terminal of so many columns, and its exit code."""
+    """The output of ``snakemake`` in a terminal with this many columns, and its exit code."""
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     command = [sys.executable, "-m", "snakemake", *arguments]
@@ -314,7 +314,7 @@ def drawn(study, width, now, height=24):
 
 @pytest.fixture
 def study(tmp_path):
-    """One job is done, two run, two wait. The first has told its time, the second nothing yet."""
+    """One job is done, two run, two wait. The first running job has reported its time left, the second nothing yet."""
     now = time.time()
     study = Study()
     study.plan({"all": 1, "data": 1, "train": 2, "evaluate": 1, "report": 1, "total": 6}, now - 100)
@@ -367,7 +367,7 @@ def test_the_log_of_an_earlier_run_does_not_count(study, tmp_path):
 def test_the_time_left_of_the_study(study, tmp_path):
     now = time.time()
     # train: 60 + 90 = 150 s, as typical. Left: 90 s and 90 s of training and 25 s of evaluation on two workers; then
-    # 25 s of the report alone.
+    # 25 s for the report alone.
     assert study.left(now) == pytest.approx((90 + 90 + 25) / 2 + 25, abs=1)
     study.finish(1, now)  # after 60 s: everything else is taken to be as much faster
     (tmp_path / "1.log").unlink()

@@ -1,4 +1,4 @@
-"""DVC owns the data: hashes that are the same everywhere, regenerated when and only when something changed."""
+"""DVC owns the data: hashes are the same everywhere, and data is regenerated only when something has changed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_other_content_than_the_lock_promises_is_refused(fresh):
 
 
 def test_a_changed_default_is_seen(fresh):
-    """DVC sees the entry's own keys only."""
+    """DVC itself compares only the keys that the entry has."""
     assert make(fresh).returncode == 0
     before = json.loads((fresh.root / IDENTITY).read_text())
     config = fresh.root / "src/empg/environments/alfworld/registration.py"
@@ -77,7 +77,7 @@ def test_a_killed_run_blocks_nothing(fresh):
     while not lock.exists() or '"data/rooms' not in lock.read_text().replace(f"{fresh.root}/", ""):
         assert process.poll() is None, "ended before it was to be killed"
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)  # and no wait: a zombie is as dead
+    os.killpg(process.pid, signal.SIGKILL)  # without wait(), so that it stays a zombie, which counts as dead
     assert not (fresh.root / IDENTITY).exists()
     again = make(fresh)
     assert again.returncode == 0, again.stderr

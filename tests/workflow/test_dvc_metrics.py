@@ -55,7 +55,7 @@ def test_show_needs_no_git(reported):
 
 
 def test_diff_against_results_that_no_commit_holds(reported):
-    """As docs/auditing.md says: what was there before is saved as an experiment, outside all branches."""
+    """The way of docs/auditing.md: the earlier results are saved as an experiment, outside all branches."""
     shutil.copy(ROOT / ".gitignore", reported.root)
     for command in (
         ["init", "-q"],

@@ -80,7 +80,7 @@ def trained(installed) -> Path:
     installed.empg("warmstart", "--config", str(configs / "warmstart.json"), *data, "--out", "warmstart")
     installed.empg("rollouts", "--config", str(configs / "rollouts.json"), *data, *model, "--out", "rollouts")
     collection = installed.root / "rollouts" / "rollouts.parquet"
-    rows = pl.read_parquet(collection)  # an untrained policy scores nothing: scores are made up for the first batch
+    rows = pl.read_parquet(collection)  # an untrained policy scores 0, so the first batch gets made-up scores
     rows.with_columns(score=(pl.col("trajectory") % 3 / 4).cast(pl.Float32)).write_parquet(collection)
     run = str(configs / "shaped" / "seed1" / "train.json")
     installed.empg("train", "--config", run, *data, *model, "--rollouts", "rollouts", "--out", "train")
@@ -96,7 +96,7 @@ def test_its_settings_are_checked_and_resolved(trained):
 
 
 def test_its_source_is_part_of_the_settings(trained):
-    """So that a change of its code outdates the runs with it, and no other."""
+    """A change of a method's code then reruns its training runs and no others."""
     recorded = json.loads((trained / "manifest.json").read_text())["config"]["method_sources"]
     site = trained.parent / "site"
     files = ("empg_example_method/__init__.py", "empg_example_method/functions.py")
@@ -106,7 +106,7 @@ def test_its_source_is_part_of_the_settings(trained):
 
 
 def test_both_functions_made_the_advantages(trained):
-    """Recomputed from the rows: 3·(R − mean of the group), plus min(α·H, half of its absolute value)."""
+    """The advantage from the rows: A = 3·(R − mean of the group), plus min(α·H, |A|/2)."""
     files = sorted((trained / "rollouts").glob("iteration_*.parquet"))
     assert len(files) == 2
     for file in files:

@@ -1,4 +1,4 @@
-"""The pipeline run for real: what it leaves, and what it does after it was killed."""
+"""A real run of the pipeline: its outputs, and how it resumes after it is killed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_snakemakes_own_report(project):
 
 
 def start(project, log):
-    """Snakemake in the background, in a session of its own, once the job with this log has begun."""
+    """Start Snakemake in a session of its own. Returns once the job with this log has begun."""
     log.unlink(missing_ok=True)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = [sys.executable, "-m", "snakemake", "--cores", "1"]
@@ -71,7 +71,9 @@ def test_a_killed_run_continues(project):
         process.wait()
         assert not (project.root / "results/mini/rooms/grpo/seed2/train/manifest.json").exists()
     process = start(project, log)
-    process.kill()  # Snakemake alone: its training lives on, and the next one waits for it
+    process.kill()  # Snakemake alone: its training lives on, and the next training waits for it
     process.wait()
     project.build()
     assert project.plan() == set()
+    timing = json.loads((project.root / "results/mini/rooms/grpo/seed2/train/timing.json").read_text())
+    assert timing["processes"] >= 2, "those that were killed count"

@@ -1,4 +1,4 @@
-"""What the next run would do: nothing when nothing changed, and exactly the jobs downstream of what did."""
+"""The plan of the next run: nothing when nothing has changed, else exactly the jobs downstream of the change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("plans")  # one process makes what all these tests copy
+pytestmark = pytest.mark.xdist_group("plans")  # one process makes the project that all these tests copy
 
 ENVIRONMENTS = ("rooms", "other_rooms")
 REPORT = {"report", "track"}
@@ -113,7 +113,7 @@ def test_a_comment_in_one_stages_source(planned, file, stage_names):
 def test_losing_snakemakes_records_hides_no_change(planned):
     shutil.rmtree(planned.root / ".snakemake")
     assert planned.plan() == set()
-    planned.edit("config/config.yaml", lambda study: study["methods"]["grpo"].update(k=0.5))
+    planned.edit("config/config.yaml", lambda study: study["methods"]["grpo"].update(clip_low=0.1))
     planned.append("src/empg/rollouts/evaluate.py", "\n# a comment\n")
     evaluations = {job for e in ENVIRONMENTS for job in environment_jobs(e) if job.endswith("evaluate")}
     assert planned.plan() == stages(runs("grpo")) | evaluations | REPORT

@@ -1,4 +1,4 @@
-"""A pretrained policy's way through warm start, rollouts and training, with a folder in Hugging Face's layout."""
+"""A pretrained policy (a folder in Hugging Face's layout) goes through warm start, rollouts and training."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def warm(folder: Path) -> Path:
-    """The warm start without a budget and its rollouts; a demonstration would fail."""
+    """A warm start with a budget of no tokens, and its rollouts. Any demonstration would fail."""
     run = study(folder / "hub")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warmstart, "open_dataset", None)

@@ -1,4 +1,4 @@
-"""``empg serve-retriever`` as a process: it says where it answers, answers there, and ends when it is asked to."""
+"""``empg serve-retriever`` as a process: it prints its address, answers there, and ends on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source files that a stage's rule takes as its input are those that Python really loads."""
+"""The source files that are inputs of a stage's rule are those that Python loads when the stage runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from empg.config import ENVIRONMENTS
-from empg.sources import NOT_SOURCES, PACKAGE, STAGES, sources
+from empg.config import ENVIRONMENTS, STAGES
+from empg.sources import NOT_SOURCES, PACKAGE, sources
 
 METHODS = PACKAGE / "config" / "methods.py"
-# Every function-level import runs too: the statements are executed where they stand, in their module's namespace.
+# Imports inside functions run too: each statement is executed in the namespace of its module.
 PROBE = """
 import ast, importlib, json, sys
 importlib.import_module(sys.argv[1])
@@ -32,23 +32,27 @@ print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.startswith("em
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_closure_is_the_real_import_graph(stage):
-    command = [sys.executable, "-c", PROBE, STAGES[stage], *NOT_SOURCES]
+    command = [sys.executable, "-c", PROBE, STAGES[stage].module, *NOT_SOURCES]
     loaded = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     omitted = {PACKAGE / name for name in ("__init__.py", "errors.py", "registry.py")}
     omitted |= {*(PACKAGE / "config").glob("*.py")}
     expected = {path for path in map(Path, loaded) if path.stat().st_size} - omitted
-    found = {path for path in sources(STAGES[stage]) if path.suffix == ".py"}
+    found = {path for path in sources(STAGES[stage].module) if path.suffix == ".py"}
     assert found - {METHODS} == expected
 
 
 def test_where_methods_name_their_functions_is_a_source_of_what_calls_them():
-    assert [METHODS in sources(STAGES[stage]) for stage in ("warmstart", "rollouts", "train")] == [False, False, True]
+    assert [METHODS in sources(STAGES[stage].module) for stage in ("warmstart", "rollouts", "train")] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_an_environments_closure_holds_no_other_environment():
     for stage in STAGES.keys() - {"report", "track"}:
         for environment in ENVIRONMENTS:
-            everything, own = set(sources(STAGES[stage])), set(sources(STAGES[stage], environment))
+            everything, own = set(sources(STAGES[stage].module)), set(sources(STAGES[stage].module, environment))
             added = {path.relative_to(PACKAGE).parts[:2] for path in own - everything}
             assert everything <= own
             assert ("environments", environment) in added
@@ -64,17 +68,17 @@ def test_an_environment_imports_no_other_one(environment):
 
 def test_closures_leave_out_what_cannot_change_a_result():
     for stage in STAGES.keys() - {"track"}:
-        names = {path.relative_to(PACKAGE).as_posix() for path in sources(STAGES[stage])}
+        names = {path.relative_to(PACKAGE).as_posix() for path in sources(STAGES[stage].module)}
         assert not names & {"cli.py", "errors.py", "__init__.py", "tracking/rebuild.py"}, stage
         assert not [name for name in names - {"config/methods.py"} if name.startswith("config")], stage
 
 
 def test_assets_and_templates_count():
-    assert any(path.name == "alfred.pddl" for path in sources(STAGES["warmstart"], "alfworld"))
-    assert any(path.suffix == ".j2" for path in sources(STAGES["report"]))
+    assert any(path.name == "alfred.pddl" for path in sources(STAGES["warmstart"].module, "alfworld"))
+    assert any(path.suffix == ".j2" for path in sources(STAGES["report"].module))
 
 
 def test_stages_do_not_depend_on_later_ones():
-    trained = {path.relative_to(PACKAGE).parts[0] for path in sources(STAGES["warmstart"])}
+    trained = {path.relative_to(PACKAGE).parts[0] for path in sources(STAGES["warmstart"].module)}
     assert not trained & {"analysis", "audit", "pipeline", "report", "tracking"}
     assert "rollouts" not in trained

@@ -1,4 +1,4 @@
-"""What an auditor finds in MLflow, read back with its own client from a real SQLite database."""
+"""What an auditor finds in MLflow, read with MLflow's client from a real SQLite database."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def copy(study_results: Path, place: Path) -> Path:
 
 
 def without_database(study: Path, place: Path) -> Path:
-    """The same results, moved to where MLflow has seen nothing: it keeps a deleted database open."""
+    """The same results at a path that MLflow has not seen, because MLflow keeps a deleted database open."""
     again = place / "results" / study.name
     again.parent.mkdir(parents=True)
     study.rename(again)
@@ -90,7 +90,7 @@ def all_traces(study: Path) -> list[Trace]:
 
 
 def content(study: Path) -> dict[str, Any]:
-    """Everything that an auditor sees of each run, but for numbers that MLflow draws and the study's place."""
+    """Everything that an auditor sees of each run, except random ids of MLflow and the study's path."""
     client, traces = MlflowClient(uri(study.parent)), all_traces(study)
     found: dict[str, Any] = {}
     for name, run in runs(study).items():
@@ -151,6 +151,7 @@ def test_every_result_is_a_run_in_one_flat_table(tracked: Path) -> None:
     tags = found["alfworld grpo_empg seed 2"].data.tags
     wanted = {"study": "made_up", "stage": "train", "env": "alfworld", "method": "grpo_empg", "seed": "2"}
     assert tags | wanted == tags
+    assert tags["processes"] == "1"
     assert "empg train --config" in tags["mlflow.note.content"]
     assert f"empg audit {tracked}/alfworld/grpo_empg/seed2`" in tags["mlflow.note.content"]
     assert all("success" in found[name].data.metrics for name in NAMES)
@@ -219,7 +220,7 @@ def test_model_loads_and_generates(tracked: Path) -> None:
     mlflow.set_tracking_uri(uri(tracked.parent))
     (output,) = runs(tracked)["alfworld grpo_empg seed 1"].outputs.model_outputs
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MLflow and transformers, about their own code
+        warnings.simplefilter("ignore")  # MLflow and transformers warn about their own code
         pipeline = mlflow.transformers.load_model(f"models:/{output.model_id}")
         (answer,) = pipeline("go to", max_new_tokens=3, do_sample=False)
         (text,) = mlflow.pyfunc.load_model(f"models:/{output.model_id}").predict(["go to"])
@@ -336,7 +337,7 @@ def test_pages_of_a_run_are_its_artifacts(study: Path) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("<!doctype html><title>first</title>")
     rebuild(study)
-    page.write_text("<!doctype html><title>second</title>")  # and no manifest knows of it
+    page.write_text("<!doctype html><title>second</title>")  # a change that no manifest records
     rebuild(study)
     client = MlflowClient(uri(study.parent))
     run = runs(study)["alfworld grpo seed 1"]
@@ -348,7 +349,7 @@ def test_killed_and_resumed_stage_is_one_run(study: Path) -> None:
     killed = _Curves(study, "train", train_config(study).model_dump(mode="json"))
     for row in rows[:3]:
         killed.log(row["iteration"], {"success": row["success"], "kl": None})
-    killed.flush()  # and no more: as if the process were killed here
+    killed.flush()  # then nothing, as if the process were killed here
     with live(study, "train", train_config(study)) as log:
         for row in rows:
             log(row["iteration"], {"success": row["success"], "kl": None})
@@ -411,7 +412,7 @@ with live(study, "train", parse(TrainRun, manifest["config"], "manifest")) as lo
 
 
 def test_processes_write_at_the_same_time(study: Path) -> None:
-    """The database does not even exist before them."""
+    """No database exists before they start."""
     (study.parent / "mlflow.db").unlink()
     command = [sys.executable, "-c", WRITER, str(study)]
     writers = [subprocess.Popen([*command, seed], stderr=subprocess.PIPE, text=True) for seed in ("1", "2")]
@@ -440,7 +441,7 @@ def test_nothing_to_rebuild_from(tmp_path: Path) -> None:
 
 
 def test_a_run_names_its_environments_data_set(database: Path, tmp_path: Path) -> None:
-    """Environments of a study may share one; a run of "llama" is about the tasks of "rooms"."""
+    """Environments of a study may share a data set: a run of "llama" uses the tasks of "rooms"."""
     study = tmp_path / "results" / "families"
     grid = {
         "study": "families",

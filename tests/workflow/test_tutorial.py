@@ -1,4 +1,4 @@
-"""What the tutorial says can be done, done on the miniature study: its environment is called rooms there."""
+"""The steps of the tutorial on the miniature study, whose environment is called rooms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STUDY = "config/study/tutorial.yaml"
 
 
 def of_the_miniature(text: str) -> str:
-    """The same about the study and the environment that the tests have run."""
+    """The tutorial's text with the names of the study and the environment that the tests have run."""
     return text.replace("results/tutorial", "results/mini").replace("alfworld", "rooms")
 
 
@@ -66,7 +66,7 @@ def test_the_edits_change_zeta_and_the_seeds(tmp_path):
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_the_plans_after_the_edits_are_the_shown_ones(step, project):
-    """The miniature study as its run has left it, then the change of ζ, or the second seed."""
+    """A change of ζ, or a second seed, after the run of the miniature study."""
     change = (
         lambda study: study["methods"]["grpo_empg"].update(zeta=0.2),
         lambda study: study.update(seeds=[1, 2]),
@@ -78,7 +78,7 @@ def test_the_plans_after_the_edits_are_the_shown_ones(step, project):
 
 
 def counts(text: str) -> dict[str, int]:
-    """Job → number of it, from Snakemake's first table."""
+    """Number of jobs by rule, from Snakemake's first table."""
     table = re.search(r"^job +count\n[- ]+\n(.*?)^total", text, re.MULTILINE | re.DOTALL)
     assert table, text
     return {line.split()[0]: int(line.split()[1]) for line in table[1].splitlines()}

@@ -1,7 +1,7 @@
 """A text game in one file: find the key behind one of a row of doors.
 
-After `pip install ./examples/environment` a data set may say `type: doors`, and everything else works with it: warm
-start, rollouts, training, evaluation, report, audit and MLflow.
+After `pip install ./examples/environment` a data set may say `type: doors`. Every stage then works with it: warm start,
+rollouts, training, evaluation, report, audit and MLflow.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class DoorsDataset(Dataset):
     def demonstrate(
         self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float
     ) -> list[DemonstrationStep]:
-        """The expert halves what is left. A mistake opens a door that is not there, a detour door 1."""
+        """The expert halves the remaining doors. A mistake opens a door that does not exist, a detour opens door 1."""
         environment, steps = DoorsEnvironment(self, max_steps), []
         observation = environment.reset(self.training_task(number))
         left, right = 1, environment.doors

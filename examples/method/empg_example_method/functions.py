@@ -19,7 +19,7 @@ def dr_grpo(batch: Batch, *, scale: float) -> Advantages:
 def entropy_shaping(
     advantages: Advantages, entropy: Tensor, trajectory: Tensor, *, alpha: float, kappa: float
 ) -> Modulation:
-    """A + min(α·H, |A| / κ): uncertain steps gain; after arXiv 2506.14758, there of tokens (`level: token`)."""
+    """A + min(α·H, |A| / κ): uncertain steps gain. After arXiv 2506.14758, which does so per token (`level: token`)."""
     result = unmodulated(advantages, entropy, trajectory)
     gain = torch.minimum(alpha * entropy.to(result.advantage.dtype), result.advantage.abs() / kappa)
     return result._replace(advantage=result.advantage + gain)

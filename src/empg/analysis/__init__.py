@@ -1,1 +1,1 @@
-"""Results as tables: what a study found, as numbers. Reads result folders and never writes HTML or talks to MLflow."""
+"""The numbers of a study: reads its results folder and makes tables. Never writes HTML and never talks to MLflow."""

@@ -1,13 +1,12 @@
-"""Aggregates over runs and task types in the manner of Agarwal et al. 2021 (arXiv 2108.13264), with one interval each.
+"""Aggregates over runs and task types after Agarwal et al. 2021 (arXiv 2108.13264), with one interval each.
 
-A *score* is the success of one run (one seed of a method) on the tasks of one type. Two things are drawn again for an
-interval, both within strata: whole runs within an environment, since the types of a run come from one training and are
-not independent of each other, and tasks within their type. A draw is the same for all methods, which were given the
-same seeds and tasks. So an interval is about other seeds *and* other tasks at once, where
-:mod:`empg.analysis.statistics` tells the two apart.
+A *score* is the success of one run (one seed of a method) on the tasks of one type. The bootstrap draws in two strata.
+It draws whole runs within an environment, because one training makes all scores of a run and they depend on each other.
+It draws tasks within their type. Each draw is the same for all methods, which share seeds and tasks. So an interval
+covers other seeds *and* other tasks at once; :mod:`empg.analysis.statistics` has an interval for each alone.
 
-With few seeds, where they differ more than tasks do, percentiles of resampled runs are too narrow:
-benchmarks/interval_coverage.py measures it, docs/auditing.md has the numbers.
+Percentiles of resampled runs are too narrow where seeds are few and differ more than tasks do.
+benchmarks/interval_coverage.py measures by how much; docs/auditing.md has the numbers.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from empg.config import Study
 Array = NDArray[np.float64]
 
 RESAMPLES = 2_000
-FEWEST_SEEDS = 3  # two runs drawn again give three values only: no interval deserves the name
+FEWEST_SEEDS = 3  # resamples of two runs take three values only, too few for an interval
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The outcomes of one environment: ``success`` ``[methods, seeds, tasks]``, ``types`` ``[tasks]`` any labels."""
+    """One environment's outcomes: ``success`` (0 or 1) ``[methods, seeds, tasks]`` and labels ``types`` ``[tasks]``."""
 
     success: Array
     types: NDArray[np.str_]
 
     def by_type(self) -> list[Array]:
-        """``[methods, seeds, tasks of the type]`` for each type, in the order of their labels."""
+        """``[methods, seeds, tasks of the type]`` for each type, sorted by label."""
         return [self.success[:, :, self.types == label] for label in np.unique(self.types)]
 
 
@@ -47,16 +46,18 @@ class Aggregate(NamedTuple):
 
     success: Estimate  # mean over tasks, seeds and blocks
     interquartile_mean: Estimate  # of the scores of all seeds and types
-    difference: Estimate  # success less that of the method that it is compared with
-    improvement: Estimate  # probability that a random run of it beats one of that method, mean over types
+    difference: Estimate  # success minus that of the method it is compared with
+    improvement: Estimate  # probability that its random run beats one of that method, mean over types
 
 
 def aggregate(blocks: Sequence[Block], against: Sequence[int], *, seed: int = 0) -> list[Aggregate]:
-    """Each method's aggregate over environments whose runs are independent of each other; no interval (``None``) with
-    fewer than :data:`FEWEST_SEEDS` seeds. ``against`` ``[methods]``: the position of the method
-    that each is compared with. The bootstrap is seeded.
+    """Each method's aggregate over environments, one block each, whose runs are independent of each other.
 
-    Raises ``ValueError`` when the blocks' methods or seeds differ in number.
+    ``against`` ``[methods]`` holds the position of the method that each is compared with. ``seed`` is the bootstrap's.
+    With fewer than :data:`FEWEST_SEEDS` seeds there are no intervals (``None``).
+
+    Raises ``ValueError`` for blocks with different numbers of methods or seeds, and for a block without tasks or with
+    types of another shape.
     """
     shapes = {block.success.shape[:2] for block in blocks}
     if len(shapes) != 1 or any(
@@ -89,17 +90,17 @@ def _statistics(scores: Array, weights: Array, against: Sequence[int]) -> Array:
     success = scores.mean(1) @ weights
     middle = trim_mean(np.moveaxis(scores, 1, 2).reshape(methods, resamples, -1), 0.25, axis=-1)
     index = list(against)
-    other = scores[index]  # every pair of runs: Mann and Whitney's U over the number of pairs
+    other = scores[index]  # every pair of runs: Mann and Whitney's U divided by the number of pairs
     wins = [np.sign(run[:, None] - other).mean((1, 3)) for run in np.moveaxis(scores, 1, 0)]
     return np.stack([success, middle, success - success[index], 0.5 + np.mean(wins, 0) / 2])
 
 
 def _intervals(parts: list[list[Array]], weights: Array, against: Sequence[int], seed: int) -> tuple[Array, Array]:
-    """Percentile intervals ``[statistics, methods]`` of a bootstrap that draws each stratum's members by number."""
+    """Percentile bootstrap intervals: lows and highs ``[statistics, methods]``. Strata are indices of runs or tasks."""
     from scipy.stats import bootstrap
 
     sizes = [n for types in parts for n in (types[0].shape[1], *(part.shape[2] for part in types))]
-    # A stratum of one is itself whatever is drawn; SciPy wants two members.
+    # SciPy wants two members in a stratum, so the only member of one stands there twice.
     strata = [np.arange(n) if n > 1 else np.zeros(2, np.int64) for n in sizes]
 
     def statistic(*draws: NDArray[np.int64], axis: int) -> Array:
@@ -126,12 +127,12 @@ def _intervals(parts: list[list[Array]], weights: Array, against: Sequence[int],
 
 
 def aggregate_table(study: Study, episodes: pl.DataFrame) -> pl.DataFrame:
-    """One row for each panel and method and, if a study has several environments, for each mode over all of them.
+    """One row for each panel and method. Several environments give further rows for each mode and method over all.
 
-    Columns: environment, split, mode, method, seeds, scores (how many the interquartile mean is of), and each of
-    :class:`Aggregate` with ``_low`` and ``_high``; the baseline has no difference and no improvement over itself. Over
-    all environments (``environment`` and ``split`` "all") a score is a run's success on a whole panel, and every
-    environment counts alike.
+    Columns: environment, split, mode, method, against, seeds, scores (the number that the interquartile mean averages
+    over), and each of :class:`Aggregate` with ``_low`` and ``_high``. Difference and improvement are null for the
+    baseline. In rows over all environments (``environment`` and ``split`` are "all") a score is a run's success on a
+    whole panel, and every environment counts alike.
     """
     rows: list[dict[str, Any]] = []
     for key, played in episodes.group_by(PANEL_KEY, maintain_order=True):

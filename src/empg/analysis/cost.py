@@ -11,7 +11,7 @@ from empg.files import read_json
 
 
 def cost(results: Results) -> pl.DataFrame:
-    """Seconds by stage: jobs, CPU and wall seconds summed over jobs. One row a stage, in the order of the pipeline."""
+    """Jobs, CPU seconds and wall seconds of each stage. One row per stage, in the order of the pipeline."""
     rows = [
         {"stage": stage, "cpu_seconds": float(t["cpu_seconds"]), "wall_seconds": float(t["wall_seconds"])}
         for stage, t, _ in results.timings()
@@ -25,7 +25,7 @@ def cost(results: Results) -> pl.DataFrame:
 
 
 def cost_by_part(results: Results) -> pl.DataFrame:
-    """CPU seconds of each trained run by part: collect, update, write, rest, evaluate. One row a run and part."""
+    """CPU seconds of each trained run by part: collect, update, write, rest, evaluate. One row per run and part."""
     rows: list[dict[str, Any]] = []
     for run in results.trained():
         train, evaluate = (read_json(folder / "timing.json") for folder in (run.train, run.evaluate))

@@ -1,7 +1,7 @@
-"""How reinforcement learning changed the entropy of steps, by what it was before: Figure 3 of arXiv 2509.09265.
+"""How training changes step entropy, by the entropy before it: Figure 3 of arXiv 2509.09265.
 
-Steps of the warm start's collection are scored again with each trained policy. So a change is one of the policy alone,
-not of the situations that it gets into.
+Each trained policy scores the same steps again, those that the warm start collected. So only the policy makes a change,
+not the situations that it reaches.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from empg.analysis.results import Results, Run
-from empg.analysis.training_course import means_over_seeds
+from empg.analysis.training_summaries import means_over_seeds
 from empg.config import Study
 from empg.core.entropy import step_mean
 from empg.policy.weights import load_transformer
@@ -21,23 +21,23 @@ from empg.schema import STEPS, read_table
 from empg.training.packing import packs
 from empg.training.update import conversation
 
-EPISODES = 96  # of all seeds of a method together, each an equal part; spread over the collection's tasks
-BINS = 20  # of 5 % of the steps each, as in the paper
+EPISODES = 96  # per method, shared equally among its seeds and spread over the collection's tasks
+BINS = 20  # each holds 5 % of the steps, as in the paper
 PACK_TOKENS = 4096
 
 
 def rescored_steps(results: Results, run: Run) -> pl.DataFrame:
-    """Step entropies of the warm start's own steps before and after one training run.
+    """Entropies of the warm start's steps before and after one training run, one row per step.
 
-    Methods are given the same steps, seeds others, so that an interval over seeds is about other steps too. One row a
-    step of the seed's part of :data:`EPISODES` episodes of the collection: environment, method, seed, trajectory, step,
-    ``before`` (as recorded when sampled) and ``after`` (nats), and ``log_ratio``, the mean over the step's tokens of
-    log π_warm − log π_trained (nats).
+    The steps are the seed's share of :data:`EPISODES` episodes of the collection. All methods score the same steps and
+    each seed scores others, so an interval over seeds covers other steps too. Columns: environment, method, seed,
+    trajectory, step, ``before`` (nats, recorded when sampled), ``after`` (nats) and ``log_ratio`` (nats), which is
+    log π_warm − log π_trained averaged over the step's tokens.
     """
     collection = read_table(results.root / run.environment / "rollouts" / "rollouts.parquet", STEPS)
     numbers = collection["trajectory"].unique().sort()
     count = math.ceil(EPISODES / len(results.study.seeds))
-    apart = max(1, len(numbers) // count)  # a group's episodes are neighbours, so this takes a share of each task
+    apart = max(1, len(numbers) // count)  # a group's episodes are neighbours, so every task gives a share
     drawn = numbers.gather_every(apart, results.study.seeds.index(run.seed) % apart).head(count)
     steps = collection.filter(pl.col("trajectory").is_in(drawn.implode()))
     network = load_transformer(run.train / "model", device="cuda" if torch.cuda.is_available() else "cpu")
@@ -66,8 +66,8 @@ def rescored_steps(results: Results, run: Run) -> pl.DataFrame:
 def entropy_change(rescored: pl.DataFrame, study: Study) -> pl.DataFrame:
     """Mean change of step entropy (nats) in each of :data:`BINS` percentile ranges of the entropy before.
 
-    As :func:`~empg.analysis.training_course.means_over_seeds` makes it, ``percentile`` naming the range by its upper
-    end, with the range's mean entropy ``before`` and number of ``steps`` of all seeds.
+    Columns are those of :func:`~empg.analysis.training_summaries.means_over_seeds`, where ``percentile`` is the upper
+    end of a range, and two more: the range's mean entropy ``before`` (nats) and its number of ``steps`` over all seeds.
     """
     run = ["environment", "method", "seed"]
     rank = (pl.col("before").rank("ordinal") - 1) * BINS // pl.len()
@@ -84,9 +84,9 @@ def entropy_change(rescored: pl.DataFrame, study: Study) -> pl.DataFrame:
 
 
 def forward_kl(rescored: pl.DataFrame) -> pl.DataFrame:
-    """``forward_kl`` of each run: mean over steps of ``log_ratio``, an estimate of KL(warm start ‖ trained) in nats.
+    """``forward_kl`` (nats) of each run: the mean ``log_ratio`` over steps, which estimates KL(warm start ‖ trained).
 
-    Unlike the KL of the training metrics it is there for every method.
+    Every method has it, unlike the KL of the training metrics.
     """
     run = ["environment", "method", "seed"]
     return rescored.group_by(run, maintain_order=True).agg(pl.col("log_ratio").mean().alias("forward_kl"))

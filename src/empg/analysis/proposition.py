@@ -1,7 +1,7 @@
-"""Proposition 1 of arXiv 2509.09265 measured on a trained policy, and what it is about: gradient norm against entropy,
-and the variance of the gradient with and without EMPG's scaling.
+"""Proposition 1 of arXiv 2509.09265 measured on trained policies, with the gradients that it is about.
 
-The contexts are those of the last iteration's rollouts; the policy is the one that training ended with.
+These are the gradient's norm against step entropy, and its variance with and without EMPG's scaling. The contexts come
+from the last iteration's rollouts; the policy is the one at the end of training.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from empg.policy.transformer import Transformer
 from empg.policy.weights import load_transformer
 from empg.seeding import derive_seed
 
-# Of all seeds of a method together, each seed an equal part: more seeds do not make the report slower.
+# Per method and shared equally among its seeds, so that more seeds do not make the report slower.
 TOKENS = 4_000
 STEPS = 120
 DRAWS = 16
@@ -31,7 +31,7 @@ MOMENTS = {"weight": pl.String, "steps": pl.Int64} | dict.fromkeys(("size", "var
 
 @dataclass(frozen=True, slots=True)
 class EpisodeTokens:
-    """``ids`` ``[tokens]`` of one episode; ``responses`` are the spans that the policy sampled, one a step."""
+    """``ids`` ``[tokens]`` of one episode; ``responses`` are the sampled spans [start, end), one per step."""
 
     ids: Tensor
     responses: list[tuple[int, int]]
@@ -50,7 +50,7 @@ def conversations(rollouts: pl.DataFrame, device: torch.device) -> Iterator[Epis
 
 
 def measure(results: Results, run: Run) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Score norms, gradient norms and gradient moments of one trained run, with its environment, method and seed."""
+    """Tables of one trained run: score norms, gradient norms, gradient moments. Each row names the run."""
     network = load_transformer(run.train / "model", device="cuda" if torch.cuda.is_available() else "cpu")
     rollouts = results.last_rollouts(run)
     temperature = results.study.environments[run.environment].sampling.temperature
@@ -66,11 +66,11 @@ def measure(results: Results, run: Run) -> tuple[pl.DataFrame, pl.DataFrame, pl.
 def score_norms(
     network: Transformer, rollouts: pl.DataFrame, *, count: int, temperature: float, seed: int
 ) -> pl.DataFrame:
-    """‖∇_z log π(a)‖² at ``count`` contexts of the rollouts, drawn without replacement, beside its expectation.
+    """Squared score norm ‖∇_z log π(a)‖² at ``count`` contexts of the rollouts, measured and as Proposition 1 expects.
 
-    It is the mean over :data:`DRAWS` tokens a, drawn afresh from the network's own distribution since the proposition
-    is about a ~ π; the rollouts' own tokens come from the policy before the last update. Columns: renyi2 (nats),
-    expected, measured.
+    Contexts are drawn without replacement. ``measured`` is the mean over :data:`DRAWS` tokens a drawn from the network,
+    because the proposition assumes a ~ π and the rollouts' tokens come from the policy before the last update.
+    Columns: renyi2 (nats), expected, measured.
     """
     device = network.embedding.device
     random = np.random.default_rng(seed)
@@ -95,7 +95,7 @@ def score_norms(
 def _drawn_conversations(
     rollouts: pl.DataFrame, tokens: int, random: np.random.Generator, device: torch.device
 ) -> list[EpisodeTokens]:
-    """Random episodes that hold at least ``tokens`` sampled tokens together, or all."""
+    """Random episodes with at least ``tokens`` sampled tokens in total, or all episodes where there are fewer."""
     ids = rollouts["trajectory"].unique(maintain_order=True).to_numpy()
     counts = dict(
         rollouts.group_by("trajectory").agg(pl.col("response_ids").list.len().sum()).iter_rows()  # sampled tokens
@@ -112,11 +112,11 @@ def _drawn_conversations(
 def gradient_norms(
     network: Transformer, rollouts: pl.DataFrame, *, count: int, temperature: float, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The gradient of a step's mean log-probability, over all parameters, for ``count`` random trained steps.
+    """The gradient of the mean log-probability of a step for ``count`` random trained steps, over all parameters.
 
-    The advantage is a factor of the gradient: |A_i|·norm is what the step weighs before modulation and
-    |A_final|·norm after. The first table has a row a step: step_entropy (nats), outcome_advantage, gradient_scale,
-    advantage, norm, before, after. The second has the steps' gradient moments, as :class:`Moments` makes them.
+    The advantage multiplies the gradient, so a step weighs |A_i|·norm before modulation and |A_final|·norm after. The
+    first table has one row per step: step_entropy (nats), outcome_advantage, gradient_scale, advantage, norm, before,
+    after. The second is :meth:`Moments.table` of these steps.
     """
     trained = rollouts.filter(pl.col("trained")).with_row_index("row")
     random = np.random.default_rng(seed)
@@ -140,8 +140,9 @@ def gradient_norms(
 class Moments:
     """The first two moments of w·∇ log π over steps, for each weight w that a step may have.
 
-    ``outcome`` is the advantage A_i; ``scaled`` is A_i·g, what the scaling alone makes of it; ``final`` is all of EMPG.
-    The last two only where they differ from the first. One sum of gradients a weight is kept, whatever the steps.
+    The weights are ``outcome``, the advantage A_i; ``scaled``, A_i·g with the gradient scale alone; and ``final``, the
+    advantage after all of EMPG. The last two are there only where they differ from ``outcome``. Memory holds one sum of
+    gradients per weight, for any number of steps.
     """
 
     def __init__(self, steps: pl.DataFrame) -> None:
@@ -159,7 +160,7 @@ class Moments:
         self.steps = 0
 
     def add(self, gradient: Sequence[Tensor], norm: float) -> None:
-        """The next step's gradient, a tensor a parameter, and its norm."""
+        """Add the next step's gradient, one tensor per parameter, and its norm."""
         for name, values in self.weights.items():
             weight = values[self.steps]
             self.squares[name] += (weight * norm) ** 2
@@ -168,9 +169,12 @@ class Moments:
         self.steps += 1
 
     def table(self) -> pl.DataFrame:
-        """One row a weight: weight, steps, ``size`` (mean |w|), ``variance`` (trace of the covariance of one step's
-        gradient, unbiased) and ``signal`` (squared norm of the expected gradient, unbiased and so negative where noise
-        hides it). One step has neither of the last two (null)."""
+        """One row per weight: weight, steps, ``size``, ``variance``, ``signal``.
+
+        ``size`` is the mean |w|. ``variance`` is the trace of the covariance of one step's gradient. ``signal`` is the
+        squared norm of the expected gradient. Both are unbiased estimates and null for a single step. ``signal`` is
+        negative where noise hides it.
+        """
         rows = []
         for name, sums in self.sums.items():
             row = {"weight": name, "steps": self.steps, "size": float(np.abs(self.weights[name]).mean())}
@@ -190,21 +194,21 @@ def _gradient(network: Transformer, conversation: EpisodeTokens, step: int, temp
 
 
 def equal_counts(by: str, bins: int) -> pl.Expr:
-    """Bin number of each row: the same number of rows in each."""
+    """Bin number of each row, for bins with equal numbers of rows."""
     return (pl.col(by).rank("ordinal") - 1) * bins // pl.len()
 
 
 def equal_widths(by: str, bins: int) -> pl.Expr:
-    """Bin number of each row: the same width for each, from the smallest to the largest value."""
+    """Bin number of each row, for bins of equal width between the smallest and the largest value."""
     low, high = pl.col(by).min(), pl.col(by).max()
     return ((pl.col(by) - low) / (high - low) * bins).floor().clip(0, bins - 1).fill_nan(0)
 
 
 def bin_means(frame: pl.DataFrame, by: str, values: list[str], *, bins: pl.Expr, per: list[str]) -> pl.DataFrame:
-    """Mean of each value, with ± 1.96 standard errors, in bins of ``by`` that are made for each ``per`` apart.
+    """Mean of each value with ± 1.96 standard errors in bins of ``by``. Each group of ``per`` has bins of its own.
 
-    Long: per…, ``by`` (the bin's mean), n, quantity, mean, low, high. Bins of fewer than :data:`SMALLEST_BIN` rows,
-    whose interval would mean nothing, are left out.
+    Long format: per…, ``by`` (the bin's mean), n, quantity, mean, low, high. Bins of fewer than :data:`SMALLEST_BIN`
+    rows are left out, because their intervals mean nothing.
     """
     binned = frame.with_columns(bins.over(per).alias("bin")).unpivot(
         values, index=[*per, "bin", by], variable_name="quantity", value_name="value"

@@ -1,4 +1,4 @@
-"""A study's results folder as tables: what the report and the tracker read. Long tables, one row a fact."""
+"""A study's results folder as tables in long format, one row per fact."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The folder ``results/STUDY`` and the grid that made it."""
+    """The folder ``results/STUDY``, and the study whose grid made it."""
 
     study: Study
     root: Path
@@ -92,7 +92,10 @@ class Results:
         return pl.concat(frames, how="diagonal_relaxed")
 
     def credited(self, run: Run, columns: Sequence[str]) -> pl.DataFrame:
-        """These columns of all credited steps of one run, iterations in order; nothing else is read from the disk."""
+        """These columns of all credited steps of one run, in the order of iterations. Reads no other column.
+
+        Raises :class:`DataError` for a file that is damaged or lacks a column.
+        """
         frames = []
         for path in self.rollout_files(run):
             try:
@@ -106,26 +109,26 @@ class Results:
         return read_table(self.rollout_files(run)[-1], CREDITED_STEPS)
 
     def rollout_files(self, run: Run) -> list[Path]:
-        """Raises :class:`DataError` when there is none."""
+        """A run's rollouts, one file per iteration, in order. Raises :class:`DataError` when there is none."""
         files = sorted((run.train / "rollouts").glob("iteration_*.parquet"))
         if not files:
             raise DataError(f"{run.train / 'rollouts'}: expected iteration_*.parquet, found none")
         return files
 
     def iteration_seconds(self, run: Run) -> list[float | None]:
-        """CPU seconds of each iteration of one run; null for those that ended before a training that was resumed."""
+        """CPU seconds of each iteration of one run; None for those that nobody recorded."""
         seconds: list[float | None] = [sum(i.values()) for i in read_json(run.train / "timing.json")["iterations"]]
         return [None] * (len(self.rollout_files(run)) - len(seconds)) + seconds
 
     def timings(self) -> Iterator[tuple[str, dict[str, Any], Path]]:
-        """(stage, content, file) of every ``timing.json`` under the study's folder."""
+        """(stage, content, file) of every ``timing.json`` under the study's folder, except the report's."""
         for path in sorted(self.root.rglob("timing.json")):
             stage = WARM_START if path.parent.name == WARM_START else path.parent.name.removeprefix("warmstart_")
             if path.parent.name != "report":
                 yield stage, read_json(path), path
 
     def relative(self, path: Path) -> str:
-        """``path`` as the report, which lies in ``report/``, links to it."""
+        """A link to ``path`` from the report, which lies in ``report/``."""
         return "../" + path.relative_to(self.root).as_posix()
 
 

@@ -1,4 +1,4 @@
-"""How success depends on EMPG's own settings, for studies whose methods form a grid of them."""
+"""How success depends on k, k' and ζ of EMPG, for studies whose methods form a grid of these settings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SETTINGS = {"k": "k", "k_future": "k'", "zeta": "ζ"}
 
 
 def sensitivity(study: Study, results: pl.DataFrame) -> pl.DataFrame:
-    """The result table's rows of the methods that differ in k, k' or ζ alone, with these settings in front.
+    """Rows of the result table for methods that differ only in k, k' or ζ, with columns for these settings.
 
-    Such methods are a family, named by its first method (GRPO's and DAPO's are two). No rows where no family varies at
-    least two of the settings.
+    Such methods form a family, named after its first method; methods on GRPO and on DAPO are two families. Families
+    that vary fewer than two of the settings have no rows.
     """
     rows = [
         {
@@ -41,7 +41,7 @@ def sensitivity(study: Study, results: pl.DataFrame) -> pl.DataFrame:
 
 
 def maps(rows: pl.DataFrame) -> Iterator[tuple[str, str, pl.DataFrame]]:
-    """Each pair of settings that varies, with the rows in which the third has its most frequent value."""
+    """Each pair of settings that both vary, with the rows where the third setting has its most frequent value."""
     for x, y in combinations(SETTINGS, 2):
         (third,) = set(SETTINGS) - {x, y}
         part = rows.filter(pl.col(third) == rows[third].mode().sort().first())

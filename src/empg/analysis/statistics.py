@@ -1,6 +1,7 @@
 """Intervals: for a share of episodes, for a mean over seeds, and for a difference on the same tasks.
 
-An interval answers one question only: what would differ if *these* were drawn again. Every function says what is drawn.
+An interval says how far a value would move if *one thing* were drawn again: episodes, seeds or tasks. Every function
+says which.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ class Estimate(NamedTuple):
 
 
 def wilson(successes: int, trials: int, level: float = LEVEL) -> Estimate:
-    """Share of successes with Wilson's score interval: what other episodes of the same policy would give.
+    """Share of successes with Wilson's score interval (Wilson 1927): what other episodes of the same policy would give.
 
-    Wilson (1927), equation for the binomial proportion; holds near 0 and 1, where the normal interval fails.
+    It holds near 0 and 1, where the normal interval fails. Raises ``ValueError`` for no trials and for successes
+    outside 0 to ``trials``.
     """
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"wilson: expected 0 <= successes <= trials and trials > 0, found {successes} of {trials}")
@@ -35,7 +37,10 @@ def wilson(successes: int, trials: int, level: float = LEVEL) -> Estimate:
 
 
 def mean_over_seeds(values: NDArray[np.float64], level: float = LEVEL) -> Estimate:
-    """Mean with Student's t interval: what other seeds would give. ``values`` ``[seeds]``; one seed has no interval."""
+    """Mean of ``values`` ``[seeds]`` with Student's t interval: what other seeds would give. One seed has no interval.
+
+    Raises ``ValueError`` for no seeds, another shape and values that are not finite.
+    """
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"mean_over_seeds: expected finite values [seeds], found {values!r}")
     mean = float(values.mean())
@@ -48,12 +53,12 @@ def mean_over_seeds(values: NDArray[np.float64], level: float = LEVEL) -> Estima
 
 
 def clip_share(share: float | None) -> float | None:
-    """An interval of a share ends where shares end: at 0 and 1."""
+    """The end of an interval of a share, cut off at 0 and 1."""
     return None if share is None else min(1.0, max(0.0, share))
 
 
 class PairedDifference(NamedTuple):
-    """Method minus baseline on the same tasks and seeds, with one interval for each thing that could be drawn again."""
+    """Method minus baseline on the same tasks and seeds, with an interval over seeds and one over tasks."""
 
     value: float
     seeds_low: float | None  # other seeds: Student's t over the seeds' differences
@@ -63,10 +68,11 @@ class PairedDifference(NamedTuple):
 
 
 def paired_difference(method: NDArray[np.float64], baseline: NDArray[np.float64], *, seed: int = 0) -> PairedDifference:
-    """Mean of ``method - baseline``, both ``[seeds, tasks]``, row and column alike paired.
+    """Mean of ``method - baseline``, both ``[seeds, tasks]`` with the same seeds and the same tasks.
 
-    The bootstrap draws whole tasks (all seeds of a task together, since a hard task is hard for every seed), takes
-    percentiles of :data:`RESAMPLES` resamples and is seeded.
+    The bootstrap draws whole tasks, with all seeds of a task together, since a hard task is hard for every seed. It
+    takes percentiles of :data:`RESAMPLES` resamples; ``seed`` is its own. Raises ``ValueError`` for arrays of different
+    shapes or without values.
     """
     if method.ndim != 2 or method.shape != baseline.shape or 0 in method.shape:
         raise ValueError(

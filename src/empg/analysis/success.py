@@ -1,4 +1,4 @@
-"""Success on the evaluation panels: over seeds, by task type, by how episodes end."""
+"""Success on the evaluation panels over seeds and by task type, how episodes end, and the environments' metrics."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PANEL_KEY = ("environment", "split", "mode")
 def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> pl.DataFrame:
     """One row for each panel and method: success over seeds, lift over the warm start, difference to ``against``.
 
-    That is the method that it is compared with (:meth:`~empg.config.Study.compared_with`); null, as ``difference_*``
-    is, for the baseline. Shares, not percent.
+    ``against`` names the method that this one is compared with (:meth:`~empg.config.Study.compared_with`). It and
+    ``difference_*`` are null for the baseline. Values are shares, not percent.
     """
     rows = []
     for key, panel in panels.group_by(PANEL_KEY, maintain_order=True):
@@ -49,7 +49,7 @@ def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> 
 
 
 def outcomes(played: pl.DataFrame, method: str) -> NDArray[np.float64]:
-    """``[seeds, tasks]``: 1 for success; tasks in one order for all: by split and number."""
+    """Success of a method's episodes as 0 and 1, ``[seeds, tasks]``. Tasks are sorted by split and number."""
     rows = played.filter(pl.col("method") == method).sort("seed", "split", "task")
     by_seed = rows.group_by("seed", maintain_order=True).agg("success")
     return np.stack([np.array(success, dtype=np.float64) for success in by_seed["success"]])
@@ -67,16 +67,16 @@ def success_by_type(episodes: pl.DataFrame) -> pl.DataFrame:
 
 
 def stop_reasons(episodes: pl.DataFrame) -> pl.DataFrame:
-    """Share of each panel's and method's episodes by how they ended, over all seeds."""
+    """Share of episodes by stop reason for each panel and method, over all seeds."""
     key = [*PANEL_KEY, "method"]
     counts = episodes.group_by(*key, "stop_reason", maintain_order=True).agg(pl.len().alias("n"))
     return counts.with_columns((pl.col("n") / pl.col("n").sum().over(key)).alias("share"))
 
 
 def episode_metrics(episodes: pl.DataFrame) -> pl.DataFrame:
-    """Mean of the dense score and of the environment's own metrics for each panel and method, over all seeds' episodes.
+    """Mean of the dense score and of each metric of the environment for each panel and method, over all seeds.
 
-    An episode that has no such metric does not count; one row a metric: ``metric``, ``value`` and ``n``.
+    Episodes without the metric do not count. One row per metric: ``metric``, ``value`` and ``n`` (episodes).
     """
     key = [*PANEL_KEY, "method"]
     score = episodes.select(*key, pl.lit("score").alias("name"), pl.col("score").cast(pl.Float64).alias("value"))
@@ -86,7 +86,7 @@ def episode_metrics(episodes: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_seeds(study: Study, table: pl.DataFrame) -> pl.DataFrame:
-    """Adds to a table of methods that says nothing of seeds how many are in each row: ``seeds``, 1 for a warm start."""
+    """Add ``seeds``, the number of seeds behind each row, to a table of methods without it. A warm start has 1."""
     if "method" not in table.columns or {"seed", "seeds"} & set(table.columns):
         return table
     count = pl.when(pl.col("method") == WARM_START).then(1).otherwise(len(study.seeds))

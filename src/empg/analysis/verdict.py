@@ -1,4 +1,4 @@
-"""The verdict: what can honestly be said about each method, in sentences."""
+"""The verdict on each method in sentences, which claim no more than the intervals show."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from empg.config import Study
 
 
 def verdict(study: Study, results: pl.DataFrame) -> list[str]:
-    """For each method what can honestly be said about its sampled success, over every panel, and the numbers.
+    """One sentence per method: what its intervals show about sampled success, and the numbers of every panel.
 
-    Methods that are shown to be better stand last.
+    Methods that are shown to be better come last.
     """
     sampled = results.filter(mode="sampled")
     sentences: list[tuple[int, str]] = []
@@ -35,7 +35,7 @@ def verdict(study: Study, results: pl.DataFrame) -> list[str]:
 
 
 def _shown_better(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The panels of which both intervals are above 0."""
+    """The panels where both intervals are above 0."""
     return [
         row
         for row in rows
@@ -52,9 +52,9 @@ def _difference(row: dict[str, Any]) -> str:
 
 
 def conclusion(rows: Sequence[dict[str, Any]], method: str, against: str) -> str:
-    """What the panels' intervals allow: shown is what other seeds *and* other tasks would show.
+    """The claim that the intervals allow. A difference counts as shown if both intervals, seeds and tasks, exclude 0.
 
-    ``rows`` are the method's in the table of results.
+    ``rows`` are the rows of ``method`` in the table of results, one per panel.
     """
     if any(row["difference_seeds_low"] is None for row in rows):
         return f"With one seed no difference between {method} and {against} can be shown."

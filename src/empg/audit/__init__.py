@@ -1,1 +1,1 @@
-"""Numbers computed again from the rows behind them. Reads results and never changes them."""
+"""The audit: recomputes recorded numbers from the rows behind them and checks hashes. Never changes a result."""

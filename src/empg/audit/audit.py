@@ -1,4 +1,4 @@
-"""An audit of results: the numbers of a run computed again from their rows, and every file's hash."""
+"""An audit of results: checks the hash of every file and recomputes the numbers of a run from their rows."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from empg.pipeline.commands import command, data_set
 from empg.pipeline.origin import commit
 from empg.provenance import MANIFEST, digest, json_digest
 
-IN_DETAIL = 2  # folders at most of which everything is printed: a run's training and evaluation
-FIRST = 5  # differences that are printed of each kind
+IN_DETAIL = 2  # up to so many folders, everything is printed: a run's training and evaluation
+FIRST = 5  # differences that are printed for each check
 
 
 class Check(NamedTuple):
-    """One thing that was looked at again: what it is, and the ways in which it differs (none: it agrees)."""
+    """One thing that was checked: what it is, and how it differs. No differences: it agrees."""
 
     what: str
     differences: list[str]
-    done: bool = True  # false: what it needs is not here
+    done: bool = True  # false: something that the check needs is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +90,11 @@ class Audit:
         return "" if self.name == "report" else data_set(self.study, self.name.split("/", maxsplit=1)[0])
 
     def _identity(self) -> Path:
-        """What DVC knows the folder's task data by."""
+        """The file that records DVC's hash of the folder's task data."""
         return self.study.parent / "data" / f"{self._data()}.json"
 
     def _input(self, name: str) -> Path:
-        """Where an input of this name lies, as the pipeline lays the results out."""
+        """The path of an input of this name in the pipeline's layout of results."""
         environment = self.study / self.name.split("/", maxsplit=1)[0]
         if name == "data":
             identity = self._identity()
@@ -107,7 +107,7 @@ class Audit:
 
 
 def run(path: Path, out: Callable[[str], None]) -> None:
-    """Audit every folder of results at or under ``path`` and tell ``out`` line by line.
+    """Audit every folder of results at or under ``path`` and give ``out`` the lines of the account.
 
     Raises :class:`AuditError` when something differs, :class:`DataError` when there are no results.
     """
@@ -129,7 +129,7 @@ def run(path: Path, out: Callable[[str], None]) -> None:
 
 
 def report(audit: Audit, manifest: dict[str, Any], checks: list[Check], *, detailed: bool) -> Iterator[str]:
-    """The lines about one folder: all of it, or one line and what differs."""
+    """The lines about one folder: every check, or a summary in one line with what differs."""
     if detailed:
         yield str(audit.folder)
         for key, text in audit.facts(manifest):
@@ -152,7 +152,7 @@ def report(audit: Audit, manifest: dict[str, Any], checks: list[Check], *, detai
 def folders(path: Path) -> list[tuple[Path, Path]]:
     """(study's folder, folder of results) of all results at or under ``path``.
 
-    Raises :class:`DataError` that says which there are when there are none.
+    Raises :class:`DataError` when there are none; its message lists the results nearby.
     """
     found = [(study, file.parent) for file in sorted(path.rglob(MANIFEST)) if (study := _study(file.parent))]
     if found:

@@ -1,6 +1,6 @@
-"""The numbers of each stage's files computed again from the rows behind them, by the functions that made them.
+"""Recomputes the numbers in each stage's files from the rows behind them, with the functions that made them.
 
-What needs more than the rows (losses, gradient norms and the KL estimate need the weights of their moment) is left out.
+Losses, gradient norms and the KL estimate are left out: they need the weights of their iteration, not only rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from empg.schema import CREDIT, CREDITED_STEPS, DIFFICULTY, EPISODES, STEPS, rea
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Numbers by name as ``file`` records them and as ``rows`` give them; ``recomputed`` None: they cannot."""
+    """Numbers by name, as ``file`` records them and as ``rows`` give them. ``recomputed`` is None if rows cannot."""
 
     what: str
     file: Path
@@ -31,7 +31,7 @@ class Numbers:
 
 
 def evaluation(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
-    """Every number of each panel, from the panel's episodes."""
+    """Every number of each panel from the panel's episodes."""
     from empg.rollouts.evaluate import summarise
 
     path, summary = folder / "episodes.parquet", folder / "summary.json"
@@ -47,7 +47,7 @@ def evaluation(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
 
 
 def training(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
-    """The last iteration's advantages, from its rewards and token entropies; then its metrics."""
+    """The last iteration's advantages from its rewards and token entropies, and its metrics from both."""
     from empg.rollouts.table import from_table
     from empg.training.credit import credit_batch
     from empg.training.metrics import batch_metrics
@@ -80,7 +80,7 @@ def training(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
 
 
 def collection(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
-    """The difficulty of tasks, from the episodes of the collection."""
+    """The difficulty of tasks from the episodes of the collection."""
     from empg.rollouts.collect import difficulty_table
     from empg.rollouts.table import from_table
 
@@ -93,8 +93,9 @@ def collection(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
 
 
 def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
-    """The report's success rates, each policy's, from its summary, and each method's, as the mean over its seeds; every
-    number of the tables of results and of aggregates, intervals included, from the episodes.
+    """The report's numbers: success of each policy from its summary, and of each method as the mean over its seeds.
+
+    Every number of the tables ``results`` and ``aggregates``, with intervals, comes from the episodes.
     """
     from empg.analysis.aggregates import aggregate_table
     from empg.analysis.results import Results
@@ -128,7 +129,7 @@ def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
 
 POLICY = ("environment", "method", "seed", "split", "mode")
 METHOD = ("environment", "split", "mode", "method")
-FLOAT32 = 1e-6  # scores are kept as float32, about seven decimals
+FLOAT32 = 1e-6  # scores are stored as float32, with about seven digits
 RECOMPUTED: dict[str, Callable[[Path, dict[str, Any]], Iterator[Numbers]]] = {
     "evaluate": evaluation,
     "train": training,
@@ -138,7 +139,7 @@ RECOMPUTED: dict[str, Callable[[Path, dict[str, Any]], Iterator[Numbers]]] = {
 
 
 def _cells(table: pl.DataFrame) -> dict[str, Any]:
-    """Every number of a table of methods by its row and column."""
+    """Every number of a table of methods, named by its row and column."""
     return {
         f"{' '.join(row[key] for key in METHOD)} {column}": value
         for row in table.iter_rows(named=True)

@@ -1,8 +1,9 @@
-"""The configuration: frozen models that refuse unknown keys. Class defaults are the vetted settings.
+"""The configuration: frozen models that refuse unknown keys, with the vetted settings as defaults. Never runs anything
+and never imports torch.
 
-``config/data.yaml`` names data sets (what DVC owns), ``config/environments.yaml`` the settings that studies share;
+``config/data.yaml`` names data sets, which DVC owns. ``config/environments.yaml`` holds settings that studies share.
 ``config/config.yaml`` and ``config/study/*.yaml`` describe studies. Every stage gets the slice that it needs as a JSON
-file, so that changing one setting reruns only what depends on it.
+file, so changing a setting reruns only the stages that depend on it.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from empg.config.registrations import (
     own_settings,
 )
 from empg.config.slices import (
+    STAGES,
     EvaluateRun,
     RolloutsRun,
+    Stage,
     TrainRun,
     WarmStartRun,
+    cut,
     evaluate_run,
     rollouts_run,
     train_run,
@@ -39,6 +43,7 @@ __all__ = [
     "ADVANTAGES",
     "ENVIRONMENTS",
     "MODULATIONS",
+    "STAGES",
     "AdvantageRegistration",
     "Aggregation",
     "Data",
@@ -62,12 +67,14 @@ __all__ = [
     "RolloutsRun",
     "Sampling",
     "SharedSettings",
+    "Stage",
     "Study",
     "TinyPolicy",
     "Train",
     "TrainRun",
     "WarmStart",
     "WarmStartRun",
+    "cut",
     "evaluate_run",
     "load_data",
     "load_environments",

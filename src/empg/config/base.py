@@ -1,4 +1,4 @@
-"""What all models of the configuration share."""
+"""The base of all models of the configuration, and the types that they share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNKNOWN = "unknown_key"
 
 
 class Model(BaseModel):
-    """Frozen; refuses unknown keys and numbers that are not finite. An unknown key's error names the nearest key."""
+    """Frozen; refuses unknown keys and non-finite numbers. The error for an unknown key names the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -39,13 +39,13 @@ class Model(BaseModel):
 
     @classmethod
     def _hint(cls, key: str) -> str:
-        """What the author of an unknown key may have meant."""
+        """A hint for an unknown key: the nearest known key, or all of them."""
         known = list(cls.model_fields)
         expected = f"one of {', '.join(known)}" if known else "no key"
         return did_you_mean(key, known) or f"; expected {expected}"
 
 
 def refuse(place: tuple[int | str, ...], message: str, found: Any) -> ValidationError:
-    """An error about the value at ``place`` of what is being validated, for validators to raise."""
+    """An error for validators to raise about the value at ``place``, a path of keys in what is validated."""
     details = PydanticCustomError("refused", "{message}", {"message": message})
     return ValidationError.from_exception_data("refused", [InitErrorDetails(type=details, loc=place, input=found)])

@@ -1,7 +1,7 @@
-"""Types of environments: what one registers, and the settings of a data set, which are its type's.
+"""Registration of environments, and the settings of data sets and interfaces that each type of environment has.
 
 An environment is one :class:`EnvironmentRegistration` behind an entry point of the group ``empg.environments``. The
-rest finds it there by its name, which is the ``type:`` of a data set in ``config/data.yaml``.
+name of the entry point is the ``type:`` of a data set in ``config/data.yaml``.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from empg.registry import Registry, did_you_mean
 
 
 class DataSet(Model):
-    """An entry of ``config/data.yaml``: the settings of a data set. Each type of environment has a model of its own."""
+    """Settings of a data set, an entry of ``config/data.yaml``. Each type of environment has a model of its own."""
 
     type: Name
 
 
 class Interface(Model):
-    """What an agent sees and may do. Each type of environment has a model of its own; this one leaves no choice."""
+    """What an agent sees and may do. Each type of environment has a model of its own; this one has no settings."""
 
 
 @dataclass(frozen=True)
 class EnvironmentRegistration:
-    """An environment as it is registered.
+    """The registration of an environment.
 
     Attributes:
-        data: the settings of its data sets.
+        data: the model of the settings of its data sets.
         dataset: ``module:class`` of its :class:`~empg.environments.base.Dataset`, imported when it is needed.
-        panels: the splits that evaluation plays where a study does not say.
-        interface: the settings of what an agent sees and may do.
-        tags: names of the tags that agents and observations use, tokens of their own in a trained tokenizer.
-        stop_reasons: the limits that end its episodes beside ``step_limit``, each with a sentence for the reader.
-        metrics: the metrics of its episodes beside success and score, each with a sentence for the reader.
+        panels: the splits that evaluation plays unless a study says otherwise.
+        interface: the model of the settings of what an agent sees and may do.
+        tags: names of the tags in responses and observations. A trained tokenizer has a token for each.
+        stop_reasons: the limits other than ``step_limit`` that end its episodes, each with a sentence for the reader.
+        metrics: the metrics of its episodes other than success and score, each with a sentence for the reader.
     """
 
     data: type[DataSet]
@@ -53,7 +53,7 @@ ENVIRONMENTS = Registry("empg.environments", EnvironmentRegistration, "environme
 
 
 def _data_set(value: Any) -> DataSet:
-    """The settings, validated by the model that the environment called ``type`` registered."""
+    """The settings, validated by the model of the environment that ``type`` names."""
     if isinstance(value, DataSet):
         return value
     name = value.get("type") if isinstance(value, dict) else None
@@ -70,7 +70,7 @@ Data = Annotated[SerializeAsAny[DataSet], PlainValidator(_data_set)]
 def read_interface(data: DataSet, value: Mapping[str, Any]) -> Interface:
     """The interface settings of a data set's environment.
 
-    Raises pydantic's ValidationError with places that begin with ``interface``.
+    Raises pydantic's ValidationError, whose places begin with ``interface``.
     """
     try:
         return ENVIRONMENTS[data.type].interface.model_validate(dict(value))

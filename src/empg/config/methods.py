@@ -1,4 +1,4 @@
-"""Methods: an outcome advantage times a modulation, composed from one registration each; and the built-in ones."""
+"""Methods: each composes an outcome advantage and a modulation, one registration each. The built-in ones are below."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class Method(SharedSettings):
     """An outcome advantage times a modulation, with the settings of both.
 
     ``Method.model_validate`` and fields of this type give an instance of the subclass that :func:`method_model`
-    composes for the advantage and the modulation of the value. Do not call ``Method(...)``.
+    composes from the value's advantage and modulation. Do not call ``Method(...)``.
     """
 
     advantage: str
     modulation: str = UNMODULATED
 
     def advantage_settings(self) -> dict[str, Any]:
-        """The settings that the function of the outcome advantage gets."""
+        """The keyword arguments for the function of the outcome advantage."""
         return {name: getattr(self, name) for name in own_settings(ADVANTAGES[self.advantage])}
 
     def modulation_settings(self) -> dict[str, Any]:
-        """The settings that the function of the modulation gets.
+        """The keyword arguments for the function of the modulation.
 
-        Raises :class:`ConfigError` for a ``zeta`` that is still the environment's: see :meth:`in_environment`.
+        Raises :class:`ConfigError` for a ``zeta`` of None, which :meth:`in_environment` replaces.
         """
         settings = {name: getattr(self, name) for name in own_settings(MODULATIONS[self.modulation])}
         if settings.get("zeta", 0.0) is None:
@@ -54,15 +54,15 @@ class Method(SharedSettings):
         return settings
 
     def unmodulated(self) -> dict[str, Any]:
-        """Every setting but those of the modulation."""
+        """Every setting except those of the modulation."""
         return self.model_dump(exclude={"modulation", "entropy", "level", *own_settings(MODULATIONS[self.modulation])})
 
     def in_environment(self, zeta: float) -> Method:
-        """The same method; a ``zeta`` that is None takes this one, the environment's."""
+        """The same method, where the environment's ``zeta`` replaces a ``zeta`` of None."""
         return self.model_copy(update={"zeta": zeta}) if getattr(self, "zeta", zeta) is None else self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Method.model_validate, (self.model_dump(),)  # pickle does not find a composed class by name
+        return Method.model_validate, (self.model_dump(),)  # pickle cannot find a composed class by its name
 
     @classmethod
     def _hint(cls, key: str) -> str:
@@ -90,9 +90,9 @@ class Method(SharedSettings):
 
 @cache
 def method_model(advantage: str, modulation: str, /) -> type[Method]:
-    """The model of a method: the shared settings, those of the advantage and those of the modulation.
+    """The model of a method, with the shared settings, those of the advantage and those of the modulation.
 
-    Raises :class:`ConfigError` where advantage and modulation both have a setting of the same name.
+    Raises :class:`ConfigError` if advantage and modulation have a setting of the same name.
     """
     first, second = ADVANTAGES[advantage], MODULATIONS[modulation]
     if both := set(own_settings(first)) & set(own_settings(second)):
@@ -110,7 +110,7 @@ def method_model(advantage: str, modulation: str, /) -> type[Method]:
 
 
 def _validate(value: Any) -> Method:
-    """The method of a mapping, or a method as it is."""
+    """The method that a mapping describes; a method is returned as it is."""
     if isinstance(value, Method):
         return value
     if not isinstance(value, dict):
@@ -132,9 +132,9 @@ def _error(key: Any, message: str, value: Any) -> InitErrorDetails:
 
 
 def _json_schema(handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-    """One object with all registered settings, of which an editor completes each. Defaults that differ are left out.
+    """One object schema with all registered settings, so that an editor completes each. Omits differing defaults.
 
-    ``dependentSchemas`` says of which advantages or modulations a setting is.
+    ``dependentSchemas`` says which advantages or modulations have a setting.
     """
 
     def fields(model: type[Model]) -> dict[str, JsonSchemaValue]:
@@ -168,7 +168,7 @@ def _json_schema(handler: GetJsonSchemaHandler) -> JsonSchemaValue:
 
 
 def _either(first: JsonSchemaValue, second: JsonSchemaValue) -> JsonSchemaValue:
-    """What both schemas of a key allow."""
+    """The schema that allows what either schema of a key allows."""
     if first == second:
         return first
     plain, other = ({k: v for k, v in schema.items() if k != "default"} for schema in (first, second))

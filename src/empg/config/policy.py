@@ -10,10 +10,10 @@ from empg.config.base import Model, Positive
 
 
 class TinyPolicy(Model):
-    """A small network made from nothing, with a tokenizer trained on the environment's text.
+    """A small network trained from scratch, with a tokenizer trained on the environment's text.
 
-    ``induction`` starts it with heads that repeat sequences: for names of several tokens.
-    ``residual_scale`` times as large as usual is its residual stream at first.
+    ``induction`` initialises heads that repeat sequences, which helps with names of several tokens.
+    ``residual_scale`` multiplies the initial scale of the residual stream.
     """
 
     type: Literal["tiny"] = "tiny"
@@ -53,8 +53,8 @@ Policy = Annotated[TinyPolicy | PretrainedPolicy, Field(discriminator="type")]
 class Sampling(Model):
     """How episodes are sampled. The loss uses the same temperature.
 
-    ``max_refused`` invalid actions in a row end an episode; 0 lets it go on to its step limit. ``rows`` episodes are in
-    play at once.
+    ``max_refused`` invalid actions in a row end an episode; with 0 it goes on to its step limit. ``rows`` is the number
+    of episodes that are sampled at once.
     """
 
     temperature: Annotated[float, Field(gt=0)] = 1.0

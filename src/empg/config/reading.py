@@ -1,4 +1,4 @@
-"""From YAML files to models, with errors that name file, key, what was expected and what was found."""
+"""Reads YAML files into models. Errors name the file, the key, what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DataFile(Model):
 
 
 def parse(model: type[T] | TypeAdapter[T], value: Any, where: str) -> T:
-    """Validate; raises :class:`ConfigError` that names the file, each key, what was expected and what was found."""
+    """Validate ``value``. Raises :class:`ConfigError` with the file, each key, what was expected and what was found."""
     adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
     try:
         return adapter.validate_python(value)
@@ -34,7 +34,7 @@ def parse(model: type[T] | TypeAdapter[T], value: Any, where: str) -> T:
 
 
 def _lines(error: ValidationError, where: str, *within: str) -> str:
-    """One line for each mistake; ``within`` are the keys that lead to what was validated."""
+    """One line for each mistake. ``within`` holds the keys that lead to the validated value."""
     lines = []
     for e in error.errors():
         place = ".".join(str(part) for part in (*within, *e["loc"])) or "(top level)"
@@ -44,7 +44,7 @@ def _lines(error: ValidationError, where: str, *within: str) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Raises :class:`ConfigError` that names the file when it is missing or not YAML."""
+    """The value in a YAML file. Raises :class:`ConfigError` with its name if it is missing or not YAML."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -59,7 +59,7 @@ def load_data(path: Path) -> dict[str, DataSet]:
 
 
 def load_environments(path: Path) -> dict[str, EnvironmentStudy]:
-    """The settings of ``config/environments.yaml`` by name; an entry without ``data`` has the data set of that name."""
+    """The settings of ``config/environments.yaml`` by name. ``data`` defaults to the name of the entry."""
     environments = {}
     for name, entry in _entries(path, "environments"):
         settings = parse(EnvironmentStudy, entry, f"{path}: {name}")
@@ -72,7 +72,7 @@ def load_environments(path: Path) -> dict[str, EnvironmentStudy]:
 
 
 def load_study(path: Path, data: dict[str, DataSet], environments: dict[str, EnvironmentStudy]) -> Study:
-    """A study. Its environments that have a ``base`` are laid over that entry of ``environments``.
+    """The study in a file. An environment with a ``base`` is laid over that entry of ``environments``.
 
     Raises :class:`ConfigError` for a base or a data set that does not exist, and for what :func:`parse` refuses.
     """
@@ -88,9 +88,9 @@ def load_study(path: Path, data: dict[str, DataSet], environments: dict[str, Env
 
 
 def _completed(study: Study, name: str, data: dict[str, DataSet], path: Path) -> EnvironmentStudy:
-    """An environment's settings with all interface settings of its data set's type.
+    """An environment's settings, with the missing interface settings filled in from the type of its data set.
 
-    Raises :class:`ConfigError` for a data set that does not exist and for interface settings that it does not have.
+    Raises :class:`ConfigError` for an unknown data set and for interface settings that its type does not have.
     """
     settings, data_set = study.environments[name], study.data_set(name)
     where = f"{path}: environments.{name}"
@@ -123,7 +123,7 @@ def _over_base(entry: Any, environments: dict[str, EnvironmentStudy], where: str
 
 
 def _laid_over(base: Any, change: Any) -> Any:
-    """``change`` over ``base``, key by key at every depth; of a section of another ``type`` nothing is kept."""
+    """``change`` laid over ``base``, key by key at every depth. Another ``type`` replaces the whole section."""
     if not (isinstance(base, dict) and isinstance(change, dict)):
         return change
     if change.get("type", base.get("type")) != base.get("type"):

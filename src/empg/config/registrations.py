@@ -1,7 +1,7 @@
-"""Registrations of outcome advantages and modulations: a config model and the name of a pure function each.
+"""Registrations of outcome advantages and modulations. Each is a config model and the name of a pure function.
 
-A registration stands behind an entry point of the group ``empg.advantages`` or ``empg.modulations``, whose name is what
-a study writes. Functions are named, not imported, so that reading a configuration does not import torch.
+A registration stands behind an entry point of the group ``empg.advantages`` or ``empg.modulations``. A study refers to
+it by the name of the entry point. Functions are named, not imported, so reading a configuration does not import torch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
 class SharedSettings(Model):
     """The settings that every method has.
 
-    ``entropy`` is the kind of H that modulates and ``level`` the granularity of the modulation. ``entropy_coef`` is the
-    weight with which the loss rewards the mean token entropy (an entropy bonus) or, below 0, punishes it (entropy
-    minimisation).
+    ``entropy`` is the kind of entropy H that modulates, ``level`` the granularity of the modulation. ``entropy_coef``
+    is the weight of the mean token entropy in the loss: above 0 an entropy bonus, below 0 entropy minimisation.
     """
 
     entropy: Literal["shannon", "renyi2"] = "shannon"
@@ -46,7 +45,7 @@ class AdvantageRegistration:
 
     Args:
         settings: the model of its own settings, which the function gets as keywords; :class:`NoSettings` for none. A
-            field that :class:`SharedSettings` has too gives that another default and does not reach the function.
+            field that :class:`SharedSettings` also has only changes the default there and does not reach the function.
         function: ``module:attribute`` of ``function(batch, **settings)``, from an :class:`empg.core.advantages.Batch`
             to :class:`empg.core.advantages.Advantages`.
     """
@@ -76,5 +75,5 @@ MODULATIONS = Registry("empg.modulations", ModulationRegistration, "modulation")
 
 
 def own_settings(registration: AdvantageRegistration | ModulationRegistration) -> list[str]:
-    """The names of a registration's own settings, without those that only change a shared default."""
+    """Names of a registration's own settings, without those that only change a shared default."""
     return [name for name in registration.settings.model_fields if name not in SharedSettings.model_fields]

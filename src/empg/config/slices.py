@@ -1,8 +1,9 @@
-"""What each stage depends on: a slice of the study, which reaches the stage as a JSON file."""
+"""The stages, and what each depends on: a slice of the study, which reaches the stage as a JSON file."""
 
 from __future__ import annotations
 
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -13,9 +14,12 @@ from empg.config.policy import Policy, Sampling
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
 from empg.config.study import Study
 
+WARM_START = "warmstart"  # the name of the policy that no method has trained
+M = TypeVar("M", bound=Model)
+
 
 class _Run(Model):
-    """What every stage of an environment depends on. ``interface`` is checked by the model of the data set's type."""
+    """Settings of every stage of an environment. The type of the data set validates ``interface``."""
 
     environment: Name
     data: Data
@@ -29,14 +33,14 @@ class _Run(Model):
 
 
 class WarmStartRun(_Run):
-    """What the warm-start stage depends on."""
+    """Settings of the warm-start stage."""
 
     policy: Policy
     warmstart: WarmStart
 
 
 class RolloutsRun(_Run):
-    """What the rollout stage depends on, besides the warm-start model."""
+    """Settings of the rollout stage, which also takes the warm-start model."""
 
     max_steps: Positive
     sampling: Sampling
@@ -45,7 +49,7 @@ class RolloutsRun(_Run):
 
 
 class TrainRun(_Run):
-    """What one training run depends on, besides the warm-start model and its rollouts.
+    """Settings of one training run, which also takes the warm-start model and its rollouts.
 
     ``method_sources`` holds the hashes of the source files of a method that another package registered.
     """
@@ -61,7 +65,7 @@ class TrainRun(_Run):
 
 
 class EvaluateRun(_Run):
-    """What one evaluation depends on, besides the model. ``method_name`` is ``warmstart`` for the warm start itself."""
+    """Settings of one evaluation, which also takes a model. ``method_name`` of the warm start is ``warmstart``."""
 
     max_steps: Positive
     sampling: Sampling
@@ -70,55 +74,78 @@ class EvaluateRun(_Run):
     seed: int
 
 
-def _common(study: Study, data: dict[str, DataSet], environment: str) -> dict[str, Any]:
-    e = study.environments[environment]
-    return {
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """``module`` holds the stage; ``settings`` is the model of all that it depends on beside its input files.
+
+    A :class:`Study` or a :class:`DataSet` is a whole one. Any other model is filled from one environment of a study
+    (:func:`cut`), and stands for one method and seed of it where it has the field ``seed``.
+    """
+
+    module: str
+    settings: type[Model]
+
+    @property
+    def of_the_study(self) -> bool:
+        return self.settings is Study
+
+    @property
+    def of_an_environment(self) -> bool:
+        return issubclass(self.settings, _Run) and not self.of_a_run
+
+    @property
+    def of_a_run(self) -> bool:
+        return "seed" in self.settings.model_fields and issubclass(self.settings, _Run)
+
+
+#: Every stage by the name of its command and of its rule.
+STAGES = {
+    "data": Stage("empg.environments.data", DataSet),
+    "warmstart": Stage("empg.training.warmstart", WarmStartRun),
+    "rollouts": Stage("empg.rollouts.collect", RolloutsRun),
+    "train": Stage("empg.training.rl", TrainRun),
+    "evaluate": Stage("empg.rollouts.evaluate", EvaluateRun),
+    "report": Stage("empg.report.page", Study),
+    "track": Stage("empg.tracking.rebuild", Study),
+}
+
+
+def cut(
+    model: type[M],
+    study: Study,
+    data: dict[str, DataSet],
+    environment: str,
+    *,
+    method: str = WARM_START,
+    seed: int = 0,
+) -> M:
+    """A stage's settings: each field of ``model`` has the value that the study gives to this name."""
+    settings, data_set = study.environments[environment], data[study.data_set(environment)]
+    splits = settings.evaluate.splits or ENVIRONMENTS[data_set.type].panels
+    values = dict(settings) | {
         "environment": environment,
-        "data": data[study.data_set(environment)],
-        "system": e.system,
-        "interface": e.interface,
+        "data": data_set,
+        "group_size": settings.train.group_size,
+        "evaluate": settings.evaluate.model_copy(update={"splits": splits}),
+        "method_name": method,
+        "seed": seed,
     }
+    if method in study.methods:
+        values["method"] = study.methods[method].in_environment(settings.zeta)
+    return model(**{name: value for name, value in values.items() if name in model.model_fields})
 
 
 def warmstart_run(study: Study, data: dict[str, DataSet], environment: str) -> WarmStartRun:
-    e = study.environments[environment]
-    return WarmStartRun(**_common(study, data, environment), policy=e.policy, warmstart=e.warmstart)
+    return cut(WarmStartRun, study, data, environment)
 
 
 def rollouts_run(study: Study, data: dict[str, DataSet], environment: str) -> RolloutsRun:
-    e = study.environments[environment]
-    return RolloutsRun(
-        **_common(study, data, environment),
-        max_steps=e.max_steps,
-        sampling=e.sampling,
-        rollouts=e.rollouts,
-        group_size=e.train.group_size,
-    )
+    return cut(RolloutsRun, study, data, environment)
 
 
 def train_run(study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int) -> TrainRun:
-    e, m = study.environments[environment], study.methods[method]
-    return TrainRun(
-        **_common(study, data, environment),
-        max_steps=e.max_steps,
-        policy=e.policy,
-        sampling=e.sampling,
-        train=e.train,
-        method_name=method,
-        method=m.in_environment(e.zeta),
-        seed=seed,
-    )
+    return cut(TrainRun, study, data, environment, method=method, seed=seed)
 
 
 def evaluate_run(study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int) -> EvaluateRun:
-    e = study.environments[environment]
-    panels = e.evaluate.splits or ENVIRONMENTS[data[study.data_set(environment)].type].panels
-    evaluate = e.evaluate.model_copy(update={"splits": panels})
-    return EvaluateRun(
-        **_common(study, data, environment),
-        max_steps=e.max_steps,
-        sampling=e.sampling,
-        evaluate=evaluate,
-        method_name=method,
-        seed=seed,
-    )
+    return cut(EvaluateRun, study, data, environment, method=method, seed=seed)

@@ -1,4 +1,4 @@
-"""The settings of each stage."""
+"""The settings of each stage, as sections of an environment in a study."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Optimiser(Model):
 
 
 class WarmStart(Model):
-    """Supervised fine-tuning on expert demonstrations; the budget is in tokens of packed conversations.
+    """Supervised fine-tuning on expert demonstrations. The budget is in tokens of packed conversations.
 
     ``max_steps`` bounds a demonstration, which mistakes and detours make longer than an agent's episode.
-    ``observation_weight`` adds the mean loss of the environment's tokens to that of the demonstrator's.
+    ``observation_weight`` is the weight of the mean loss on the environment's tokens; the demonstrator's has weight 1.
     """
 
     seed: int = 1
@@ -41,16 +41,16 @@ class WarmStart(Model):
 
 
 class Rollouts(Model):
-    """The collection from the warm-start policy: the difficulty table and every run's first batch."""
+    """Rollouts of the warm-start policy, which give the difficulty of tasks and the first batch of every run."""
 
     seed: int = 0
     tasks: Positive = 64
 
 
 class Train(Model):
-    """The reinforcement learning loop; one iteration collects a batch, credits it and updates the policy.
+    """The reinforcement learning loop. One iteration collects a batch, credits it and updates the policy.
 
-    ``reward`` is what an episode is trained with: its outcome (1 for success, else 0) or its dense score.
+    ``reward`` of an episode is ``success`` (1 or 0) or ``score``, the environment's dense score.
     """
 
     iterations: Positive = 70
@@ -66,7 +66,7 @@ class Train(Model):
 
 
 class Evaluate(Model):
-    """Fixed panels: every task of each split, greedy once and sampled once. No splits: those of the environment."""
+    """Fixed panels: every task of each split, once greedy and once sampled. No ``splits``: the environment's."""
 
     seed: int = 0
     splits: tuple[Name, ...] = ()

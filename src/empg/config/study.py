@@ -15,11 +15,11 @@ DEFAULT_STUDY = "quick"
 
 
 class EnvironmentStudy(Model):
-    """Everything about one environment in a study.
+    """All settings of one environment in a study.
 
-    ``data`` names its data set; left out, that is called as the environment. ``base`` names the entry of
-    ``config/environments.yaml`` that the other keys were laid over. ``interface`` holds settings of the data set's
-    type; :func:`empg.config.load_study` checks and completes them.
+    ``data`` names its data set and defaults to the environment's name. ``base`` names the entry of
+    ``config/environments.yaml`` that the other keys are laid over. ``interface`` holds settings of the data set's type;
+    :func:`empg.config.load_study` validates and completes them.
     """
 
     base: Name | None = None
@@ -51,9 +51,9 @@ class Study(Model):
         return self.environments[environment].data or environment
 
     def compared_with(self, method: str) -> str | None:
-        """The method that this one is compared with: the same one without modulation, if the study has it.
+        """The method that this one is compared with: the same method without modulation, if the study has it.
 
-        Every other method is compared with the baseline, and the baseline with nothing.
+        Every other method is compared with the baseline, and the baseline with none.
         """
         own = self.methods[method]
         if own.modulation != UNMODULATED:

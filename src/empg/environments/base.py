@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from empg.environments import text
+from empg.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,23 @@ class Draws(Protocol):
         ...
 
 
+class DrawnPanels:
+    """The panels that the data stage would write, drawn when they are asked for: see :class:`Panels`.
+
+    A split has ``sizes[split]`` tasks. Their ids begin at 0 in the split ``train`` and at ``start`` in the others.
+    """
+
+    def __init__(self, draws: Draws, sizes: Mapping[str, int], start: int) -> None:
+        self._draws, self._sizes, self._start = draws, sizes, start
+
+    def tasks(self, split: str) -> list[Task]:
+        """Every task of a split, in its order. Raises :class:`~empg.errors.DataError` for an unknown split."""
+        if split not in self._sizes:
+            raise DataError(f"split: expected one of {', '.join(self._sizes)}, found {split!r}")
+        first = 0 if split == "train" else self._start
+        return self._draws.tasks(split, range(first, first + self._sizes[split]))
+
+
 class Dataset(ABC):
     """The tasks of a data set, how they are played and how an expert plays them.
 
@@ -151,6 +169,10 @@ class Dataset(ABC):
     @abstractmethod
     def tasks(self, split: str) -> list[Task]:
         """The fixed tasks of a split, in their order."""
+
+    def without_files(self) -> Dataset | None:
+        """The same tasks, played without files of the data stage; None where play needs them."""
+        return None
 
     def training_task(self, number: int) -> Task:
         """The training task of any number >= 0: the tasks of the split ``train``, over and over."""

@@ -1,3 +1,3 @@
-"""What Snakemake and DVC need: settings and sources of each job as files, data through DVC, times. Knows no number
-about success.
+"""What Snakemake and DVC need: each job's settings and sources as files, data sets through DVC, commands and times.
+Never reads a number about success.
 """

@@ -1,4 +1,4 @@
-"""The command that made a folder of results, as somebody would type it in the project's root."""
+"""The command that makes a folder of results, as you would type it in the project's root."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def data_set(study: Path, environment: str) -> str:
 
 
 def command(study: Path, folder: str, data: str) -> str:
-    """What makes ``study/folder`` of the data set ``data``.
+    """The command that makes ``study/folder`` from the data set ``data``.
 
-    A folder is ``report``, ``ENVIRONMENT/warmstart``, ``ENVIRONMENT/METHOD/seedN/train``, …
+    ``folder`` is ``report``, ``ENVIRONMENT/warmstart``, ``ENVIRONMENT/METHOD/seedN/train``, …
     """
     if folder == "report":
         return f"empg report --config {study}/config/study.json --results {study} --out {study}/report"

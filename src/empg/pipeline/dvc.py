@@ -1,4 +1,4 @@
-"""DVC owns the task data; this makes a data set through its stage and records the hash that DVC knows it by."""
+"""DVC owns the task data. This module makes a data set through its DVC stage and records DVC's hash of it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ LOCKFILE = Path("dvc.lock")
 
 
 def run(name: str, config: Path, out: Path) -> None:
-    """Make ``data/NAME`` where it is missing or outdated and write its identity to ``out``; runs in the project's root.
+    """Make ``data/NAME`` if it is missing or outdated and write its identity to ``out``. Runs in the project's root.
 
-    Raises :class:`DataError` when what the generator wrote is not what ``dvc.lock`` promises for the same configuration
-    and source: the data would not be the same on every machine. ``dvc.lock`` then stays as it was.
+    Raises :class:`ConfigError` for a name that the configuration lacks, and :class:`DataError` when DVC fails or the
+    generator's output differs from what ``dvc.lock`` promises for the same configuration and source, since data must be
+    the same on every machine. ``dvc.lock`` then stays as it was.
     """
     begin = time.perf_counter()
     data = load_data(config)
@@ -37,8 +38,8 @@ def run(name: str, config: Path, out: Path) -> None:
     temporary = Path(".dvc/tmp")
     temporary.mkdir(parents=True, exist_ok=True)
     with (temporary / "empg.lock").open("w") as lock:
-        # DVC refuses a second process instead of waiting for the first. It inherits the lock, so that it keeps it even
-        # when this process is killed and it lives on.
+        # A second DVC fails instead of waiting for the first, so a lock of our own makes it wait. DVC inherits the lock
+        # and holds it even if this process is killed and DVC lives on.
         fcntl.flock(lock, fcntl.LOCK_EX)
         _forget_the_dead(temporary / "rwlock")
         entry = _reproduce(name, data[name], lock.fileno())
@@ -49,7 +50,7 @@ def run(name: str, config: Path, out: Path) -> None:
 
 
 def _reproduce(name: str, data: DataSet, lock: int) -> dict[str, Any]:
-    """Run the DVC stage if something changed; its entry in ``dvc.lock``."""
+    """Run the DVC stage if something has changed. Returns its entry in ``dvc.lock``."""
     promised = LOCKFILE.read_text(encoding="utf-8") if LOCKFILE.exists() else None
     before, after = _entry(name), _repro(name, lock)
     if before and promised and _made_from(before) == _made_from(after) and before["outs"] != after["outs"]:
@@ -60,14 +61,14 @@ def _reproduce(name: str, data: DataSet, lock: int) -> dict[str, Any]:
             f"found {found['md5']} ({found['size']} bytes) from the same configuration and source; "
             f"if the new content is right, remove the entry data@{name} from {LOCKFILE}"
         )
-    # DVC compares the entry's own keys, so it cannot see that the default of a key that is left out has changed.
+    # DVC compares only the keys that the entry has. It misses a changed default of a key that is left out.
     if read_json(Path("data") / name / "manifest.json")["config"] != data.model_dump(mode="json"):
         after = _repro(name, lock, "--force")
     return after
 
 
 def _forget_the_dead(path: Path) -> None:
-    """Remove DVC's own lock file if no DVC that wrote it lives: a zombie or a reused process id would block us."""
+    """Remove DVC's own lock file if no live DVC wrote it. A zombie or a reused process id would block DVC."""
     for pid in set(re.findall(r'"pid": (\d+)', path.read_text())) if path.exists() else ():
         try:
             process = psutil.Process(int(pid))
@@ -79,7 +80,7 @@ def _forget_the_dead(path: Path) -> None:
 
 
 def _repro(name: str, lock: int, *options: str) -> dict[str, Any]:
-    """``dvc repro`` of this stage alone, with this interpreter; its entry in ``dvc.lock`` afterwards."""
+    """Run ``dvc repro`` for this stage alone with this interpreter. Returns its entry in ``dvc.lock``."""
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", *options, f"data@{name}"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     result = subprocess.run(command, env=os.environ | {"PATH": path}, stdout=sys.stderr, pass_fds=[lock], check=False)

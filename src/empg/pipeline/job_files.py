@@ -1,7 +1,7 @@
-"""What a study's jobs depend on, as files: each job's settings and each stage's source. Snakemake takes them as inputs.
+"""Writes the files that a study's jobs take as inputs: the settings of each job and the source hashes of each stage.
 
-A file is written only when its content changes. So changing one setting or one source file outdates exactly the jobs
-that depend on it, touching a file outdates nothing, and nothing is forgotten when Snakemake's own records are lost.
+A file is written only when its content changes. So changing one setting or one source file reruns exactly the jobs that
+depend on it, and touching a file reruns nothing. This holds even if Snakemake's own records are lost.
 """
 
 from __future__ import annotations
@@ -9,44 +9,48 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union, get_origin
 
 from pydantic import Field, TypeAdapter, create_model
 
 from empg import sources
 from empg.config import (
     ENVIRONMENTS,
+    STAGES,
     DataSet,
     EnvironmentStudy,
     Model,
     Name,
     Study,
+    TrainRun,
+    cut,
     evaluate_run,
     load_data,
     load_environments,
     load_study,
     read_yaml,
-    rollouts_run,
-    train_run,
-    warmstart_run,
 )
 from empg.config.base import NAME
+from empg.config.slices import WARM_START
 from empg.config.study import DEFAULT_STUDY
 from empg.errors import ConfigError
 from empg.files import write_text
 from empg.registry import did_you_mean
 
-# The stages that are of the whole study, not of one environment.
-OF_THE_STUDY = ("report", "track")
-# Folders that the project itself makes beside a study's, an environment's or a method's.
+# Folders of the project beside those of studies; RESERVED lists those beside environments and methods.
 OF_THE_RESULTS = ("data", "logs", "mlartifacts", "sources", "tune")
-RESERVED = {"environments": ("config", "logs", "report"), "methods": ("warmstart", "warmstart_evaluate", "rollouts")}
+RESERVED = {
+    "environments": ("config", "logs", "report"),
+    "methods": ("warmstart_evaluate", *(name for name, stage in STAGES.items() if stage.of_an_environment)),
+}
 
 
 def read_study(config: Path, study_name: str | None) -> tuple[Study, dict[str, DataSet]]:
-    """The study of ``config/study/NAME.yaml``, or of ``config/config.yaml`` for none and for the name that it has; and
-    the data sets.
+    """The study of this name, and the data sets by name.
+
+    It is read from ``config/study/NAME.yaml``, or from ``config/config.yaml`` for None and for the name in that file.
 
     Raises :class:`ConfigError` for any mistake in the configuration.
     """
@@ -65,7 +69,7 @@ def read_study(config: Path, study_name: str | None) -> tuple[Study, dict[str, D
 
 
 def _study_file(config: Path, name: str | None) -> Path:
-    """The file of a study; raises :class:`ConfigError` that lists the studies where there is none of this name."""
+    """The file of a study. Raises :class:`ConfigError`, which lists the studies, for an unknown name."""
     default = config / "config.yaml"
     if name is None:
         return default
@@ -84,9 +88,9 @@ def _study_file(config: Path, name: str | None) -> Path:
 
 
 def prepare(config: Path, study_name: str | None, results: Path) -> Study:
-    """Read a study and bring the files that its jobs depend on up to date.
+    """Read a study and update the files that its jobs depend on.
 
-    Raises :class:`ConfigError` for any mistake in the configuration, before a file is written.
+    Raises :class:`ConfigError` for any mistake in the configuration, before it writes a file.
     """
     study, data = read_study(config, study_name)
     _write_changed(_contents(study, data, results))
@@ -94,7 +98,7 @@ def prepare(config: Path, study_name: str | None, results: Path) -> Study:
 
 
 def write_sources(name: str, data: DataSet, results: Path) -> None:
-    """Bring the file that the data stage of one data set depends on up to date."""
+    """Update the source hashes of each stage for one data set."""
     _write_changed(_sources(name, data, results))
 
 
@@ -105,17 +109,18 @@ def _write_changed(files: Iterable[tuple[Path, Any]]) -> None:
             write_text(file, text)
 
 
-def _sources(name: str, data: DataSet, results: Path) -> Iterator[tuple[Path, Any]]:
-    """The hashes of the source files of each stage that is of one environment."""
-    for stage in sources.STAGES.keys() - set(OF_THE_STUDY):
-        hashes = sources.source_hashes(sources.STAGES[stage], data.type)
-        yield results / "sources" / name / f"{stage}.json", hashes
+def _sources(data_set: str, data: DataSet, results: Path) -> Iterator[tuple[Path, Any]]:
+    """The file of source hashes of each stage for one data set, except the stages of the whole study."""
+    for name, stage in STAGES.items():
+        if not stage.of_the_study:
+            yield results / "sources" / data_set / f"{name}.json", sources.source_hashes(stage.module, data.type)
 
 
 def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator[tuple[Path, Any]]:
-    """Every file and what it should hold."""
-    for stage in OF_THE_STUDY:
-        yield results / "sources" / f"{stage}.json", sources.source_hashes(sources.STAGES[stage])
+    """Every file and its content."""
+    for name, stage in STAGES.items():
+        if stage.of_the_study:
+            yield results / "sources" / f"{name}.json", sources.source_hashes(stage.module)
     folder = results / study.study / "config"
     models: dict[Path, Model] = {folder / "study.json": study}
     for name in dict.fromkeys(map(study.data_set, study.environments)):
@@ -123,22 +128,28 @@ def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator
         models[results / "data" / "config" / f"{name}.json"] = data[name]
     for environment in study.environments:
         own = folder / environment
-        models[own / "warmstart.json"] = warmstart_run(study, data, environment)
-        models[own / "rollouts.json"] = rollouts_run(study, data, environment)
-        models[own / "warmstart_evaluate.json"] = evaluate_run(study, data, environment, "warmstart", 0)
-        for method in study.methods:
-            for seed in study.seeds:
-                run = own / method / f"seed{seed}"
-                training = train_run(study, data, environment, method, seed)
-                own_code = sources.method_sources(training.method)
-                models[run / "train.json"] = training.model_copy(update={"method_sources": own_code})
-                models[run / "evaluate.json"] = evaluate_run(study, data, environment, method, seed)
+        for name, stage in STAGES.items():
+            if stage.of_an_environment:
+                models[own / f"{name}.json"] = cut(stage.settings, study, data, environment)
+        models[own / "warmstart_evaluate.json"] = evaluate_run(study, data, environment, WARM_START, 0)
+        for method, seed in product(study.methods, study.seeds):
+            for name, stage in STAGES.items():
+                if stage.of_a_run:
+                    run = own / method / f"seed{seed}" / f"{name}.json"
+                    models[run] = _with_sources(cut(stage.settings, study, data, environment, method=method, seed=seed))
     for path, model in models.items():
         yield path, model.model_dump(mode="json")
 
 
+def _with_sources(run: Model) -> Model:
+    """Completed with the hashes of a method that another package registered, where the stage wants them."""
+    if isinstance(run, TrainRun):
+        return run.model_copy(update={"method_sources": sources.method_sources(run.method)})
+    return run
+
+
 def schemas() -> dict[str, Any]:
-    """File name → JSON schema of a study, of ``config/data.yaml`` and of ``config/environments.yaml``."""
+    """JSON schemas by file name: of a study, of ``config/data.yaml`` and of ``config/environments.yaml``."""
     return {
         "config.schema.json": _with_interfaces(Study.model_json_schema()),
         "data.schema.json": _data_schema(),
@@ -147,14 +158,22 @@ def schemas() -> dict[str, Any]:
 
 
 def _data_schema() -> dict[str, Any]:
-    """That of ``config/data.yaml``, with the data sets of every registered environment."""
-    models = [kind.data for kind in ENVIRONMENTS.values()]
+    """The schema of ``config/data.yaml`` with the data sets of every registered environment."""
+    models = [_named(name, kind.data) for name, kind in ENVIRONMENTS.items()]
     entry: Any = Annotated[Union[tuple(models)], Field(discriminator="type")]  # noqa: UP007 — made at run time
     return create_model("DataFile", __base__=Model, data_sets=(dict[Name, entry], ...)).model_json_schema()
 
 
+def _named(name: str, model: type[DataSet]) -> type[DataSet]:
+    """The model with the environment's name as its only ``type``, unless it says so itself."""
+    if get_origin(model.model_fields["type"].annotation) is Literal:
+        return model
+    only: Any = Literal[name]
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, type=(only, ...))
+
+
 def _with_interfaces(schema: dict[str, Any]) -> dict[str, Any]:
-    """An environment's ``interface`` has the keys that one of the registered environments declares."""
+    """Adds the interface settings of every registered environment as choices for ``interface``."""
     models = {kind.interface.__name__: kind.interface for kind in ENVIRONMENTS.values()}
     choices = [model.model_json_schema() for model in models.values()]
     schema["$defs"]["EnvironmentStudy"]["properties"]["interface"] |= {"anyOf": choices}

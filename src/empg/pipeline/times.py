@@ -1,4 +1,4 @@
-"""Where the time of a study went, from the timing files that every stage leaves."""
+"""How long each job of a study took, from the timing files of its stages."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from empg.files import read_json
 
 
 def table(results: Path) -> str:
-    """One line a job in the order of their ends: when it began and ended, and what it cost, in seconds.
+    """One line per job, in the order in which jobs end: begin, end, wall time and CPU time in seconds.
 
-    A file's modification time is its job's end. Raises :class:`DataError` when nothing has run.
+    The modification time of a timing file is the end of its job. A resumed job has the times of all its processes, so
+    it seems to begin later than it did. Raises :class:`DataError` when nothing has run.
     """
     paths = [*results.parent.glob("data/*.timing.json"), *results.rglob("*timing.json")]
     if not paths:
@@ -21,7 +22,10 @@ def table(results: Path) -> str:
         timing = read_json(path)
         end, wall = path.stat().st_mtime, timing["wall_seconds"] + timing.get("startup_seconds", 0.0)
         cpu, part = timing.get("cpu_seconds"), path.relative_to(results.parent).as_posix()
-        rows.append((end - wall, end, wall, cpu, part.removesuffix("timing.json").rstrip("./")))
+        name = part.removesuffix("timing.json").rstrip("./")
+        processes = timing.get("processes", 1)
+        resumed = f"  (resumed: {processes} processes)" if processes > 1 else ""
+        rows.append((end - wall, end, wall, cpu, f"{name}{resumed}"))
     rows.sort(key=lambda row: row[1])
     start = min(row[0] for row in rows)
     lines = [f"{'begin':>7} {'end':>7} {'wall':>7} {'CPU':>7}  job"]
@@ -29,4 +33,4 @@ def table(results: Path) -> str:
         lines.append(
             f"{begin - start:7.0f} {end - start:7.0f} {wall:7.1f} {'' if cpu is None else f'{cpu:.1f}':>7}  {part}"
         )
-    return "\n".join([*lines, f"{rows[-1][1] - start:.0f} s from the first job's begin to the last one's end"])
+    return "\n".join([*lines, f"{rows[-1][1] - start:.0f} s from the begin of the first job to the end of the last"])

@@ -1,3 +1,3 @@
-"""What people read: page, figures, trajectory pages and published Markdown. Draws the tables of :mod:`empg.analysis`
-and never computes a number.
+"""What people read: the report's page, figures, trajectory pages and published Markdown. Shows the tables of
+:mod:`empg.analysis` and never computes a number.
 """

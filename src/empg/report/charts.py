@@ -1,7 +1,7 @@
-"""Figures: a table in, a chart out; saving is the caller's. Charts are small, so that a phone shows them unshrunk.
+"""Charts: each function turns a table into one panel of a figure and saves nothing. A panel fits the width of a phone.
 
-Colours come from one palette. In the page they become CSS variables (:func:`to_svg`), so that the same figure is light
-or dark as its reader prefers; in a file they stay as they are.
+Colours come from one palette. In the page :func:`to_svg` makes them CSS variables, so that a figure is light or dark as
+the reader prefers. In a file they stay as they are.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-Panel = Any  # one of altair's chart classes, which share no base that says what they can do
+Panel = Any  # one of altair's chart classes; they have no common base with the methods used here
 
 WIDTH, HEIGHT = 300, 200
-LIMIT = 0.5  # a difference of success beyond it is cut off, so that the interval of two seeds does not hide the rest
+LIMIT = 0.5  # intervals over seeds are cut off here, so that the wide one of two seeds does not hide the rest
 
 INK, MUTED, GRID, PAPER = "#1c2733", "#5a6875", "#d8dee4", "#ffffff"
 COLOURS = ("#2563a8", "#d2691e", "#2a8a62", "#8a4fb0", "#b3325c", "#7a6a12", "#1c8ca0", "#55606b")
@@ -55,10 +55,10 @@ CONFIG: dict[str, Any] = {
 
 
 def to_svg(chart: Panel, *, themed: bool) -> str:
-    """The chart as SVG text. ``themed``: colours as CSS variables and the title as its name aloud, for a page."""
+    """The chart as SVG text. For a page, ``themed`` makes colours CSS variables and the title the accessible name."""
     import vl_convert
 
-    # Checking a chart against Vega-Lite's schema, and copying it to configure it, cost as much as drawing it.
+    # Validating a chart, or copying it to configure it, would cost as much as drawing it.
     specification = chart.to_dict(validate=False)
     specification["config"] = {**CONFIG, "background": "transparent" if themed else PAPER}
     svg = str(vl_convert.vegalite_to_svg(specification))
@@ -71,12 +71,12 @@ def to_svg(chart: Panel, *, themed: bool) -> str:
 
 
 def side_by_side(charts: Sequence[Panel], columns: int) -> Panel:
-    """All panels of a figure as one chart, for its file."""
+    """All panels of a figure as one chart, for the figure's file."""
     return alt.concat(*charts, columns=columns).resolve_scale(color="independent")
 
 
 def _method(methods: Sequence[str]) -> alt.Color:
-    """The same colour for a method in every figure."""
+    """The colour of each method, the same in every figure."""
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(methods))]
     return alt.Color("method:N", scale=alt.Scale(domain=list(methods), range=colours))
 
@@ -115,8 +115,10 @@ def learning_curve(frame: pl.DataFrame, methods: Sequence[str], title: str) -> P
 
 
 def seed_curves(frame: pl.DataFrame, interval: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
-    """Columns iteration, method, seed, success: a line for each run. ``interval``, which may have no rows, has columns
-    iteration, method, seeds_low, seeds_high: a band for each method."""
+    """Columns iteration, method, seed, success: a line for each run.
+
+    ``interval`` has columns iteration, method, seeds_low, seeds_high: a band for each method. It may have no rows.
+    """
     line = alt.Chart(frame).mark_line(strokeWidth=1, opacity=0.8)
     lines = line.encode(x=_iteration(), y=_success(), detail="seed:N", color=_method(methods))
     band = alt.Chart(interval).mark_area(opacity=0.18, strokeWidth=0)
@@ -130,7 +132,7 @@ def seed_curves(frame: pl.DataFrame, interval: pl.DataFrame, methods: Sequence[s
 def success(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
     """Columns run, method, success, success_low, success_high: a point with its interval for each policy.
 
-    A policy of none of the methods (the warm start) is grey.
+    A policy that belongs to no method (the warm start) is grey.
     """
     order = frame["run"].to_list()
     colour = alt.condition(
@@ -143,7 +145,7 @@ def success(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
 
 
 def differences(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
-    """Columns panel, method, difference, difference_{seeds,tasks}_{low,high}: for each a point with both intervals.
+    """Columns panel, method, difference, difference_{seeds,tasks}_{low,high}: a point with both intervals for each row.
 
     An interval over seeds that is null (one seed) is not drawn.
     """
@@ -172,7 +174,7 @@ def differences(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Pane
         .encode(x=alt.X("x:Q", scale=scale))
     )
     step = alt.Step(16 if several else 26, **{"for": "offset" if several else "position"})
-    # narrower than others, so that with its long labels two stand side by side
+    # narrower than other charts, so that two fit side by side despite long labels
     return _layer(title, zero, seeds, tasks, point).properties(height=step, width=WIDTH - 40)
 
 
@@ -212,7 +214,7 @@ def percentiles(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Pane
 
 
 def proposition(frame: pl.DataFrame, methods: Sequence[str], title: str) -> Panel:
-    """Columns method, renyi2, mean, low, high, measured in bins, against the curve 1 − exp(−H₂)."""
+    """Columns method, renyi2, mean, low, high: a point with its interval for each bin, and the curve 1 − exp(−H₂)."""
     curve_data = alt.sequence(0, float(frame["renyi2"].max() or 1) * 1.05, 0.02, as_="renyi2")  # type: ignore[arg-type]
     curve = alt.Chart(curve_data).transform_calculate(mean="1 - exp(-datum.renyi2)")
     curve = curve.mark_line(color=MUTED, strokeDash=[4, 3], strokeWidth=1.5)
@@ -239,7 +241,7 @@ def gradient_norm(frame: pl.DataFrame, title: str) -> Panel:
 
 
 def ratios(frame: pl.DataFrame, name: str, title: str) -> Panel:
-    """Columns method, weight, and ``name``, a ratio: a point for each run, one row for each method and weight."""
+    """Columns method, weight and ``name``, a ratio: a point for each run, in one line for each method and weight."""
     weights = frame["weight"].unique(maintain_order=True).to_list()
     colour = alt.Color("weight:N", scale=alt.Scale(domain=weights, range=list(COLOURS[: len(weights)])))
     one = alt.Chart(pl.DataFrame({"x": [1.0]})).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x="x:Q")
@@ -256,7 +258,7 @@ def ratios(frame: pl.DataFrame, name: str, title: str) -> Panel:
 def heat_map(frame: pl.DataFrame, x: str, y: str, names: dict[str, str], title: str) -> Panel:
     """Columns ``x``, ``y``, success: a cell with its number for each pair of values.
 
-    Cells are light and their numbers dark whatever the page's theme.
+    In both themes of the page, cells are light and their numbers dark.
     """
     base = alt.Chart(frame).encode(
         x=alt.X(f"{x}:O", title=names[x], axis=alt.Axis(labelAngle=0)),
@@ -269,7 +271,7 @@ def heat_map(frame: pl.DataFrame, x: str, y: str, names: dict[str, str], title: 
 
 
 def stacked(frame: pl.DataFrame, by: str, colours: dict[str, str], x: alt.X, title: str) -> Panel:
-    """Columns method, ``by`` and that of ``x``: a bar for each method, split in the order of ``colours`` (by part)."""
+    """Columns method, ``by`` and that of ``x``: a bar for each method, split by ``by`` in the order of ``colours``."""
     order = pl.col(by).replace_strict(list(colours), range(len(colours)))
     shown = [part for part in colours if part in set(frame[by])]
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))

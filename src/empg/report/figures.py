@@ -1,4 +1,4 @@
-"""Which figures the report shows and of what tables; what each is called and says is in :mod:`empg.report.captions`."""
+"""The figures of the report and the tables that they show. Titles and captions are in :mod:`empg.report.captions`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from empg.rollouts.episodes import StopReason
 
 Tables = dict[str, pl.DataFrame]
 GREEN, BLUE, ORANGE = charts.COLOURS[2], charts.COLOURS[0], charts.COLOURS[1]
-# One colour for an ending, and for a part of the cost, in all figures. OTHER_ENDINGS are the environments' own.
+# An ending has the same colour in all figures, and so has a part of the cost. OTHER_ENDINGS are for endings that only
+# one environment has.
 ENDINGS = {
     StopReason.SUCCESS: GREEN,
     StopReason.FAILURE: charts.COLOURS[3],
@@ -33,8 +34,8 @@ METRICS = {"kl": "KL to the warm start", "grad_norm": "gradient norm", "step_ent
 
 
 @dataclass(frozen=True, slots=True)
-class Plate:
-    """A figure of one or more panels. ``tables`` are the names of the tables that it shows."""
+class Figure:
+    """A figure of one or more panels. ``tables`` names the tables that it shows."""
 
     name: str
     tables: tuple[str, ...]
@@ -50,40 +51,39 @@ class Plate:
         return charts.side_by_side(self.panels, self.columns)
 
 
-def plates(study: Study, tables: Tables) -> list[Plate]:
-    """Every figure that has something to show, in the order of the page."""
+def figures(study: Study, tables: Tables) -> list[Figure]:
+    """Every figure with panels, in the order of the page."""
     methods = list(study.methods)
-    made = {
-        "difference": Plate("difference", ("results",), list(_differences(study, tables))),
-        "success": Plate("success", ("panels",), list(_success(tables, methods))),
-        "learning_curves": Plate("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
-        "stability": Plate("stability", ("training_course", "training"), list(_stability(tables, methods)), columns=3),
-        "step_entropy": Plate(
+    made = [
+        Figure("difference", ("results",), list(_differences(study, tables))),
+        Figure("success", ("panels",), list(_success(tables, methods))),
+        Figure("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
+        Figure("stability", ("training_course", "training"), list(_stability(tables, methods)), columns=3),
+        Figure(
             "step_entropy",
             ("step_entropy",),
             list(_histograms(tables["step_entropy"], methods, "step entropy (nats)")),
         ),
-        "entropy_change": Plate(
-            "entropy_change", ("entropy_change", "rescored_steps"), list(_entropy_change(tables, methods))
-        ),
-        "gradient_scale": Plate(
+        Figure("entropy_change", ("entropy_change", "rescored_steps"), list(_entropy_change(tables, methods))),
+        Figure(
             "gradient_scale",
             ("gradient_scale",),
             list(_histograms(tables["gradient_scale"], methods, "gradient scale g")),
         ),
-        "equal_reward": Plate("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods))),
-        "proposition1": Plate("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods))),
-        "gradient_norm": Plate("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables))),
-        "gradient_variance": Plate("gradient_variance", ("gradient_moments",), list(_variance(tables))),
-        "sensitivity": Plate("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
-        "endings": Plate("endings", ("stop_reasons",), list(_endings(tables))),
-        "cost": Plate("cost", ("cost_by_part", "cost"), list(_cost(tables))),
-    }
-    return [made[name] for name in CAPTIONS if made[name].panels]
+        Figure("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods))),
+        Figure("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods))),
+        Figure("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables))),
+        Figure("gradient_variance", ("gradient_moments",), list(_variance(tables))),
+        Figure("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
+        Figure("endings", ("stop_reasons",), list(_endings(tables))),
+        Figure("cost", ("cost_by_part", "cost"), list(_cost(tables))),
+    ]
+    by_name = {figure.name: figure for figure in made}
+    return [by_name[name] for name in CAPTIONS if by_name[name].panels]
 
 
 def _per(table: pl.DataFrame, *names: str) -> Iterator[tuple[list[str], pl.DataFrame]]:
-    """Parts of a table by these columns, in its order."""
+    """The parts of a table with equal values in these columns, in the table's order."""
     for key, part in table.group_by(names, maintain_order=True):
         yield [str(value) for value in key], part
 
@@ -174,7 +174,7 @@ def _sensitivity(study: Study, tables: Tables) -> Iterator[Panel]:
 
 
 def ending_colours(found: list[str]) -> dict[str, str]:
-    """A colour for each ending in the order of the bars: those of every environment, and the other ones ``found``."""
+    """A colour for each ending in the order of the bars: the common endings, and the others in ``found``."""
     others = [name for name in found if name not in ENDINGS]
     own = {name: OTHER_ENDINGS[i % len(OTHER_ENDINGS)] for i, name in enumerate(others)}
     last = (StopReason.REFUSED, StopReason.CONTEXT_LIMIT)

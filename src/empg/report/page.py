@@ -1,6 +1,6 @@
-"""The report: one HTML page that needs no network and no script, its tables as CSV and Parquet, its figures as SVG.
+"""The report stage: an HTML page without network or script, with its tables (CSV, Parquet) and figures (SVG).
 
-Beside it lies a page for each trained run with a sample of its trajectories.
+Each trained run has a page of its own with a sample of its trajectories.
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from empg.analysis import entropy_change, training_course
-from empg.analysis.aggregates import FEWEST_SEEDS, aggregate_table
-from empg.analysis.cost import cost, cost_by_part
-from empg.analysis.learning import histograms, learning_curves, over_seeds
+from empg.analysis import entropy_change, training_summaries
+from empg.analysis.aggregates import FEWEST_SEEDS
 from empg.analysis.results import WARM_START, Results, Run
-from empg.analysis.sensitivity import sensitivity
-from empg.analysis.success import PANEL_KEY, episode_metrics, result_table, stop_reasons, success_by_type, with_seeds
+from empg.analysis.tables import make_tables, metrics, save_table
 from empg.analysis.verdict import percent, points, verdict
 from empg.config import Study, parse, read_yaml
-from empg.files import atomic_directory, atomic_path, read_json, write_json, write_text
+from empg.files import atomic_directory, read_json, write_json, write_text
 from empg.pipeline.commands import command
 from empg.provenance import stage
 from empg.report import charts, trajectories
-from empg.report.figures import Plate, plates
+from empg.report.figures import Figure, figures
 
-# The tables of arXiv 2509.09265 by type of environment: title, heads, rows; percent.
+# The tables of arXiv 2509.09265 by type of environment: title, heads, rows. Numbers are percent.
 _TABLE_1 = ("model (paper)", "GRPO", "GRPO + EMPG", "DAPO", "DAPO + EMPG")
 PAPER = {
     "alfworld": (
@@ -54,9 +51,7 @@ PAPER = {
         ),
     ),
 }
-GRADIENTS = ("norm", "before", "after")
 STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradient_variance")
-CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy", "gradient_scale")
 
 
 def run(
@@ -64,9 +59,9 @@ def run(
 ) -> None:
     """Make ``out/report.html``, ``out/metrics.json``, ``out/tables``, ``out/figures`` and ``out/trajectories``.
 
-    ``config`` is the study's file, ``results`` the folder (results/STUDY) that holds what its stages wrote.
-    ``progress`` is told (parts done, parts in all). A part is a run's steps scored again, its page, the tables or the
-    figures.
+    ``config`` is the study's file, ``results`` the folder (results/STUDY) with the output of its stages. Calls
+    ``progress(parts done, parts in all)``; parts are the rescored steps and the page of each run, the tables and the
+    figures. Raises :class:`~empg.errors.DataError` for missing or damaged results.
     """
     study = parse(Study, read_yaml(config), str(config))
     read = Results(study, results)
@@ -84,11 +79,11 @@ def run(
         for name, table in tables.items():
             save_table(table, out / "tables", name)
         progress(len(runs) + 1, parts)
-        drawn = plates(study, tables)
-        for plate in drawn:
+        drawn = figures(study, tables)
+        for figure in drawn:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # altair's remarks on the panels' differing legends
-                write_text(out / "figures" / f"{plate.name}.svg", charts.to_svg(plate.whole(), themed=False))
+                warnings.simplefilter("ignore", UserWarning)  # altair warns of panels with different legends
+                write_text(out / "figures" / f"{figure.name}.svg", charts.to_svg(figure.whole(), themed=False))
         write_json(out / "metrics.json", metrics(tables["results"], tables["aggregates"]))
         templates = environment()
         with atomic_directory(out / "trajectories") as folder:
@@ -98,101 +93,8 @@ def run(
         write_text(out / "report.html", render(read, tables, drawn, templates))
 
 
-def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: None) -> dict[str, pl.DataFrame]:
-    """Every table of the report by name. ``on_run`` is told how many runs' steps have been scored again."""
-    study = results.study
-    panels, episodes, training = results.panels(), results.episodes(), results.training()
-    credited = pl.concat(results.credited(run, CREDITED_COLUMNS) for run in results.trained())
-    scored = []
-    for done, run in enumerate(results.trained()):
-        on_run(done)
-        scored.append(entropy_change.rescored_steps(results, run))
-    rescored = pl.concat(scored)
-    progress = training_course.training_progress(results, training, credited)
-    efficiency = training_course.sample_efficiency(study, progress)
-    scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
-    trained = credited.filter(pl.col("trained"))
-    results_table = result_table(study, panels, episodes)
-    tables = {
-        "results": results_table,
-        "aggregates": aggregate_table(study, episodes),
-        "panels": panels,
-        "success_by_type": success_by_type(episodes),
-        "stop_reasons": stop_reasons(episodes),
-        "episode_metrics": episode_metrics(episodes),
-        "learning_curves": learning_curves(training, credited),
-        "training": training,
-        "training_course": over_seeds(training, ["kl", "grad_norm", "step_entropy_mean"]),
-        "stability": training_course.stability(study, progress, training, entropy_change.forward_kl(rescored)),
-        "progress": progress,
-        "sample_efficiency": efficiency,
-        "efficiency": training_course.efficiency_over_seeds(efficiency),
-        "step_entropy": histograms(trained, "step_entropy"),
-        "gradient_scale": histograms(trained.filter(pl.col("method").is_in(scaled)), "gradient_scale"),
-        "equal_reward": over_seeds(training, ["equal_reward_mass"]),
-        "rescored_steps": rescored,
-        "entropy_change": entropy_change.entropy_change(rescored, study),
-        **gradient_tables(results),
-        "sensitivity": sensitivity(study, results_table),
-        "cost": cost(results),
-        "cost_by_part": cost_by_part(results),
-    }
-    return {name: with_seeds(study, table) for name, table in tables.items()}
-
-
-def gradient_tables(results: Results) -> dict[str, pl.DataFrame]:
-    """What was measured on the trained networks: Proposition 1, norms and variance of gradients."""
-    from empg.analysis.proposition import bin_means, equal_counts, equal_widths, measure
-
-    measured = [measure(results, run) for run in results.trained()]
-    score_norms, gradient_norms, moments = (pl.concat(parts[i] for parts in measured) for i in (0, 1, 2))
-    ratios = training_course.gradient_ratios(moments)
-    per = ["environment", "method"]
-    return {
-        "score_norms": score_norms,
-        "proposition1": bin_means(
-            score_norms, "renyi2", ["measured", "expected"], bins=equal_widths("renyi2", 24), per=per
-        ),
-        "gradient_norms": gradient_norms,
-        "gradient_norm": bin_means(
-            gradient_norms, "step_entropy", list(GRADIENTS), bins=equal_counts("step_entropy", 6), per=per
-        ),
-        "gradient_moments": ratios,
-        "gradient_variance": training_course.gradient_variance(ratios),
-    }
-
-
-def save_table(table: pl.DataFrame, folder: Path, name: str) -> None:
-    """``folder/name.csv`` and ``folder/name.parquet``."""
-    with atomic_path(folder / f"{name}.parquet") as path:
-        table.write_parquet(path, compression="zstd", statistics=False)
-    with atomic_path(folder / f"{name}.csv") as path:
-        table.write_csv(path)
-
-
-def metrics(results_table: pl.DataFrame, aggregates: pl.DataFrame) -> dict[str, Any]:
-    """Environment → split → mode → method → numbers that are there: what ``dvc metrics show`` reads."""
-    nested: dict[str, Any] = {}
-    chosen = {
-        "success": results_table,
-        "low": results_table,
-        "high": results_table,
-        "lift": results_table,
-        "difference": results_table,
-        "interquartile_mean": aggregates,
-        "improvement": aggregates,
-    }
-    for name, table in chosen.items():
-        for row in table.drop_nulls(name).iter_rows(named=True):
-            place = nested
-            for level in (*PANEL_KEY, "method"):
-                place = place.setdefault(row[level], {})
-            place[name] = row[name]
-    return nested
-
-
 def environment() -> Environment:
-    """The templates. Whatever they print is escaped."""
+    """The Jinja environment of the templates, which escapes all values."""
     templates = Environment(
         loader=PackageLoader("empg.report"),
         autoescape=True,
@@ -209,13 +111,13 @@ def environment() -> Environment:
     return templates
 
 
-def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate], templates: Environment) -> str:
-    """The page."""
+def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Figure], templates: Environment) -> str:
+    """The page as HTML."""
     bases = {name: base for name in results.study.methods if (base := results.study.compared_with(name))}
     sections: dict[str, list[dict[str, Any]]] = {}
-    for plate in drawn:
-        panels = [Markup(charts.to_svg(panel, themed=True)) for panel in plate.panels]
-        sections.setdefault(plate.caption.section, []).append({"plate": plate, "panels": panels})
+    for figure in drawn:
+        panels = [Markup(charts.to_svg(panel, themed=True)) for panel in figure.panels]
+        sections.setdefault(figure.caption.section, []).append({"figure": figure, "panels": panels})
     return templates.get_template("report.html.j2").render(
         study=results.study,
         verdict=verdict(results.study, tables["results"]),
@@ -229,7 +131,7 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Plate]
         bases=bases,
         base_name=next(iter(bases.values()), results.study.baseline) if len(set(bases.values())) < 2 else "its base",
         fewest_seeds=FEWEST_SEEDS,
-        window=training_course.WINDOW,
+        window=training_summaries.WINDOW,
         range_width=100 // entropy_change.BINS,
     )
 
@@ -247,7 +149,7 @@ def numeral(value: float, style: str) -> str:
 
 
 def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: str) -> dict[str, Any]:
-    """One environment's numbers as the template lays them out."""
+    """One environment's numbers in the structure that the template needs."""
     panels = []
     for key, rows in tables["results"].filter(environment=name).group_by("split", "mode", maintain_order=True):
         split, mode = key
@@ -282,12 +184,14 @@ def environment_view(results: Results, tables: dict[str, pl.DataFrame], name: st
 
 
 def run_view(results: Results, run: Run) -> dict[str, str]:
-    """Links to a run's files, and the commands that made and check them, in the project's root."""
+    """Links to a run's files, and the commands that make and check them in the project's root."""
     study, data = Path("results", results.study.study), results.study.data_set(run.environment)
     made = [command(study, folder.relative_to(results.root).as_posix(), data) for folder in (run.train, run.evaluate)]
     place = (run.train if run.seed is None else run.train.parent).relative_to(results.root)
+    processes = max(read_json(folder / "timing.json").get("processes", 1) for folder in (run.train, run.evaluate))
     return {
         "name": run.name,
+        "resumed": f"resumed, {processes} processes" if processes > 1 else "",
         "train": results.relative(run.train),
         "evaluate": results.relative(run.evaluate),
         "commands": "\n".join([*made, f"empg audit {study / place}"]),

@@ -1,4 +1,4 @@
-"""A study's results as a page in Markdown and small files beside it, for a repository to keep."""
+"""Publishes a study's results as a Markdown page with small files beside it, for a repository to keep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from empg.analysis.rates import rate_choice
+from empg.analysis.learning_rates import rate_choice
 from empg.analysis.verdict import points, verdict
 from empg.config import Study, parse
 from empg.errors import DataError
@@ -20,20 +20,20 @@ from empg.files import atomic_directory, read_json, write_text
 from empg.pipeline.origin import commit
 from empg.report.captions import CAPTIONS
 
-LARGEST = 200_000  # bytes of a table; larger ones are left out and named
+LARGEST = 200_000  # bytes; the page only names larger tables
 NOTE = (
-    "Success, mean over seeds, in %; lift over the warm start and differences in points. Intervals are of 95 %: "
-    "Student's t over seeds for other seeds, a bootstrap over tasks for other tasks and these very policies. A "
+    "Success is the mean over seeds in %; lift (over the warm start) and differences are in points. Intervals are 95 % "
+    "intervals: Student's t for other seeds; a bootstrap over tasks for other tasks with these very policies. A "
     "difference is to the method named."
 )
 STAGES = ("warmstart", "train", "evaluate", "report")
 
 
 def run(results: Path, out: Path) -> None:
-    """Write ``out/README.md`` with verdict, tables and figures, ``out/tables`` (CSV), ``out/figures`` (SVG) and
-    ``out/study.json``, from ``results`` (results/STUDY), whose report is made. What ``out`` held is replaced.
+    """Write a page, ``out/README.md``, and beside it ``tables`` (CSV), ``figures`` (SVG) and ``study.json``.
 
-    The search for the study's learning rates is among the tables where it was made (``results/tune/STUDY``).
+    Everything comes from the report in ``results`` (results/STUDY). If the study's learning rates were searched for
+    (``results/tune/STUDY``), the search is among the tables. An older ``out`` is replaced.
 
     Raises :class:`DataError` where there is no report.
     """
@@ -59,7 +59,7 @@ def run(results: Path, out: Path) -> None:
 
 
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
-    """The page: how the results were made, the verdict, every panel, figures with captions, and the tables' names."""
+    """The page in Markdown: origin of the results, verdict, every panel, search, figures with captions, table names."""
     table = pl.read_parquet(results / "report" / "tables" / "results.parquet")
     cost = pl.read_parquet(results / "report" / "tables" / "cost.parquet")
     lines = [
@@ -100,7 +100,7 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
 
 
 def panels(table: pl.DataFrame) -> list[str]:
-    """One environment's rows of the table of results, as a table in Markdown."""
+    """One environment's rows of the table of results as a Markdown table."""
     heads = (
         "panel",
         "policy",
@@ -144,17 +144,16 @@ def _search_file(results: Path) -> Path:
 
 
 def _search(study: Study, table: pl.DataFrame) -> list[str]:
-    """Success on the panel `tune`, a column for each multiple of the environment's rates, and what the runs decide.
+    """Success on the panel `tune`, with a column for each multiple of the environment's rates, and the rates chosen.
 
-    Runs with a share of the study's iterations decide nothing: fewer iterations favour higher rates.
+    Runs with fewer iterations than the study choose none, because fewer iterations favour higher rates.
     """
     factors = table["factor"].unique().sort()
     heads = ("environment", "Muon, AdamW", "iterations", "method", *(f"×{factor:g}" for factor in factors))
     tasks = table.row(0, named=True)["episodes"]
     lines = [
-        f"Sampled / greedy success in % on {tasks} tasks of the panel `tune`, which no other table is about. One "
-        "training run each, with a seed that the study does not use, and the same rates and "
-        "iterations for every method.",
+        f"Sampled / greedy success in % on {tasks} tasks of the panel `tune`, which no other table uses. One training "
+        "run each, with a seed that the study does not use, and the same rates and iterations for every method.",
         "",
         f"| {' | '.join(heads)} |",
         "|---" * len(heads) + "|",
@@ -167,7 +166,7 @@ def _search(study: Study, table: pl.DataFrame) -> list[str]:
         lines.append(f"| {' | '.join(names + cells)} |")
     whole = {name: settings.train.iterations for name, settings in study.environments.items()}
     if any(whole.get(name) != iterations for name, iterations in table.select("environment", "iterations").iter_rows()):
-        return [*lines, "", "These runs do not have the study's iterations, so they decide nothing."]
+        return [*lines, "", "These runs do not have as many iterations as the study, so they decide nothing."]
     heads = ("environment", "rates", "methods", "difference", "interval", "chosen")
     lines += [
         "",
@@ -213,7 +212,7 @@ def _origin(results: Path, cost: pl.DataFrame) -> list[str]:
 
 
 def _machine() -> str:
-    """This machine's processor."""
+    """This machine's processor and number of cores."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""A page for each trained run: a declared sample of its last training episodes, step by step, with their credit."""
+"""Trajectory pages: a declared sample of a run's last training episodes, step by step, with their credit."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from markupsafe import Markup
 from empg.analysis.results import Results, Run
 from empg.seeding import derive_seed
 
-EPISODES = 40  # of a page at most
-SIZE = 600_000  # characters of a page at most, about
-MARKUP = 700  # characters of markup around a step, about
+EPISODES = 40  # at most, per page
+SIZE = 600_000  # characters per page at most, roughly
+MARKUP = 700  # characters of markup around a step, roughly
 
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
 
 def page_name(environment: str, method: str, seed: int | None) -> str:
-    """The file of a run's page; names hold no hyphen, so no two runs share it."""
+    """The file name of a run's page. It is unique, because names contain no hyphen."""
     return f"{environment}-{method}-seed{seed}.html"
 
 
 def sample(rollouts: pl.DataFrame, seed: int) -> pl.DataFrame:
     """The steps of a sample of episodes: whole groups in random order up to :data:`EPISODES` and :data:`SIZE`.
 
-    The last group may be cut. Rows in the order of groups, trajectories and steps.
+    The last group may be cut. Rows are sorted by group, trajectory and step.
     """
     size = pl.col("observation").str.len_chars() + pl.col("text").str.len_chars() + MARKUP
     episodes = rollouts.group_by("group", "trajectory", maintain_order=True).agg(size.sum().alias("size"))
@@ -42,7 +42,7 @@ def sample(rollouts: pl.DataFrame, seed: int) -> pl.DataFrame:
 
 
 def render(results: Results, run: Run, templates: Environment) -> str:
-    """The page of a run."""
+    """The page of a run as HTML."""
     rollouts = results.last_rollouts(run)
     steps = sample(rollouts, derive_seed("trajectories", run.name))
     largest, highest = _largest(steps["advantage"]), _largest(steps["step_entropy"])
@@ -73,15 +73,15 @@ def render(results: Results, run: Run, templates: Environment) -> str:
 
 
 def _largest(column: pl.Series) -> float:
-    """The largest absolute value; 1 where there is none but 0."""
+    """The largest absolute value, or 1 if all are 0 or missing."""
     return max((abs(value) for value in column.drop_nulls()), default=0.0) or 1.0
 
 
 def _episode(rows: pl.DataFrame, largest: float, highest: float) -> dict[str, Any]:
     """One episode for the template.
 
-    ``shade`` (of the advantage) and ``height`` (of the entropy's square root, so that one outlier hides nothing) are
-    percent of the page's largest value.
+    ``shade`` shows the advantage and ``height`` the entropy, in percent of the page's largest value. ``height`` takes
+    the square root, so that one outlier does not flatten the rest.
     """
     first = rows.row(0, named=True)
     return {

@@ -1,3 +1,3 @@
-"""What people see in MLflow: live curves, and everything again from the results folder. Computes no number and is
-never the only copy of one.
+"""The study in MLflow: live curves while it runs, and every run rebuilt from the results folder. Never computes a
+number about success and never holds the only copy of one.
 """

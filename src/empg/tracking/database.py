@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DATABASE = "mlflow.db"
-LOCK_SECONDS = 60  # that a writer waits for the others
+LOCK_SECONDS = 60  # how long a writer waits for the others
 
 
 def uri(root: Path) -> str:
-    """Of the database under ``root``, the folder that holds all studies' results."""
+    """The address of the database under ``root``, the folder that holds all studies' results."""
     return f"sqlite:///{(root / DATABASE).resolve()}?timeout={LOCK_SECONDS}"
 
 
 def create(root: Path) -> None:
-    """Make the database's tables where there are none: once, since processes that do so together fail."""
+    """Create the database's tables if there are none. A lock lets one process do so, since several at once fail."""
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{DATABASE}.lock"):
         connect(root).search_experiments(max_results=1)
@@ -35,5 +35,5 @@ def connect(root: Path) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # importing it sets its own
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # importing mlflow sets a level of its own
     return MlflowClient(tracking_uri=uri(root))

@@ -1,4 +1,4 @@
-"""Live curves: what a running stage logs to MLflow as it goes."""
+"""Live curves: a running stage logs its metrics to MLflow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Metrics = Mapping[str, float | None]
 
 
 class _Curves:
-    """Logs one stage's metrics in batches, each time again what MLflow has not taken yet."""
+    """Logs one stage's metrics in batches. Metrics that MLflow has not taken yet wait for the next batch."""
 
     def __init__(self, study: Path, stage: str, config: Mapping[str, Any]) -> None:
         self.tracker = Tracker(study)
@@ -57,14 +57,15 @@ class _Curves:
 def live(study: Path, stage: str, config: Model) -> Iterator[Callable[[int, Metrics], None]]:
     """Yields ``log(step, metrics)``, which shows a running stage's curves in MLflow.
 
-    An MLflow that fails costs one line on stderr and no result: the curves come back with :func:`rebuild`.
+    If MLflow fails, stderr has one line about it and the stage goes on.
+    :func:`~empg.tracking.rebuild.rebuild` logs the missing curves later.
     """
     curves: list[_Curves] = []
 
     def guarded(what: Callable[[], None]) -> None:
         try:
             what()
-        except Exception as error:  # whatever goes wrong there, the results matter more
+        except Exception as error:  # no failure of MLflow may cost a result
             print(
                 f"{study.parent / DATABASE}: no more live curves, `empg track` will log them: {error}", file=sys.stderr
             )

@@ -1,4 +1,4 @@
-"""From the results folder to MLflow: every run with its curves, evaluation, model and files."""
+"""Rebuilds a study in MLflow from its results folder: every run with its curves, evaluation, model and files."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from empg.config import STAGES
 from empg.errors import DataError
 from empg.files import file_digest, read_json, write_json
 from empg.pipeline.origin import commit
 from empg.provenance import json_digest
 from empg.report.trajectories import page_name
-from empg.sources import STAGES, source_hashes
+from empg.sources import source_hashes
 from empg.tracking.database import uri
+from empg.tracking.experiment import SUCCESS
 from empg.tracking.system_metrics import PREFIX, load, system_history
 from empg.tracking.traces import delete_strays, log_rewards, log_sample
 from empg.tracking.tracker import MILLISECONDS_A_STEP, Identity, Tracker
-from empg.tracking.views import SUCCESS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-LARGEST_MODEL = 2 * 1024**3  # bytes; MLflow keeps a copy of each model, so larger ones are named and not copied
+LARGEST_MODEL = 2 * 1024**3  # bytes; MLflow copies each model, so runs with larger ones only name their folder
 Points = dict[tuple[str, int], float]  # (metric, step) → value
 
 
 class Written(NamedTuple):
-    """A run that has everything but its end: when that was (milliseconds), its files' digest, its traces' rewards."""
+    """A run that is logged but not closed: its end (milliseconds), its files' digest, the reward of each trace."""
 
     run: str
     end: int
@@ -41,16 +42,16 @@ class Written(NamedTuple):
 
 
 class Logbook:
-    """Writes a study's results folder into its tracker's experiment."""
+    """Writes a study's results folder into the study's experiment."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker, self.client, self.study = tracker, tracker.client, tracker.study
-        self.sources = json_digest(source_hashes(STAGES["track"]))  # what is logged, and how, may change
+        self.sources = json_digest(source_hashes(STAGES["track"].module))  # new code logs all again
 
     def write(self, progress: Callable[[int, int], None]) -> None:
-        """Log what is missing and drop what is outdated; ``progress`` is told (runs written, runs in all).
+        """Log what is missing and drop what is outdated. Calls ``progress(runs done, runs in all)``.
 
-        Raises :class:`DataError` when there is no result at all.
+        Raises :class:`DataError` when no stage has finished.
         """
         stages = [*self._stages()]
         if not stages:
@@ -64,11 +65,11 @@ class Logbook:
             log_rewards(rewards)
         for done in written:
             self.client.set_terminated(done.run, "FINISHED", done.end)
-            self.client.set_tag(done.run, "manifest", done.stamp)  # last: says that everything is there
+            self.client.set_tag(done.run, "manifest", done.stamp)  # last, as the sign that the run is complete
         self._drop_others({identity for identity, _ in stages})
 
     def _stages(self) -> Iterator[tuple[Identity, list[Path]]]:
-        """Each run's identity and folders: the stage's own and, once finished, that of the policy's evaluation."""
+        """Each run's identity and folders: the stage's, then that of the policy's evaluation once it is finished."""
         for path in sorted(self.study.rglob("manifest.json")):
             manifest, folder = read_json(path), path.parent
             if manifest["stage"] in ("warmstart", "rollouts", "train", "report"):
@@ -77,7 +78,7 @@ class Logbook:
                 yield Identity.of(manifest["stage"], manifest["config"]), [folder, *found]
 
     def _write_run(self, identity: Identity, folders: list[Path]) -> Written | None:
-        """Log everything that is missing; None when nothing is."""
+        """Log everything of a run that is missing; None when nothing is missing."""
         manifest = read_json(folders[0] / "manifest.json")
         pages = self._pages(identity, folders[0])
         manifests = [read_json(folder / "manifest.json") for folder in folders]
@@ -92,9 +93,11 @@ class Logbook:
             self.tracker.delete(run)
             run = None
         end = int((folders[0] / "manifest.json").stat().st_mtime * 1000)
+        timing = read_json(folders[0] / "timing.json")
         if run is None:
-            wall = read_json(folders[0] / "timing.json")["wall_seconds"]
-            run = self.tracker.begin(identity, manifest["config"], start=end - int(wall * 1000))
+            start = end - int(timing["wall_seconds"] * 1000)
+            run = self.tracker.begin(identity, manifest["config"], start=start)
+        self.client.set_tag(run.info.run_id, "processes", timing.get("processes", 1))
         self.tracker.describe(run, identity, manifest["config"], commit(folders[0]))
         self._log_missing(run, points)
         self._log_system(run, identity)
@@ -111,7 +114,7 @@ class Logbook:
         return Written(run.info.run_id, max(end, run.info.start_time), stamp, rewards)
 
     def _points(self, identity: Identity, folders: list[Path]) -> Points:
-        """Every metric of the run's files: the stage's curves, its summary and its policy's evaluation."""
+        """Every metric in the run's files: the curves and summary of the stage, and its policy's evaluation."""
         points: Points = {}
         curves = folders[0] / "metrics.parquet"
         if curves.exists():
@@ -128,7 +131,7 @@ class Logbook:
         return points
 
     def _agrees(self, run: Run, points: Points) -> bool:
-        """Whether what MLflow already holds of this run is part of what the files say."""
+        """Whether the files contain every metric that MLflow holds of this run, with the same value."""
         return all(points.get(key) == value for key, value in self._stored(run).items())
 
     def _stored(self, run: Run) -> Points:
@@ -149,19 +152,19 @@ class Logbook:
             self.client.log_batch(run.info.run_id, metrics=missing[first : first + 1000])
 
     def _log_system(self, run: Run, identity: Identity) -> None:
-        """What was sampled while the stage ran, where MLflow has lost it."""
+        """Log the system metrics that were sampled while the stage ran, if MLflow has lost them."""
         metrics = load(self.tracker.system_file(identity))
         if metrics and not system_history(self.client, run.info.run_id):
             for first in range(0, len(metrics), 1000):
                 self.client.log_batch(run.info.run_id, metrics=metrics[first : first + 1000])
 
     def _pages(self, identity: Identity, folder: Path) -> list[Path]:
-        """HTML pages of a stage and, of a trained policy, its sample of trajectories: MLflow shows them inline."""
+        """The stage's HTML pages and the trained policy's sample of trajectories, which MLflow shows inline."""
         name = page_name(identity.environment, identity.method, identity.seed)
         return [*sorted(folder.glob("*.html")), *sorted((self.study / "report" / "trajectories").glob(name))]
 
     def _log_files(self, run: Run, identity: Identity, folders: list[Path]) -> None:
-        """Small files that say what the run is; for the report, all of it."""
+        """Log the small files that describe the run; for the report, all its files."""
         names = ("manifest.json", "timing.json", "summary.json", "metrics.parquet", "metrics.json")
         for folder, place in zip(folders, (None, "evaluation"), strict=False):
             for path in (folder / name for name in names):
@@ -172,17 +175,17 @@ class Logbook:
                 self.client.log_artifacts(run.info.run_id, str(folders[0] / name), name)
 
     def _log_model(self, run: Run, folder: Path) -> None:
-        """The policy as a model that `mlflow.transformers` and `mlflow.pyfunc` load."""
+        """Log the policy as a model that `mlflow.transformers` and `mlflow.pyfunc` load."""
         whole = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
         for model in self.tracker.models(run):
             if model.model_id not in whole or str(model.status) != "READY":
-                self.client.delete_logged_model(model.model_id)  # an earlier attempt was killed in it
+                self.client.delete_logged_model(model.model_id)  # left over from an attempt that was killed
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self.client.set_tag(run.info.run_id, "model", str(folder))
         if size > LARGEST_MODEL or self.tracker.models(run):
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks of MLflow and transformers on their own code
+            warnings.simplefilter("ignore")  # MLflow and transformers warn about their own code
             self._log_pipeline(run, folder)
 
     def _log_pipeline(self, run: Run, folder: Path) -> None:
@@ -199,7 +202,7 @@ class Logbook:
             mlflow.transformers.log_model(pipeline, name="policy", task="text-generation", pip_requirements=versions)
 
     def _drop_others(self, identities: set[Identity]) -> None:
-        """Delete finished runs whose results are gone: a method or seed that the study has no more."""
+        """Delete finished runs without results: those of methods and seeds that the study no longer has."""
         names, kept = {identity.name for identity in identities}, set()
         for run in self.client.search_runs([self.tracker.experiment], max_results=10_000):
             if run.info.status == "FINISHED" and run.info.run_name not in names:
@@ -210,9 +213,10 @@ class Logbook:
 
 
 def evaluation_points(folder: Path, warm_start: Path) -> Points:
-    """``SPLIT/MODE/NUMBER`` of an evaluation; ``lift`` is its success above the warm start's.
+    """The numbers of an evaluation as ``SPLIT/MODE/NUMBER``. ``lift`` is its success minus the warm start's.
 
-    ``success`` alone is the share of all splits' tasks that are solved in the sampled mode: one column for every run.
+    Plain ``success`` is the share of all splits' tasks that the policy solves in the sampled mode, so that every run
+    has one number to compare.
     """
     numbers = ("success", "success_low", "success_high", "steps_mean", "invalid_rate", "token_entropy_mean")
     base: Any = read_json(warm_start / "summary.json")["panels"] if (warm_start / "summary.json").exists() else {}
@@ -230,16 +234,16 @@ def evaluation_points(folder: Path, warm_start: Path) -> Points:
 
 
 def release(name: str) -> str:
-    """Of an installed library, without a build's local part (+cpu)."""
+    """The version of an installed library without the local part of a build (+cpu)."""
     from importlib.metadata import version
 
     return version(name).split("+", maxsplit=1)[0]
 
 
 def rebuild(study: Path, *, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Make MLflow show everything that lies in ``study`` (results/STUDY), and nothing else of that study.
+    """Make MLflow show what lies in ``study`` (results/STUDY), and nothing else of that study.
 
-    ``progress`` is told (runs written, runs in all).
+    Calls ``progress(runs done, runs in all)``. Raises :class:`DataError` when no stage has finished.
     """
     cpu, wall = time.process_time(), time.perf_counter()
     Logbook(Tracker(study)).write(progress)

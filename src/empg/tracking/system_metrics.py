@@ -1,6 +1,6 @@
-"""A stage's system metrics, sampled by MLflow's own monitor while it runs and kept beside its log.
+"""System metrics of a stage: MLflow's monitor samples them while the stage runs, and a file beside its log keeps them.
 
-They are the only numbers in MLflow that no result holds; the file lets them come back with everything else.
+No result holds these numbers, so a rebuilt database takes them from that file.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 PREFIX = "system/"
-SECONDS = 10  # between samples: of the whole machine, not of one job
+SECONDS = 10  # between samples, which are about the whole machine and not one job
 COLUMNS = {"key": pl.String, "step": pl.Int64, "timestamp": pl.Int64, "value": pl.Float64}  # timestamp: milliseconds
 
 
 def start_monitor(run: Run, uri: str) -> Callable[[], None]:
-    """Begin to sample, after the last sample of a run that goes on; returns what ends it and waits for the last one."""
+    """Start sampling; a resumed run goes on after its last sample. Returns what stops it and waits for the end."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor: Any = SystemMetricsMonitor
@@ -46,7 +46,7 @@ def save(metrics: list[Metric], path: Path) -> None:
 
 
 def load(path: Path) -> list[Metric]:
-    """What :func:`save` wrote; nothing where there is no file."""
+    """The samples that :func:`save` wrote; none where there is no file."""
     from mlflow.entities import Metric
 
     if not path.exists():

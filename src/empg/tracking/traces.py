@@ -1,4 +1,4 @@
-"""A declared sample of a run's last training episodes as MLflow traces: one span a step, with what EMPG made of it."""
+"""A declared sample of a run's last training episodes as MLflow traces: one span per step, with its credit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-EACH = 3  # solved and unsolved episodes a run: logging one costs 0.1 s
+EACH = 3  # solved episodes per run, and as many unsolved ones; logging one costs 0.1 s
 MILLISECOND = 1_000_000  # a step's length in the timeline, in nanoseconds; steps have no times of their own
 
 
 def log_sample(client: MlflowClient, experiment: str, root: Path, run: Run, train: Path) -> dict[str, float]:
-    """Log :data:`EACH` solved and as many unsolved episodes of the last iteration, drawn by the run's name.
+    """Log :data:`EACH` solved and as many unsolved episodes of the last iteration. The run's name seeds the draw.
 
     MLflow writes them in the background. Returns the reward of each trace, for :func:`log_rewards`.
     """
@@ -31,10 +31,10 @@ def log_sample(client: MlflowClient, experiment: str, root: Path, run: Run, trai
     files = sorted((train / "rollouts").glob("iteration_*.parquet"))
     if not files:
         return {}
-    delete_traces(client, experiment, run)  # of an earlier attempt, which was killed among them
+    delete_traces(client, experiment, run)  # an attempt that was killed may have left some
     mlflow.set_tracking_uri(uri(root))
     rollouts = read_table(files[-1], CREDITED_STEPS)
-    start = time.time_ns()  # the interface shows the last seven days', however old the results are
+    start = time.time_ns()  # now, since MLflow's page shows the last seven days only, however old the results are
     random = np.random.default_rng(derive_seed("traces", run.info.run_name))
     rewards: dict[str, float] = {}
     for solved in (True, False):
@@ -47,7 +47,7 @@ def log_sample(client: MlflowClient, experiment: str, root: Path, run: Run, trai
 
 
 def log_rewards(rewards: dict[str, float]) -> None:
-    """Wait until the traces are written, which costs a second however many they are; then attach their rewards."""
+    """Wait until all traces are written (about a second for any number of them), then attach their rewards."""
     import mlflow
 
     mlflow.flush_trace_async_logging()
@@ -63,13 +63,13 @@ def trace_ids(client: MlflowClient, experiment: str, run: Run) -> list[str]:
 
 
 def delete_traces(client: MlflowClient, experiment: str, run: Run) -> None:
-    """Take a run's traces out of the table."""
+    """Delete a run's traces."""
     if traces := trace_ids(client, experiment, run):
         client.delete_traces(experiment, trace_ids=traces)
 
 
 def delete_strays(client: MlflowClient, experiment: str, runs: set[str]) -> None:
-    """Take traces out of the table that are of none of these runs: killed while it is written, one has no run yet."""
+    """Delete traces of none of ``runs``: a trace has no run yet if its process is killed while writing it."""
     strays, token = [], None
     while True:
         page = client.search_traces(locations=[experiment], max_results=500, include_spans=False, page_token=token)
@@ -77,12 +77,12 @@ def delete_strays(client: MlflowClient, experiment: str, runs: set[str]) -> None
         token = page.token
         if not token:
             break
-    for first in range(0, len(strays), 100):  # MLflow takes no more at once
+    for first in range(0, len(strays), 100):  # MLflow deletes no more than 100 at once
         client.delete_traces(experiment, trace_ids=strays[first : first + 100])
 
 
 def _log(experiment: str, run: Run, steps: pl.DataFrame, start: int) -> str:
-    """Log one episode; the trace's id."""
+    """Log one episode and return the id of its trace."""
     from mlflow.entities import SpanType
     from mlflow.tracing.fluent import start_span_no_context
 

@@ -1,8 +1,8 @@
-"""What people look at: a study's runs in MLflow, on SQLite beside the results.
+"""The runs of a study in MLflow, in an SQLite database beside the results.
 
-Nothing lives here alone. :func:`rebuild` makes every run anew from the results folder, or completes those that
-:func:`live` began; doing it twice changes nothing. A run is known by what it is (study, stage, environment, method,
-seed), kept in its tags, so a stage that is resumed or repeated finds its run again.
+The database never holds the only copy of a result: :func:`~empg.tracking.rebuild.rebuild` makes every run from the
+results folder, or completes the runs that :func:`~empg.tracking.live.live` began. Rebuilding twice changes nothing.
+Tags identify a run by study, stage, environment, method and seed, so a stage that resumes or repeats finds its run.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from empg.files import read_json
 from empg.pipeline.commands import command, data_set
 from empg.provenance import json_digest
 from empg.tracking.database import DATABASE, connect, create
+from empg.tracking.experiment import experiment_tags
 from empg.tracking.traces import delete_traces
-from empg.tracking.views import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
 ARTIFACTS = "mlartifacts"
-MILLISECONDS_A_STEP = 1000  # a metric's time is its run's start plus its step, the same whenever it is logged again
+MILLISECONDS_A_STEP = 1000  # a metric's time is its run's start plus this per step, whenever it is logged
 
 Metrics = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a run is. ``method`` and ``seed`` are empty for stages that all methods share."""
+    """What identifies a run in its study. Stages that all methods share have no ``method`` and no ``seed``."""
 
     stage: str
     environment: str = ""
@@ -43,7 +43,7 @@ class Identity:
 
     @classmethod
     def of(cls, stage: str, config: Mapping[str, Any]) -> Identity:
-        """From a stage's resolved configuration."""
+        """The identity of a stage with this resolved configuration."""
         if stage == "train":
             return cls(stage, config["environment"], config["method_name"], config["seed"])
         return cls(stage, config.get("environment", ""))
@@ -55,7 +55,7 @@ class Identity:
 
     @property
     def folder(self) -> str:
-        """Of its stage's results, within the study's."""
+        """The folder of its stage's results, relative to the study's folder."""
         place = f"{self.method}/seed{self.seed}/train" if self.stage == "train" else self.stage
         return f"{self.environment}/{place}" if self.environment else place
 
@@ -67,7 +67,7 @@ class Identity:
 
 
 class Tracker:
-    """One study's runs. ``study`` is its folder, results/STUDY."""
+    """The runs of one study. ``study`` is its folder, results/STUDY."""
 
     def __init__(self, study: Path) -> None:
         self.study, self.root = study, study.parent
@@ -90,13 +90,13 @@ class Tracker:
             self.client.set_experiment_tag(self.experiment, key, value)
 
     def find(self, identity: Identity) -> Run | None:
-        """The run of this identity."""
+        """The run of this identity; None where there is none."""
         query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.tags.items())
         runs = self.client.search_runs([self.experiment], query, max_results=1)
         return runs[0] if runs else None
 
     def begin(self, identity: Identity, config: Mapping[str, Any], *, start: int | None = None) -> Run:
-        """A new run with its parameters, description and data set; ``start`` in milliseconds, now if omitted."""
+        """Create a run with its parameters, description and data set. ``start`` is in milliseconds, now if omitted."""
         tags = {**identity.tags, "study": self.study.name, "config": json_digest(config)}
         start = int(time.time() * 1000) if start is None else start
         run = self.client.create_run(self.experiment, start_time=start, tags=tags, run_name=identity.name)
@@ -104,7 +104,7 @@ class Tracker:
         return run
 
     def describe(self, run: Run, identity: Identity, config: Mapping[str, Any], commit: str | None = None) -> None:
-        """Everything of a run that is known before it begins; again, it changes nothing."""
+        """Log what is known before a run begins: parameters, description, data set. Repeating it changes nothing."""
         from mlflow.entities import Param, RunTag
 
         folder, run_id = f"{self.study}/{identity.folder}", run.info.run_id
@@ -128,7 +128,7 @@ class Tracker:
             self._log_dataset(run, data)
 
     def resume(self, identity: Identity, config: Mapping[str, Any]) -> Run:
-        """The run to go on with; one that is finished or had other settings is replaced (MLflow keeps it, deleted)."""
+        """The run to continue. A run that is finished or has other settings is replaced; MLflow keeps it as deleted."""
         run = self.find(identity)
         if run is not None and (run.info.status == "FINISHED" or run.data.tags["config"] != json_digest(config)):
             self.delete(run)
@@ -139,23 +139,23 @@ class Tracker:
         return run
 
     def system_file(self, identity: Identity) -> Path:
-        """Where a stage's system metrics are kept: beside its log, as no result depends on them."""
+        """The file of a stage's system metrics: beside its log, because no result depends on them."""
         return self.study / "logs" / f"{identity.folder}.system.parquet"
 
     def delete(self, run: Run) -> None:
-        """Take a run with its traces and models out of the tables."""
+        """Delete a run with its traces and models."""
         delete_traces(self.client, self.experiment, run)
         for model in self.models(run):
             self.client.delete_logged_model(model.model_id)
         self.client.delete_run(run.info.run_id)
 
     def models(self, run: Run) -> list[LoggedModel]:
-        """The models that a run logged, also those that it began and did not finish."""
+        """The models that a run logged, including unfinished ones."""
         found = self.client.search_logged_models([self.experiment], f"source_run_id = '{run.info.run_id}'")
         return list(found)
 
     def _log_dataset(self, run: Run, name: str) -> None:
-        """The task data under the hash that DVC knows it by."""
+        """Log the task data under DVC's hash."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         path = self.root / "data" / f"{name}.json"
@@ -178,7 +178,7 @@ DESCRIPTIONS = {
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted names and texts of every setting."""
+    """Every setting as text, by its dotted name."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,5 @@
 """Policies that learn: the warm start and the reinforcement learning loop. Start reading at :mod:`empg.training.rl`.
 
-Formulas live in :mod:`empg.core`, sampling in :mod:`empg.rollouts`; here is what brings both together.
+This package brings formulas and sampling together. It defines neither: formulas live in :mod:`empg.core`, sampling in
+:mod:`empg.rollouts`.
 """

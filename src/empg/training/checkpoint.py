@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,16 @@ WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.pt", "state.json"
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is. ``config`` is the digest of everything that the run depends on."""
+    """How far a run is. ``config`` is the digest of everything that the run depends on.
+
+    ``seconds`` are the CPU seconds of each iteration by part.
+    """
 
     config: str
     iteration: int
     updates: int
     history: list[dict[str, float | None]]
+    seconds: list[dict[str, float]] = field(default_factory=list)
 
 
 def save(directory: Path, network: Transformer, optimiser: Optimiser, progress: Progress) -> None:

@@ -56,9 +56,7 @@ class Loop:
         clock.append(time.process_time())
         self.writer.rollouts(iteration, version, collected, credited)
         metrics = batch_metrics(*collected, credited) | updates
-        self._advance(metrics)
-        clock.append(time.process_time())
-        self.writer.seconds(dict(zip(("collect", "update", "write"), np.diff(clock).tolist(), strict=True)))
+        self._advance(metrics, clock)
         return metrics
 
     def collect(self, iteration: int) -> Collected:
@@ -101,13 +99,16 @@ class Loop:
         means: Metrics = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
         return means if self.reference is not None else means | {"kl": None}
 
-    def _advance(self, metrics: Metrics) -> None:
+    def _advance(self, metrics: Metrics, clock: list[float]) -> None:
         """Count the iteration, and save a checkpoint where one is due. The last iteration needs none."""
         train, progress = self.config.train, self.progress
         progress.history.append({"iteration": progress.iteration, **metrics})
+        seconds = np.diff([*clock, time.process_time()]).tolist()
+        progress.seconds.append(dict(zip(("collect", "update", "write"), seconds, strict=True)))
         progress.iteration += 1
         if progress.iteration % train.checkpoint_every == 0 and progress.iteration < train.iterations:
             self.writer.checkpoint(self.policy, self.optimiser, progress)
+        progress.seconds[-1]["write"] = time.process_time() - clock[-1]  # with what the checkpoint took
 
 
 def minibatches(
@@ -167,4 +168,5 @@ def run(
         record.write_frame(pl.DataFrame(loop.progress.history, infer_schema_length=None), "metrics.parquet")
         last = float(np.mean([metrics["success"] for metrics in loop.progress.history[-10:]]))
         record.summary = {"iterations": config.train.iterations, "last_success": last}
+        record.iteration_seconds = loop.progress.seconds
     shutil.rmtree(out / "checkpoint", ignore_errors=True)

@@ -38,7 +38,8 @@ class Writer:
         return checkpoint.Progress(self.record.digest, 0, 0, [])
 
     def checkpoint(self, policy: Policy, optimiser: Optimiser, progress: checkpoint.Progress) -> None:
-        """Save everything that the next iterations depend on."""
+        """Save everything that the next iterations depend on, and what it cost to come here."""
+        self.record.clock.write()
         checkpoint.save(self.checkpoints, policy.network, optimiser, progress)
 
     def rollouts(self, iteration: int, version: int, collected: Collected, credited: Credit) -> None:
@@ -53,7 +54,3 @@ class Writer:
             nothing = pl.DataFrame({name: pl.Series([None] * len(rest), dtype=t) for name, t in CREDIT.items()})
             table = table.vstack(rest.hstack(nothing.with_columns(trained=pl.lit(False))))
         self.record.write_table(table, CREDITED_STEPS, f"rollouts/iteration_{iteration:04d}.parquet")
-
-    def seconds(self, parts: dict[str, float]) -> None:
-        """CPU seconds of an iteration by part."""
-        self.record.iteration_seconds.append(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from copy import copy
 from pathlib import Path
 from random import Random
 
@@ -13,7 +14,7 @@ from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.generated.writer import INDEX, write_dataset
 from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.alfworld.tasks import OFFICIAL_SPLITS, GameSource, GeneratedGames, OfficialGames, StoredGames
-from empg.environments.base import Arena, DemonstrationStep, PanelDataset
+from empg.environments.base import Arena, DemonstrationStep, DrawnPanels, PanelDataset
 from empg.files import write_text
 
 
@@ -24,7 +25,9 @@ class AlfworldDataset(PanelDataset):
         self._data = data
         self._stored = OfficialGames() if data.source == "official" else StoredGames(directory)
         drawn = None if data.source == "official" else GeneratedGames(data.profile, data.seed)
+        self._drawn = drawn
         self._taught: GameSource = drawn or self._stored
+        self._played: GameSource = self._stored
         super().__init__(self._stored, drawn)
 
     def write(self, out: Path) -> None:
@@ -38,7 +41,16 @@ class AlfworldDataset(PanelDataset):
 
     def arena(self, max_steps: int) -> Arena:
         """Where its games are played."""
-        return Arena(lambda: AlfworldEnvironment(self._stored, max_steps))
+        return Arena(lambda: AlfworldEnvironment(self._played, max_steps))
+
+    def without_files(self) -> AlfworldDataset:
+        """The same games, drawn when they are played. Official games never need files of the data stage."""
+        if self._drawn is None:
+            return self
+        other = copy(self)
+        other._panels = DrawnPanels(self._drawn, self._data.sizes.model_dump(), self._data.panel_start)
+        other._played = self._drawn
+        return other
 
     def demonstrate(
         self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float

@@ -48,6 +48,10 @@ class DeepsearchDataset(PanelDataset):
         """Where its questions are asked; the searches of a turn go to the retriever together."""
         return Arena(lambda: self._environment(self._stored, max_steps), text.parse_action, step_all)
 
+    def without_files(self) -> DeepsearchDataset | None:
+        """Data of the user's own never need files of the data stage. The generated corpus does: it is searched."""
+        return self if isinstance(self._stored, OfficialQuestions) else None
+
     def demonstrate(
         self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float
     ) -> list[DemonstrationStep]:

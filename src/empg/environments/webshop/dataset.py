@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from random import Random
 
-from empg.environments.base import Arena, DemonstrationStep, PanelDataset, hash_list
+from empg.environments.base import Arena, DemonstrationStep, DrawnPanels, PanelDataset, hash_list
 from empg.environments.webshop.demonstrations import demonstrate
 from empg.environments.webshop.environment import WebShopEnvironment
 from empg.environments.webshop.generated.words import BRANDS, CATEGORIES, VALUES
@@ -33,7 +34,9 @@ class WebshopDataset(PanelDataset):
         self._data, self._interface = data, interface
         self._stored = OfficialGoals() if data.source == "official" else StoredGoals(directory)
         drawn = None if data.source == "official" else GeneratedGoals(data.seed)
+        self._drawn = drawn
         self._taught: GoalSource = drawn or self._stored
+        self._played: GoalSource = self._stored
         super().__init__(self._stored, drawn)
 
     def write(self, out: Path) -> None:
@@ -46,7 +49,16 @@ class WebshopDataset(PanelDataset):
 
     def arena(self, max_steps: int) -> Arena:
         """Where its goals are pursued."""
-        return Arena(lambda: WebShopEnvironment(self._stored, max_steps, self._interface.observation))
+        return Arena(lambda: WebShopEnvironment(self._played, max_steps, self._interface.observation))
+
+    def without_files(self) -> WebshopDataset:
+        """The same shop and goals, drawn when they are played. Upstream's never need files of the data stage."""
+        if self._drawn is None:
+            return self
+        other = copy(self)
+        other._panels = DrawnPanels(self._drawn, self._data.sizes.model_dump(), self._data.panel_start)
+        other._played = self._drawn
+        return other
 
     def demonstrate(
         self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float

@@ -1,4 +1,4 @@
-"""How training went, by iteration: success of the training episodes, means over seeds, histograms of steps."""
+"""Training by iteration: success of the training episodes, metrics over seeds, histograms of steps."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ HISTOGRAM = {
 
 
 def learning_curves(training: pl.DataFrame, credited: pl.DataFrame) -> pl.DataFrame:
-    """Training success for each iteration and method over all seeds, with an interval for each thing drawn again.
+    """Training success for each environment, method and iteration over all seeds, with two intervals.
 
-    ``success``, ``low`` and ``high`` are Wilson's for the episodes of all seeds together: how far the curve would move
-    if the same policies played the same tasks again. ``seeds_mean``, ``seeds_low`` and ``seeds_high`` are Student's t
-    over the seeds: how far apart other seeds would be; no interval (null) for one seed.
+    ``success``, ``low`` and ``high`` pool the episodes of all seeds (Wilson's interval): how far the curve would move
+    if the same policies played the same tasks again. ``seeds_mean``, ``seeds_low`` and ``seeds_high`` average the seeds
+    (Student's t): how far it would move with other seeds. One seed has no such interval (null).
     """
     run = ["environment", "method", "seed", "iteration"]
     sizes = credited.group_by(run).agg(pl.col("trajectory").n_unique().alias("episodes"))
@@ -50,10 +50,10 @@ def learning_curves(training: pl.DataFrame, credited: pl.DataFrame) -> pl.DataFr
 
 
 def over_seeds(training: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
-    """Mean, lowest and highest seed of training metrics for each iteration and method.
+    """Mean over seeds, lowest seed and highest seed of training metrics for each iteration and method.
 
-    Long: environment, method, iteration, metric, mean, lowest, highest, seeds. A metric that a method does not compute
-    has no rows.
+    Long format: environment, method, iteration, metric, mean, lowest, highest, seeds. A metric that a method does not
+    compute has no rows.
     """
     key = ["environment", "method", "iteration"]
     value = pl.col("value").cast(pl.Float64)
@@ -65,8 +65,8 @@ def over_seeds(training: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
 def histograms(credited: pl.DataFrame, column: str) -> pl.DataFrame:
     """Share of steps by ``column`` in :data:`BINS` bins, in the first and the last quarter of the iterations.
 
-    Bins are the same for all methods of an environment; columns environment, phase, method, left, right, n, share.
-    Steps beyond the 0.1 and 99.9 percentiles are counted in the outer bins.
+    All methods of an environment have the same bins. Columns: environment, phase, method, left, right, n, share. The
+    outer bins also count the steps beyond the 0.1 and 99.9 percentiles.
     """
     values = credited.filter(pl.col(column).is_not_null()).with_columns(pl.col(column).cast(pl.Float64))
     if values.is_empty():

@@ -1,4 +1,4 @@
-"""An audit agrees with untouched results and names every kind of change; commits are found by content."""
+"""The audit accepts untouched results and names every kind of change. Commits are recorded with the results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def differences(path: Path) -> str:
 
 
 def record_anew(folder: Path) -> None:
-    """A manifest that names the hashes of changed files: only their content can give the change away."""
+    """Update the hashes in the manifest to the changed files, so that only the content can reveal the change."""
     write_json(folder / "manifest.json", read_json(folder / "manifest.json") | {"outputs": tree(folder)})
 
 
@@ -142,7 +142,7 @@ def test_other_settings_than_the_configuration_are_found(study: Path) -> None:
 
 
 def test_what_the_rows_cannot_give_is_missing_and_no_difference(study: Path) -> None:
-    """The rollouts hold no Rényi-2 entropies of tokens, which the advantages follow from."""
+    """The advantages follow from Rényi-2 entropies of tokens, which the rollouts do not hold."""
     train = study / RUN / "train"
     manifest = read_json(train / "manifest.json")
     config = manifest["config"] | {"method": manifest["config"]["method"] | {"entropy": "renyi2"}}

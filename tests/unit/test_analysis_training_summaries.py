@@ -1,4 +1,4 @@
-"""Sample efficiency, stability and gradient variance by hand."""
+"""Sample efficiency, stability and gradient variance against values by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from empg.analysis import training_course
+from empg.analysis import training_summaries
 from empg.analysis.results import Results
 from empg.config import Study, parse, read_yaml
 from empg.files import read_json, write_json
@@ -50,7 +50,7 @@ def test_progress_adds_up(study_results: Path, tmp_path: Path) -> None:
     study = parse(Study, read_yaml(root / "config" / "study.json"), "test")
     results = Results(study, root)
     credited = pl.concat(results.credited(run, ("iteration", "trajectory")) for run in results.trained())
-    found = training_course.training_progress(results, results.training(), credited)
+    found = training_summaries.training_progress(results, results.training(), credited)
     first = found.filter(method="grpo", seed=1)
     assert first["cpu_seconds"].to_list() == [3.5, 7.0, 10.5, 14.0]
     assert first["environment_steps"][-1] == credited.filter(method="grpo", seed=1).height
@@ -60,7 +60,7 @@ def test_progress_adds_up(study_results: Path, tmp_path: Path) -> None:
 
 def test_sample_efficiency_by_hand() -> None:
     """From 0.1 to the baseline's 0.5: thresholds 0.3, 0.46 and 0.5."""
-    found = training_course.sample_efficiency(STUDY, progress())
+    found = training_summaries.sample_efficiency(STUDY, progress())
     assert found["threshold"].unique().sort().to_list() == pytest.approx([0.3, 0.46, 0.5])
     table = {(m, s, share): (i, steps, cpu) for _, m, s, share, _, i, steps, cpu in found.iter_rows()}
     assert table["base", 1, 0.5] == (2, 200, 5.0)
@@ -69,18 +69,21 @@ def test_sample_efficiency_by_hand() -> None:
     assert table["new", 1, 0.9] == (None, None, None)
     assert table["new", 2, 1.0] == (2, 200, None)
 
-    over = training_course.efficiency_over_seeds(found)
+    over = training_summaries.efficiency_over_seeds(found)
     half = over.filter(share=0.5, method="base").row(0, named=True)
     assert (half["seeds"], half["reached"], half["cpu_seconds_median"]) == (2, 2, 6.25)
+    assert half["cpu_seconds_unknown"] == 0
+    unknown = over.filter(share=0.5, method="new").row(0, named=True)
+    assert (unknown["reached"], unknown["cpu_seconds_unknown"], unknown["cpu_seconds_median"]) == (2, 2, None)
     most = over.filter(share=0.9, method="new").row(0, named=True)
     assert (most["reached"], most["environment_steps_least"]) == (1, 200)
     assert (most["environment_steps_median"], most["environment_steps_most"]) == (None, None)
 
 
 def test_no_threshold_where_the_baseline_does_not_rise() -> None:
-    found = training_course.sample_efficiency(STUDY, progress(success=0.5))
+    found = training_summaries.sample_efficiency(STUDY, progress(success=0.5))
     assert found.select("threshold", "iteration", "environment_steps").null_count().row(0) == (12, 12, 12)
-    assert training_course.efficiency_over_seeds(found)["reached"].to_list() == [0] * 6
+    assert training_summaries.efficiency_over_seeds(found)["reached"].to_list() == [0] * 6
 
 
 def test_stability_by_hand() -> None:
@@ -101,7 +104,7 @@ def test_stability_by_hand() -> None:
     kl = pl.DataFrame(
         [{"environment": "e", "method": m, "seed": s, "forward_kl": 0.2} for m in METHODS for s in (1, 2)]
     )
-    found = training_course.stability(STUDY, progress(), pl.DataFrame(rows), kl)
+    found = training_summaries.stability(STUDY, progress(), pl.DataFrame(rows), kl)
     value = {(row["quantity"], row["method"]): row for row in found.iter_rows(named=True)}
     assert value["kl_last", "base"]["value"] == pytest.approx((0.2 + 0.4) / 2)
     assert value["kl_last", "base"]["low"] == pytest.approx(0.3 - 0.1 * 12.706205)
@@ -135,14 +138,14 @@ def test_a_training_without_gradients_has_no_ratios() -> None:
     kl = pl.DataFrame(
         [{"environment": "e", "method": m, "seed": s, "forward_kl": 0.2} for m in METHODS for s in (1, 2)]
     )
-    found = training_course.stability(STUDY, progress(), pl.DataFrame(rows), kl).filter(method="base")
+    found = training_summaries.stability(STUDY, progress(), pl.DataFrame(rows), kl).filter(method="base")
     missing = found.filter(pl.col("value").is_null())["quantity"]
     assert set(missing) == {"grad_norm_variation", "grad_norm_peak", "entropy_kept"}
 
 
 def test_one_seed_has_values_and_no_interval() -> None:
     values = pl.DataFrame({"environment": "e", "q": "x", "method": ["base", "new"], "seed": 1, "value": [1.0, 3.0]})
-    (_, row) = training_course.means_over_seeds(values, "q", STUDY).iter_rows(named=True)
+    (_, row) = training_summaries.means_over_seeds(values, "q", STUDY).iter_rows(named=True)
     assert (row["value"], row["difference"]) == (3, 2)
     assert [row[name] for name in ("low", "high", "difference_low", "difference_high")] == [None] * 4
 
@@ -158,12 +161,12 @@ def test_gradient_variance_by_hand() -> None:
         "variance": [4.0, 2.0, 8.0, 2.0],
         "signal": [0.1, 0.0, 0.3, 0.0],
     }
-    ratios = training_course.gradient_ratios(pl.DataFrame(columns))
+    ratios = training_summaries.gradient_ratios(pl.DataFrame(columns))
     assert ratios["ratio"].to_list() == pytest.approx([1, 0.5, 1, 0.25])
     assert ratios["ratio_at_size"].to_list() == pytest.approx([1, 2, 1, 1])
-    without = training_course.gradient_ratios(pl.DataFrame(columns).with_columns(variance=0.0 * pl.col("variance")))
+    without = training_summaries.gradient_ratios(pl.DataFrame(columns).with_columns(variance=0.0 * pl.col("variance")))
     assert without["ratio"].null_count() == 4  # no steps trained: 0 / 0
-    found = training_course.gradient_variance(ratios)
+    found = training_summaries.gradient_variance(ratios)
     outcome, scaled = found.iter_rows(named=True)
     assert (outcome["variance"], outcome["ratio"], outcome["signal"]) == pytest.approx((6, 1, 0.2))
     assert (scaled["ratio"], scaled["ratio_at_size"]) == pytest.approx((0.375, 1.5))

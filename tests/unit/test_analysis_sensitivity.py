@@ -1,4 +1,4 @@
-"""Which methods form a grid of EMPG's settings, and the maps that they give."""
+"""The methods that form a grid of EMPG's settings, and their maps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_maps_hold_the_third_setting_at_its_usual_value() -> None:
     own = {name: EMPG | values for name, values in settings.items()}
     study = _study(**own, zeta=EMPG | {"zeta": 0.2}, other={"advantage": "dapo", "modulation": "empg", "k": 3.0})
     rows = sensitivity(study, _results(study))
-    assert rows["method"].to_list() == ["plain", "k", "future", "both", "zeta"]  # DAPO's is of no grid
+    assert rows["method"].to_list() == ["plain", "k", "future", "both", "zeta"]  # DAPO's method is in no grid
     assert rows["family"].unique().to_list() == ["plain"]
     found = {(x, y): part["method"].to_list() for x, y, part in maps(rows)}
     assert found == {

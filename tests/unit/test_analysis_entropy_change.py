@@ -1,4 +1,4 @@
-"""Steps scored again: nothing changes under the policy that sampled them, and percentile ranges by hand."""
+"""Rescored steps against a direct computation, and percentile ranges by hand."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def _page(results: Results, place: Path) -> Path:
 
 
 def _probed(page: Path) -> Path:
-    """The page with the probe at its end, without its policy of scripts: escaping alone must keep text text."""
+    """The page with the probe at its end and without its script policy: escaping alone must keep text as text."""
     text = page.read_text()
     start, end = text.index("<meta http-equiv"), text.index('<meta name="viewport"')
     page.write_text(text[:start] + text[end:] + PROBE)
@@ -113,7 +113,7 @@ def test_its_own_script_is_all_that_may_run(results: Results, tmp_path: Path, br
     page.write_text(page.read_text() + "<script>document.title = 'taken'</script>")
     title, complaints = browser(page, 1000)
     assert title.startswith("alfworld grpo_empg seed 2")
-    (complaint,) = complaints  # about the intruder, and about nothing else
+    (complaint,) = complaints  # about the intruding script and nothing else
     assert "Content Security Policy" in complaint
 
 

@@ -1,4 +1,4 @@
-"""The report as a reader's browser finds it: alone, without a network, every link leading somewhere."""
+"""The report in a browser without a network: its links, numbers, figures and tables; and the published page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from empg.analysis.rates import rate_choice
+from empg.analysis.learning_rates import rate_choice
 from empg.config import Study, parse, read_yaml
 from empg.errors import DataError
 from empg.files import read_json, write_json
@@ -123,9 +123,9 @@ def test_sections_stand_in_the_order_of_their_captions(page: str) -> None:
     assert re.findall(r"<h2[^>]*>([^<]+)</h2>", page) == [*sections, "Runs and files"]
 
 
-# Dumps into its own title what a browser finds: the page's width against the window's, the figures, and how many
-# pictures, things that take the keyboard and links within the page miss what a reader needs. An iframe has the width
-# asked for; a headless window is never narrower than 500 pixels.
+# Writes what a browser finds into the page's title: the page's and the window's width, the figures, and how many
+# pictures, focusable elements and inner links lack what a reader needs. The page is in an iframe, because a headless
+# window is never narrower than 500 pixels.
 PROBE = """<body style="margin:0">
 <iframe id="f" src="report/report.html" style="border:0;width:{width}px;height:900px"></iframe>
 <script>addEventListener("load", () => {{
@@ -192,7 +192,7 @@ def test_aggregates_have_intervals_from_three_seeds_on() -> None:
 
 
 def test_aggregates_of_two_seeds_say_nothing_twice() -> None:
-    """Success and difference of a panel stand above already; those over all environments only here."""
+    """Success and difference of a panel are in the tables above. Those over all environments are only here."""
     text = _aggregates(2)
     assert " to " not in text
     assert (text.count("62.3 %"), text.count("51.2 %"), text.count("+3.4")) == (2, 1, 1)

@@ -1,4 +1,4 @@
-"""Evaluation: every task of the panels, once greedy and once sampled, whatever the waves; and what is made of it."""
+"""Evaluation plays every task of the panels, once greedy and once sampled, and summarises the episodes."""
 
 from __future__ import annotations
 

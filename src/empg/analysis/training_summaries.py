@@ -1,4 +1,4 @@
-"""What training took and how steadily it went: sample efficiency, and quantities of whole curves, with intervals."""
+"""Numbers that summarise whole training runs: sample efficiency, stability, gradient variance; with intervals."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from empg.analysis.results import Results
 from empg.analysis.statistics import mean_over_seeds
 from empg.config import Study
 
-WINDOW = 10  # iterations: one alone is too noisy to say that a run has come so far
-SHARES = (0.5, 0.9, 1.0)  # of the way from the warm start to where the baseline ends
+WINDOW = 10  # iterations; the success of a single one is too noisy to tell how far a run has come
+SHARES = (0.5, 0.9, 1.0)  # of the way from the warm start's success to the baseline's at the end
 RUN = ("environment", "method", "seed")
 REACHED = {
     "environment": pl.String,
@@ -32,12 +32,12 @@ OVER_SEEDS = {"method": pl.String, "seeds": pl.Int64} | dict.fromkeys(
 
 
 def training_progress(results: Results, training: pl.DataFrame, credited: pl.DataFrame) -> pl.DataFrame:
-    """How far each run had come after each iteration: one row for each run and iteration.
+    """How far each run has come after each iteration, and at what cost. One row for each run and iteration.
 
-    ``recent_success`` is the mean training success of the last :data:`WINDOW` iterations (of all, in a shorter
-    training), null before there are so many. ``environment_steps`` and ``cpu_seconds`` are sums since the start of
-    training: every step that was sampled, those of dropped groups too, and the training process's own CPU time, which
-    is null for a run that was resumed, whose earlier seconds nobody kept.
+    ``recent_success`` is the mean training success of the last :data:`WINDOW` iterations, or of all in a shorter
+    training. It is null while there are fewer. ``environment_steps`` and ``cpu_seconds`` are sums since the start of
+    training. Steps include those of dropped groups. CPU seconds are those of the iterations, whichever process made
+    them; they are null from an iteration with unknown seconds on.
     """
     steps = credited.group_by(*RUN, "iteration").agg(pl.len().cast(pl.Int64).alias("steps"))
     seconds = [
@@ -53,7 +53,7 @@ def training_progress(results: Results, training: pl.DataFrame, credited: pl.Dat
     )
     ordered = joined.join(clock, on=[*RUN, "iteration"], how="left").sort(*RUN, "iteration")
     window = min(WINDOW, training["iteration"].n_unique())
-    # A plain cumulative sum passes over nulls; here what is unknown at the start is unknown in every later sum.
+    # A plain cumulative sum skips nulls. Here an unknown start makes every later sum unknown.
     known = pl.col("cpu").is_not_null().cum_min().over(RUN)
     return ordered.select(
         *RUN,
@@ -66,12 +66,13 @@ def training_progress(results: Results, training: pl.DataFrame, credited: pl.Dat
 
 
 def sample_efficiency(study: Study, progress: pl.DataFrame) -> pl.DataFrame:
-    """What each run needed until its recent training success was first at a threshold: one row a run and threshold.
+    """What each run needs until its recent training success first reaches a threshold. One row per run and threshold.
 
-    The thresholds lie :data:`SHARES` of the way from the warm start (``success`` of the first iteration, whose episodes
-    the warm start played, over all runs) to where the baseline ends (its last ``recent_success``, over its seeds).
-    Iteration (counted from 1), environment steps and CPU seconds are null where a run never reached it; the threshold
-    too, and so all, where the baseline did not end above the warm start.
+    Thresholds lie :data:`SHARES` of the way from the warm start's success to the baseline's at the end. The former is
+    the mean ``success`` of the first iteration over all runs, since the warm start plays its episodes. The latter is
+    the mean of the last ``recent_success`` over the baseline's seeds. Iteration (counted from 1), environment steps and
+    CPU seconds are null for a run that never reaches the threshold. If the baseline does not end above the warm start,
+    the threshold is null too.
     """
     rows = []
     for (environment,), part in progress.group_by("environment", maintain_order=True):
@@ -87,21 +88,23 @@ def sample_efficiency(study: Study, progress: pl.DataFrame) -> pl.DataFrame:
 
 
 def _first(run: pl.DataFrame, threshold: float | None) -> dict[str, Any]:
-    """The first iteration whose recent success is at the threshold; empty for never."""
+    """The first iteration whose recent success reaches the threshold; empty if none does."""
     reached = run.clear() if threshold is None else run.filter(pl.col("recent_success") >= threshold).head(1)
     row = reached.select(pl.col("iteration") + 1, "environment_steps", "cpu_seconds").to_dicts()
     return row[0] if row else {}
 
 
 def efficiency_over_seeds(efficiency: pl.DataFrame) -> pl.DataFrame:
-    """Sample efficiency of each method and threshold: how many seeds reached it, and the median, least and most needed.
+    """Sample efficiency of each method and threshold: how many seeds reach it, and the median, least and most needed.
 
-    The median counts a run that never reached the threshold as needing more than any other, and is null when that
-    makes it unknown, as ``most`` is when any run never did.
+    For the median, a run that never reaches the threshold needs more than any other. The median is null where such runs
+    make it endless; ``most`` is null where there is any. A run that reaches the threshold at an unknown cost does not
+    enter the CPU seconds; ``cpu_seconds_unknown`` counts such runs.
     """
     needs = ["environment_steps", "cpu_seconds"]
     key = ["environment", "share", "threshold", "method"]
-    infinite = [pl.col(name).cast(pl.Float64).fill_null(float("inf")) for name in needs]
+    never = pl.col("iteration").is_null()
+    infinite = [pl.when(never).then(float("inf")).otherwise(pl.col(name)).alias(name) for name in needs]
     parts = {"median": pl.Expr.median, "least": pl.Expr.min, "most": pl.Expr.max}
     grouped = efficiency.with_columns(infinite, reached=pl.col("iteration").is_not_null())
     return (
@@ -109,6 +112,7 @@ def efficiency_over_seeds(efficiency: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.len().cast(pl.Int64).alias("seeds"),
             pl.col("reached").sum().cast(pl.Int64),
+            pl.col("cpu_seconds").is_null().sum().cast(pl.Int64).alias("cpu_seconds_unknown"),
             *(part(pl.col(name)).alias(f"{name}_{label}") for name in needs for label, part in parts.items()),
         )
         .with_columns(pl.col(pl.Float64).replace(float("inf"), None))
@@ -116,15 +120,21 @@ def efficiency_over_seeds(efficiency: pl.DataFrame) -> pl.DataFrame:
 
 
 def stability(study: Study, progress: pl.DataFrame, training: pl.DataFrame, forward_kl: pl.DataFrame) -> pl.DataFrame:
-    """How steadily training went: one row for each quantity and method, as :func:`means_over_seeds` makes it.
+    """How steady training is: one row for each quantity and method, with the columns of :func:`means_over_seeds`.
 
-    Quantities, each one number a run: ``success_mean`` over all iterations; ``success_lost``, the best recent success
-    less the last; ``kl_last`` (nats, k3 estimate to the warm start on the policy's own tokens), mean of the last
-    quarter of the iterations, and ``kl_largest`` of any iteration; ``grad_norm_mean`` (before clipping);
-    ``grad_norm_variation``, its standard deviation over the mean; ``grad_norm_peak``, the largest over the median;
-    ``entropy_kept``, mean step entropy of the last quarter over that of the first iteration; and ``forward_kl`` at the
-    end, from :func:`empg.analysis.entropy_change.forward_kl`. The first two KLs are null for a method that computes
-    none (``kl_coef`` 0), and a ratio to 0 is null.
+    Each quantity is one number per run:
+
+    - ``success_mean``: training success, mean over all iterations.
+    - ``success_lost``: the best recent success minus the last.
+    - ``kl_last``, ``kl_largest``: KL to the warm start (nats, k3 estimate on the policy's own tokens), mean over the
+      last quarter of the iterations and largest of all. Null for a method that computes none (``kl_coef`` 0).
+    - ``grad_norm_mean``: gradient norm before clipping, mean over all iterations.
+    - ``grad_norm_variation``: its standard deviation divided by its mean.
+    - ``grad_norm_peak``: its largest value divided by its median.
+    - ``entropy_kept``: mean step entropy of the last quarter divided by that of the first iteration.
+    - ``forward_kl``: at the end, from :func:`empg.analysis.entropy_change.forward_kl`.
+
+    A ratio to 0 is null.
     """
     recent = progress.group_by(*RUN, maintain_order=True).agg(
         pl.col("success").mean().alias("success_mean"),
@@ -154,11 +164,11 @@ def stability(study: Study, progress: pl.DataFrame, training: pl.DataFrame, forw
 
 
 def means_over_seeds(values: pl.DataFrame, what: str, study: Study) -> pl.DataFrame:
-    """Mean of ``value`` over the seeds of each environment, ``what`` and method, with Student's t interval.
+    """Mean of ``value`` over seeds for each environment, ``what`` and method, with Student's t interval.
 
-    Beside it the lowest and the highest seed, and the mean difference, with its interval, to the method that it is
-    compared with, on the same seeds. Null where a seed has no value; no interval for one seed; no difference where that
-    method has no value.
+    Further columns are the lowest and the highest seed, and the mean difference (with its interval) to the method that
+    this one is compared with, on the same seeds. Numbers are null where a seed has no value. One seed has no interval.
+    The difference is null where the other method has no value.
     """
     rows = []
     for (environment, name), part in values.group_by("environment", what, maintain_order=True):
@@ -179,12 +189,12 @@ def means_over_seeds(values: pl.DataFrame, what: str, study: Study) -> pl.DataFr
 
 
 def gradient_ratios(moments: pl.DataFrame) -> pl.DataFrame:
-    """The gradient's variance with each weight of a step over that without scaling, for each run.
+    """Variance of the gradient under each weight of a step, relative to that under the outcome advantage, per run.
 
-    ``moments`` are of :class:`empg.analysis.proposition.Moments`, a row a run and weight. Added are ``ratio``, the
-    variance over that of ``outcome`` on the same steps, and ``ratio_at_size``, the same for weights that are as large
-    on average, since smaller weights alone make for less variance and less signal alike. Null where a run has none, or
-    where that is a ratio to 0.
+    ``moments`` has one row per run and weight, from :class:`empg.analysis.proposition.Moments`. ``ratio`` divides the
+    variance by that of the weight ``outcome`` on the same steps. ``ratio_at_size`` does so after scaling the weights to
+    the same mean size, since smaller weights alone reduce variance and signal alike. Both are null where a variance is
+    missing or the divisor is 0.
     """
     base = moments.filter(weight="outcome").select(*RUN, pl.col("variance", "size").name.suffix("_outcome"))
     ratio = pl.col("variance") / pl.col("variance_outcome")
@@ -197,9 +207,9 @@ def gradient_ratios(moments: pl.DataFrame) -> pl.DataFrame:
 
 
 def gradient_variance(ratios: pl.DataFrame) -> pl.DataFrame:
-    """:func:`gradient_ratios` over seeds, one row for each method and weight: means with Student's t intervals.
+    """Means of :func:`gradient_ratios` over seeds with Student's t intervals, one row for each method and weight.
 
-    Null where a run has no value.
+    Numbers are null where a run has no value.
     """
     key = ["environment", "method", "weight"]
     rows = []

@@ -8,12 +8,13 @@ from empg.analysis.statistics import mean_over_seeds
 
 
 def rate_choice(search: pl.DataFrame) -> pl.DataFrame:
-    """What a search for learning rates decides: for each environment and multiple of its rates one row.
+    """The learning rates that a search decides for: one row for each environment and ``factor`` other than 1.
 
-    ``search`` has one run for each environment, method and ``factor``. ``difference``, ``low`` and ``high`` are of
-    sampled success to factor 1: mean over methods, Student's t over their runs. ``chosen`` is the factor with the
-    largest difference among those whose interval is above 0, or else 1. It is the same for all methods, so that no
-    difference between methods is one of rates.
+    ``search`` has one run for each environment, method and ``factor``, which multiplies the environment's rates.
+    ``difference``, ``low`` and ``high`` compare the sampled success of a factor with that of factor 1: the mean over
+    methods with Student's t interval over their runs. ``chosen`` is the factor with the largest difference among those
+    whose interval is above 0, or else 1. All methods get the same factor, so that rates never explain a difference
+    between methods.
     """
     rows = []
     for environment in search["environment"].unique(maintain_order=True):

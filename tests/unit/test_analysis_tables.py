@@ -1,4 +1,4 @@
-"""The report's tables and sentences against the episodes that they are made of."""
+"""The tables and sentences of the analysis against the episodes behind them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from empg.analysis.cost import cost_by_part
-from empg.analysis.learning import histograms, learning_curves, over_seeds
 from empg.analysis.results import Results
 from empg.analysis.success import episode_metrics, result_table, success_by_type, with_seeds
+from empg.analysis.training_curves import histograms, learning_curves, over_seeds
 from empg.analysis.verdict import conclusion, verdict
 from empg.config import Study, parse, read_yaml
 from empg.files import read_json

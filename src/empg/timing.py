@@ -1,0 +1,88 @@
+"""What a stage costs, over all processes that worked on it.
+
+A process writes what it has used every few seconds, so one that is killed leaves what it used until then. The process
+that ends the stage adds everything up. The files lie in a hidden folder of the stage's output and vanish with its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from empg.errors import DataError
+from empg.files import read_json, write_json
+
+FOLDER = ".timing"
+SECONDS = 5.0  # between two writes: what a kill can hide
+USED = ("startup_seconds", "wall_seconds", "cpu_seconds")
+
+
+class Clock:
+    """The clock of a stage in this process, and those of earlier processes with the same ``digest``.
+
+    Args:
+        out: the stage's folder.
+        digest: identifies what the results depend on; processes with another one worked on other results.
+    """
+
+    def __init__(self, out: Path, digest: str) -> None:
+        self._folder, self._digest = out / FOLDER, digest
+        self._startup = _process_age()
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._file = self._folder / f"{uuid.uuid4().hex}.json"
+        self._earlier = [used for used in map(_read, sorted(self._folder.glob("*.json"))) if used]
+        self._earlier = [used for used in self._earlier if used["digest"] == digest]
+        if not self._earlier:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._write_often, daemon=True)
+        self._thread.start()
+
+    def total(self) -> dict[str, Any]:
+        """Seconds of all processes (``startup_seconds`` is what passed before the stage began) and their number."""
+        parts = [*self._earlier, self._used()]
+        return {name: sum(part[name] for part in parts) for name in USED} | {"processes": len(parts)}
+
+    def write(self) -> None:
+        """Record what this process has used until now."""
+        with contextlib.suppress(OSError):  # a full disk costs the record of time, and no result
+            write_json(self._file, self._used() | {"digest": self._digest})
+
+    def stop(self) -> None:
+        """Record for the last time."""
+        self._ended.set()
+        self._thread.join()
+        self.write()
+
+    def forget(self) -> None:
+        """Delete the files, once the total is kept elsewhere."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _used(self) -> dict[str, float]:
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        return {"startup_seconds": self._startup, "wall_seconds": wall, "cpu_seconds": cpu}
+
+    def _write_often(self) -> None:
+        self.write()
+        while not self._ended.wait(SECONDS):
+            self.write()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        used = read_json(path)
+    except DataError:
+        return None
+    return used if isinstance(used, dict) and {*USED, "digest"} <= used.keys() else None
+
+
+def _process_age() -> float:
+    """Seconds since this process was started: what imports cost before a stage begins."""
+    return time.time() - float(psutil.Process().create_time())
