@@ -135,7 +135,7 @@ class TinyTokenizer:
         return list(self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool = False) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises :class:`ValueError` if it is to be cleaned."""
+        """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises ``ValueError`` if it is to be cleaned."""
         if clean_up_tokenization_spaces:
             raise ValueError("clean_up_tokenization_spaces: expected false, found true")
         return str(self.backend_tokenizer.decode(list(ids), skip_special_tokens=False))
@@ -148,7 +148,7 @@ class TinyTokenizer:
     def apply_chat_template(
         self, messages: Sequence[dict[str, str]], *, tokenize: bool = False, add_generation_prompt: bool = False
     ) -> str:
-        """The text of a conversation. Raises :class:`ValueError` if ids are asked for."""
+        """The text of a conversation. Raises ``ValueError`` if ids are asked for."""
         if tokenize:
             raise ValueError("tokenize: expected false, found true")
         return str(_template().render(messages=messages, add_generation_prompt=add_generation_prompt))

@@ -16,7 +16,7 @@ from empg.policy.transformer import Transformer
 class StepRule:
     """A group of parameters, the settings of their update rule and its state.
 
-    ``state`` and ``param_groups`` are those of :class:`torch.optim.Optimizer`, and so is the layout of
+    ``state`` and ``param_groups`` are those of ``torch.optim.Optimizer``, and so is the layout of
     :meth:`state_dict`. That class is not the base, because making one imports ``torch._dynamo``, which takes longer
     than all other imports of a stage together.
     """
@@ -37,7 +37,7 @@ class StepRule:
         return {"state": state, "param_groups": [group | {"params": list(numbers)}]}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take over a state. Raises :class:`ValueError` if it is not of as many parameters."""
+        """Take over a state. Raises ``ValueError`` if it is not of as many parameters."""
         (group,), (saved_group,) = self.param_groups, saved["param_groups"]
         parameters = group["params"]
         if len(saved_group["params"]) != len(parameters):
