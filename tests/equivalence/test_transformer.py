@@ -11,11 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2
 from empg.config import TinyPolicy
 from empg.errors import DataError
 from empg.files import read_json, write_json
+from empg.policy import decoding
 from empg.policy.chat import Chat
+from empg.policy.decoding import Cache
 from empg.policy.policy import Policy
 from empg.policy.prefix_tree import PrefixTree
 from empg.policy.tokenizer import train_tokenizer
-from empg.policy.transformer import Architecture, Cache, Transformer
+from empg.policy.transformer import Architecture, Transformer
 from empg.policy.weights import load_transformer, save_transformer
 from empg.training.warmstart import tiny_policy
 
@@ -139,7 +141,11 @@ def test_wanted_states_and_their_gradients_are_those_of_the_whole(model, tokens,
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
-def test_extending_a_cache_in_any_portions_gives_the_packed_hidden_states(model, tokens):
+@pytest.mark.parametrize(("short", "copied"), [(48, 20_000), (0, 20_000), (0, 0)], ids=["together", "last", "apart"])
+def test_extending_a_cache_in_any_portions_gives_the_packed_hidden_states(model, tokens, short, copied, monkeypatch):
+    """However chunks are attended to: together, the last layer's queries alone together, or one by one."""
+    monkeypatch.setattr(decoding, "SHORT", short)
+    monkeypatch.setattr(decoding, "COPIED", copied)
     network = load_transformer(model[1])
     rows = [tokens[:60], tokens[30:74], tokens[40:100]]
     cache = Cache(network.architecture, 3, 60, torch.float32, torch.device("cpu"))
@@ -147,13 +153,15 @@ def test_extending_a_cache_in_any_portions_gives_the_packed_hidden_states(model,
     # Some of the rows in any order and portions, then all of them token by token.
     for portions in ({0: 25, 1: 9, 2: 25}, {2: 5, 1: 5}, {1: 1}):
         ids = torch.cat([rows[r][lengths[r] : lengths[r] + n] for r, n in portions.items()])
-        hidden = network.prefill(ids, list(portions.values()), [lengths[r] for r in portions], cache, list(portions))
+        hidden = decoding.prefill(
+            network, ids, list(portions.values()), [lengths[r] for r in portions], cache=cache, rows=list(portions)
+        )
         for (r, n), last in zip(portions.items(), hidden, strict=True):
             lengths[r] += n
             found[r][lengths[r] - 1] = last
     for _ in range(29):
         ids = torch.stack([row[n] for row, n in zip(rows, lengths, strict=True)])
-        hidden = network.decode(ids, torch.tensor(lengths), cache)
+        hidden = decoding.decode(network, ids, torch.tensor(lengths), cache)
         lengths = [n + 1 for n in lengths]
         for r, h in enumerate(hidden):
             found[r][lengths[r] - 1] = h

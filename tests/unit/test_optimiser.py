@@ -11,7 +11,7 @@ from empg.config import Optimiser as Config
 from empg.policy.initialisation import initialise
 from empg.policy.transformer import Architecture, Transformer
 from empg.policy.weights import tiny_config
-from empg.training.optimiser import Muon, Optimiser, orthogonalise
+from empg.training.optimiser import AdamW, Muon, Optimiser, orthogonalise
 
 
 def newton_schulz(value: float) -> float:
@@ -162,3 +162,55 @@ def test_a_state_from_disk_goes_on_to_the_bit():
             optimiser.step(0.3)
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
+
+
+def torchs(parameters) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, **SETTINGS, fused=True)
+
+
+def through_the_disk(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def steps_alike(ours: Transformer, theirs: Transformer, optimisers, seeds) -> None:
+    """Both optimisers get the same gradients, some of them none, and rates; the weights stay equal to the bit."""
+    for seed in seeds:
+        for model, optimiser in zip((ours, theirs), optimisers, strict=True):
+            give_gradients(model, seed, scale=10.0 ** (seed % 5 - 4))
+            if seed % 3 == 1:
+                model.layers[0].qkv.grad = None
+            optimiser.param_groups[0]["lr"] = SETTINGS["lr"] / (1 + seed)
+            optimiser.step()
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_adamw_is_torchs_to_the_bit_and_each_goes_on_from_the_others_state():
+    ours, theirs = network(), network()
+    before = ours.embedding.detach().clone()
+    mine, reference = AdamW(ours.parameters(), **SETTINGS), torchs(theirs.parameters())
+    steps_alike(ours, theirs, (mine, reference), range(8))
+    assert not torch.equal(ours.embedding, before)
+    states = through_the_disk(mine.state_dict()), through_the_disk(reference.state_dict())
+    assert states[0]["state"].keys() == states[1]["state"].keys()
+    for state, other in zip(states[0]["state"].values(), states[1]["state"].values(), strict=True):
+        assert state.keys() == other.keys()
+        assert all(torch.equal(state[name], other[name]) for name in state)
+    mine, reference = AdamW(ours.parameters(), lr=1.0), torchs(theirs.parameters())
+    mine.load_state_dict(states[1])
+    reference.load_state_dict(states[0] | {"param_groups": states[1]["param_groups"]})
+    steps_alike(ours, theirs, (mine, reference), range(8, 12))
+
+
+@pytest.mark.parametrize("rule", [AdamW, Muon])
+def test_a_state_of_another_network_is_refused(rule):
+    parameters = [torch.nn.Parameter(torch.ones(2, 2)) for _ in range(3)]
+    saved = rule(parameters[:2], lr=0.1).state_dict()
+    with pytest.raises(ValueError, match="expected the state of 3 parameters, found 2"):
+        rule(parameters, lr=0.1).load_state_dict(saved)

@@ -53,7 +53,7 @@ def test_tags_and_chat_tokens_are_single_tokens(tokenizer):
     for text in (*SPOKEN, START, END, PAD):
         assert pieces(tokenizer, text) == [text]
         assert pieces(tokenizer, f"x{text}y")[1] == text
-    holding = {p for p in map(tokenizer.decode, range(len(tokenizer))) if "<" in p or "think" in p}
+    holding = {p for p in (tokenizer.decode([i]) for i in range(len(tokenizer))) if "<" in p or "think" in p}
     assert holding == {*SPOKEN, START, END, PAD, "<"}, "no room is wasted on parts of tags"
     assert (tokenizer.eos_token, tokenizer.pad_token) == (END, PAD)
     assert {START, END, PAD} <= set(tokenizer.all_special_tokens)

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from empg.errors import DataError
+from empg.policy.tokenizer import TinyTokenizer
 
 _MARK_AGENT, _MARK_OBSERVATION = "\ue000AGENT\ue000", "\ue000OBSERVATION\ue000"
+
+
+class ChatTokenizer(Protocol):
+    """What a conversation needs of a tokenizer: our own or any fast one of `transformers`."""
+
+    chat_template: Any
+    pad_token_id: Any
+    backend_tokenizer: Any
+    all_special_ids: Any
+
+    def __len__(self) -> int: ...
+    def encode(self, text: str, /, *, add_special_tokens: bool) -> list[int]: ...
+    def decode(self, ids: list[int], /, *, clean_up_tokenization_spaces: bool = ...) -> str: ...
+    def convert_ids_to_tokens(self, token: int, /) -> str | None: ...
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], /, *, tokenize: bool, add_generation_prompt: bool
+    ) -> str: ...
+    def save_pretrained(self, folder: Path, /) -> Any: ...
 
 
 class Chat:
@@ -30,7 +49,7 @@ class Chat:
             an answer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str, where: str) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, system: str, where: str) -> None:
         if not tokenizer.chat_template:
             raise DataError(f"{where}: tokenizer: expected a chat template, found none")
         self.tokenizer = tokenizer
@@ -58,11 +77,7 @@ class Chat:
     @classmethod
     def load(cls, folder: Path, system: str) -> Chat:
         """The chat of a model folder. Raises :class:`DataError` when it holds no fast tokenizer or no chat template."""
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder}: expected a tokenizer, found {error}") from None
-        return cls(tokenizer, system, str(folder))
+        return cls(TinyTokenizer.load(folder) or _pretrained_tokenizer(folder), system, str(folder))
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
@@ -93,4 +108,14 @@ class Chat:
     def text(self, response_ids: Sequence[int]) -> str:
         """The text that the agent wrote, without the end of turn."""
         ids = [i for i in response_ids if i != self.end_of_turn]
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def _pretrained_tokenizer(folder: Path) -> ChatTokenizer:
+    from transformers import AutoTokenizer  # a second or more of imports, which jobs of tiny policies need not pay
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: expected a tokenizer, found {error}") from None
+    return cast(ChatTokenizer, tokenizer)

@@ -1,9 +1,7 @@
-"""A decoder-only transformer that runs Qwen2-, Qwen3- and Llama-family weights in two ways.
+"""A decoder-only transformer that runs Qwen2-, Qwen3- and Llama-family weights.
 
 :meth:`Transformer.forward` scores the distinct tokens of sequences that form a prefix tree, with gradients: training
-and scoring.
-:meth:`Transformer.prefill` and :meth:`Transformer.decode` append to many cached conversations at once, without
-gradients: sampling.
+and scoring. Sampling appends to cached conversations with the same parameters (:mod:`empg.policy.decoding`).
 
 Query, key and value projections are one matrix here, and so are gate and up: fewer, larger products. The folder on
 disk keeps Hugging Face's names (see :mod:`empg.policy.weights`), so `transformers` loads what this trains.
@@ -174,32 +172,6 @@ class Layer(nn.Module):
         return x + F.linear(swiglu(gate_up), self.down, self.down_bias)
 
 
-class Cache:
-    """Keys and values of many conversations, for each layer ``[rows, kv_heads, length, head_width]``.
-
-    Position p of conversation r lies in slot p of row r.
-
-    A slot beyond a row's length may hold stale values: it is overwritten before any query may see it.
-    """
-
-    def __init__(self, a: Architecture, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (rows, a.kv_heads, length, a.head_width)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(a.layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(a.layers)]
-
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order (a row may occur several times)."""
-        self.keys = [k.index_select(0, rows) for k in self.keys]
-        self.values = [v.index_select(0, rows) for v in self.values]
-
-    def grow(self, length: int) -> None:
-        """Make room for at least ``length`` tokens a row."""
-        extra = length - self.keys[0].shape[2]
-        if extra > 0:
-            self.keys = [F.pad(k, (0, 0, 0, extra)) for k in self.keys]
-            self.values = [F.pad(v, (0, 0, 0, extra)) for v in self.values]
-
-
 class Transformer(nn.Module):
     """The network. Parameters are uninitialised until loaded or drawn (:mod:`empg.policy.weights`)."""
 
@@ -250,75 +222,6 @@ class Transformer(nn.Module):
         """Final hidden states ``[tokens, width]`` of one sequence, ``token_ids`` ``[tokens]``."""
         return cast("Tensor", self(PrefixTree.of([token_ids.cpu().numpy()], token_ids.device)))
 
-    @torch.no_grad()
-    def prefill(
-        self, token_ids: Tensor, lengths: Sequence[int], start: Sequence[int], cache: Cache, rows: Sequence[int]
-    ) -> Tensor:
-        """Append a chunk of tokens to some of the cached conversations.
-
-        Returns the final hidden state of each chunk's last token, ``[chunks, width]``.
-
-        Args:
-            token_ids: ``[tokens]``, the chunks end to end, without padding.
-            lengths: of the chunks.
-            start: the length of each of those conversations before this call.
-            cache: filled in place.
-            rows: of the cache, one for each chunk.
-        """
-        device = token_ids.device
-        places = [torch.arange(s, s + n, device=device) for s, n in zip(start, lengths, strict=True)]
-        positions = torch.cat(places)
-        row = torch.tensor(rows, device=device).repeat_interleave(torch.tensor(lengths, device=device))
-        masks = [
-            torch.arange(s + n, device=device) <= p[:, None] for s, n, p in zip(start, lengths, places, strict=True)
-        ]
-        cos, sin = self.cos[positions], self.sin[positions]
-        x = F.embedding(token_ids, self.embedding)
-        sizes, wanted = list(lengths), None
-        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            if layer is self.layers[-1]:
-                wanted = torch.tensor(lengths, device=device).cumsum(0) - 1
-                sizes, masks = [1] * len(lengths), [mask[-1:] for mask in masks]
-            q, k, v = layer.project(x, cos, sin, wanted)
-            keys[row, :, positions] = k
-            values[row, :, positions] = v
-            attended = [
-                F.scaled_dot_product_attention(
-                    q_i.transpose(0, 1)[None],
-                    keys[r : r + 1, :, : s + n],
-                    values[r : r + 1, :, : s + n],
-                    attn_mask=mask,
-                    enable_gqa=layer.heads > layer.kv_heads,
-                )
-                for q_i, r, s, n, mask in zip(torch.split(q, sizes), rows, start, lengths, masks, strict=True)
-            ]
-            x = x if wanted is None else x[wanted]
-            x = layer.finish(x, torch.cat(attended, dim=2)[0].transpose(0, 1).flatten(1))
-        return rms_norm(x, self.norm, self.architecture.norm_eps)
-
-    @torch.no_grad()
-    def decode(self, token_ids: Tensor, start: Tensor, cache: Cache) -> Tensor:
-        """Append a token to every cached conversation. Returns final hidden states ``[rows, width]``.
-
-        Args:
-            token_ids: ``[rows]``.
-            start: ``[rows]``, the length of each conversation before this call.
-            cache: filled in place.
-        """
-        longest = int(start.max()) + 1
-        cos, sin = self.cos[start], self.sin[start]
-        visible = torch.arange(longest, device=start.device) <= start[:, None]
-        bias = torch.zeros(visible.shape, dtype=self.embedding.dtype, device=start.device)
-        bias = bias.masked_fill_(~visible, -torch.inf)[:, None]
-        row = torch.arange(len(token_ids), device=start.device)
-        x = F.embedding(token_ids, self.embedding)
-        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            q, k, v = layer.project(x, cos, sin)
-            keys[row, :, start] = k
-            values[row, :, start] = v
-            x = layer.finish(x, grouped_attention(q, keys[:, :, :longest], values[:, :, :longest], bias))
-        return rms_norm(x, self.norm, self.architecture.norm_eps)
-
 
 def portions(lengths: Sequence[int], most: int) -> Iterator[slice]:
     """Slices of consecutive sequences with at most ``most`` tokens together; a longer sequence has its own slice."""
@@ -345,19 +248,3 @@ def tree_block(
     """One block over a prefix tree. Returns the output of the queries of ``runs``: of the ``wanted`` tokens, or all."""
     q, k, v = layer.project(x, cos, sin, wanted)
     return layer.finish(x if wanted is None else x[wanted], tree.attention(q, k, v, runs))
-
-
-def grouped_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention of a new token of each row over its cached conversation. Returns ``[rows, heads * w]``.
-
-    Args:
-        q: ``[rows, heads, w]``.
-        k: ``[rows, kv_heads, length, w]``.
-        v: ``[rows, kv_heads, length, w]``.
-        bias: ``[rows, 1, length]``, added to the scores.
-    """
-    rows, heads, width = q.shape
-    kv_heads = k.shape[1]
-    q = q.view(rows, kv_heads, heads // kv_heads, width)
-    scores = (q @ k.transpose(2, 3)).mul_(width**-0.5).add_(bias[:, None])
-    return (scores.softmax(dim=-1) @ v).flatten(1)

@@ -18,10 +18,11 @@ from torch import Tensor
 from empg.environments.base import Arena, Environment, StepResult
 from empg.errors import DivergenceError
 from empg.policy.chat import Chat
-from empg.policy.transformer import Cache, Transformer, portions
+from empg.policy.decoding import Cache, decode, prefill
+from empg.policy.transformer import Transformer, portions
 from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
 
-CACHE_BLOCK = 64  # slots that a full cache grows by
+CACHE_BLOCK = 64  # slots that a full cache grows by, or a quarter of its length if that is more
 PREFILL_TOKENS = 1024  # prefilled at once: bounds memory and changes nothing else
 WAITING_SHARE = 0.15  # share of the rows that wait for an observation before a prefill
 DEAD_SHARE = 0.1  # share of the rows that have ended before the cache is compacted
@@ -245,7 +246,7 @@ class _Batch:
         for part in portions(sizes, PREFILL_TOKENS):
             ids = torch.tensor([i for chunk in chunks[part] for i in chunk], device=self.device)
             row, size = (torch.tensor(x[part], device=self.device) for x in (rows, sizes))
-            self.hidden[row] = self.network.prefill(ids, sizes[part], start[part], self.cache, rows[part])
+            self.hidden[row] = prefill(self.network, ids, sizes[part], start[part], cache=self.cache, rows=rows[part])
             self.length[row] += size
 
     def _decode(self, decoding: list[int]) -> list[int]:
@@ -280,12 +281,12 @@ class _Batch:
         ids[active] = tokens
         index = torch.tensor(going, device=self.device)
         self._reserve(int(self.length.max()) + 1)
-        self.hidden = self.network.decode(ids, self.length, self.cache)
+        self.hidden = decode(self.network, ids, self.length, self.cache)
         self.length[index] += 1
 
     def _reserve(self, length: int) -> None:
-        if length > self.cache.keys[0].shape[2]:
-            self.cache.grow(length + CACHE_BLOCK)
+        if length > self.cache.length:
+            self.cache.grow(length + max(CACHE_BLOCK, length // 4))
 
     def _compact(self, decoding: list[int]) -> list[int]:
         """Drop the rows that have ended from every tensor. Returns the decoding rows' new numbers."""

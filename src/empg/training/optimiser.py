@@ -13,7 +13,90 @@ from empg.config import Optimiser as OptimiserConfig
 from empg.policy.transformer import Transformer
 
 
-class Muon(torch.optim.Optimizer):
+class StepRule:
+    """A group of parameters, the settings of their update rule and its state.
+
+    ``state`` and ``param_groups`` are those of ``torch.optim.Optimizer``, and so is the layout of
+    :meth:`state_dict`. That class is not the base, because making one imports ``torch._dynamo``, which takes longer
+    than all other imports of a stage together.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], **settings: Any) -> None:
+        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), **settings}]
+        self.state: dict[Tensor, dict[str, Tensor]] = defaultdict(dict)
+
+    def step(self) -> None:
+        """Update the parameters that have a gradient, in place."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each parameter by its number, and the settings. Tensors are not copied."""
+        (group,) = self.param_groups
+        numbers = range(len(group["params"]))
+        state = {i: self.state[p] for i, p in enumerate(group["params"]) if p in self.state}
+        return {"state": state, "param_groups": [group | {"params": list(numbers)}]}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over a state. Raises ``ValueError`` if it is not of as many parameters."""
+        (group,), (saved_group,) = self.param_groups, saved["param_groups"]
+        parameters = group["params"]
+        if len(saved_group["params"]) != len(parameters):
+            raise ValueError(f"expected the state of {len(parameters)} parameters, found {len(saved_group['params'])}")
+        self.state.clear()
+        for number, state in saved["state"].items():
+            parameter = parameters[number]
+            self.state[parameter] = {name: value.to(parameter.device) for name, value in state.items()}
+        group.update({name: value for name, value in saved_group.items() if name != "params"})
+
+
+class AdamW(StepRule):
+    """Adam with decoupled weight decay (arXiv 1711.05101), bit for bit ``torch.optim.AdamW(fused=True)``.
+
+    The parameters share one device and one type. Each loads the state of the other.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        (group,) = self.param_groups
+        parameters = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        for p in parameters:
+            if not self.state[p]:
+                step = torch.zeros((), dtype=torch.float32, device=p.device)
+                self.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        states = [self.state[p] for p in parameters]
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        beta1, beta2 = group["betas"]
+        torch._fused_adamw_(
+            parameters,
+            [p.grad for p in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+class Muon(StepRule):
     """Momentum with updates that Newton–Schulz steps orthogonalise, in float32.
 
     Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). ``torch.optim.Muon``
@@ -26,10 +109,10 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
@@ -80,16 +163,16 @@ class Optimiser:
         use_muon = config.muon_lr > 0
         names = {id(p) for p in matrices} if use_muon else set()
         rest = [p for p in self.parameters if id(p) not in names]
-        self.optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True)
+        self.optimisers: list[StepRule] = [
+            AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
         ]
         if use_muon:
             self.optimisers.append(Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay))
         self._base = [[group["lr"] for group in o.param_groups] for o in self.optimisers]
 
     def zero_grad(self) -> None:
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def step(self, factor: float = 1.0) -> float:
         """Clip the gradient, update with learning rates times ``factor``, return the norm before clipping.
