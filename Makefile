@@ -74,12 +74,12 @@ setup: $(STAMP)  ## install the locked packages into .venv
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --no-deps --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 
 bench: setup  ## measure speed and memory against public packages
-	for script in benchmarks/{alfworld_engine,sampler,deepsearch_index}.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
+	for script in benchmarks/{alfworld_engine,sampler,update,deepsearch_index}.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
 	OMP_NUM_THREADS=1 python benchmarks/webshop_engine.py $${WEBSHOP_DATA:-$${EMPG_TEST_DATA:-../shared/data}/webshop}
 
 # The variable silences an advertisement that Material for MkDocs prints with each build.

@@ -137,7 +137,7 @@ def log_probabilities(network, trajectory):
     parts = [part for s in trajectory.steps for part in (s.prompt_ids, s.response_ids)]
     ids = torch.from_numpy(np.concatenate(parts).astype(np.int64))
     sampled = torch.from_numpy(np.concatenate([np.full(len(part), i % 2 == 1) for i, part in enumerate(parts)]))
-    hidden = network(ids, [len(ids)])
+    hidden = network.states(ids)
     logits = (hidden @ network.output_weight.T).double() / TEMPERATURE
     return logits[:-1].log_softmax(-1)[sampled[1:]], ids[sampled]
 

@@ -65,7 +65,7 @@ def reference_play(policy, environment, episode, *, temperature=1.0, greedy=Fals
         uniforms = 1 - random.random(MAX_RESPONSE)
         response, logprobs, entropies = [], [], []
         while len(response) < MAX_RESPONSE and chat.end_of_turn not in response:
-            hidden = network(torch.tensor(ids + response), [len(ids) + len(response)])[-1]
+            hidden = network.states(torch.tensor(ids + response))[-1]
             logprob = ((network.output_weight @ hidden).double() / temperature).log_softmax(0)
             p = logprob.exp()
             below = (p.cumsum(0) < uniforms[len(response)]).sum()

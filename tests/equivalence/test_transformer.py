@@ -15,6 +15,7 @@ from empg.policy import decoding
 from empg.policy.chat import Chat
 from empg.policy.decoding import Cache
 from empg.policy.policy import Policy
+from empg.policy.prefix_tree import PrefixTree
 from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Transformer
 from empg.policy.weights import load_transformer, save_transformer
@@ -72,15 +73,19 @@ def tokens():
     return torch.randint(97, (100,), generator=torch.Generator().manual_seed(1))
 
 
-def logits(network: Transformer, ids, lengths):
-    return network(ids, lengths) @ network.output_weight.T
+def logits(network: Transformer, ids):
+    return network.states(ids) @ network.output_weight.T
+
+
+def tree(*sequences: torch.Tensor) -> PrefixTree:
+    return PrefixTree.of([sequence.numpy() for sequence in sequences], torch.device("cpu"))
 
 
 @torch.no_grad()
 def test_logits_are_those_of_transformers(model, tokens):
     theirs, folder = model
     network = load_transformer(folder)
-    torch.testing.assert_close(logits(network, tokens, [100]), theirs(tokens[None]).logits[0], **TOLERANCE)
+    torch.testing.assert_close(logits(network, tokens), theirs(tokens[None]).logits[0], **TOLERANCE)
 
 
 @torch.no_grad()
@@ -106,30 +111,34 @@ def test_a_bfloat16_model_is_a_float32_one_from_loading_on(model, tmp_path, key)
 
 
 @torch.no_grad()
-def test_packed_sequences_do_not_see_each_other(model, tokens):
+def test_sequences_of_a_tree_do_not_see_each_other(model, tokens):
     network = load_transformer(model[1])
-    lengths = [1, 40, 17, 42]
-    one_by_one = [logits(network, part, [len(part)]) for part in tokens.split(lengths)]
-    torch.testing.assert_close(logits(network, tokens, lengths), torch.cat(one_by_one), atol=1e-5, rtol=0.0)
+    parts = tokens.split([1, 40, 17, 42])
+    forest = tree(*parts)
+    found = network(forest)
+    for part, places in zip(parts, forest.places, strict=True):
+        torch.testing.assert_close(found[places], network.states(part), atol=1e-5, rtol=0.0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_wanted_states_and_their_gradients_are_those_of_the_whole(model, tokens, share):
     """Few wanted tokens leave most of the last layer out; a sequence may have none of them."""
-    network = load_transformer(model[1])
-    lengths = [1, 40, 17, 42]
+    network = load_transformer(model[1]).double()
+    forest = tree(*tokens.split([1, 40, 17, 42]))
+    assert len(forest.ids) == 100
     wanted = torch.nonzero(torch.arange(100) % 10 < 10 * share)[:, 0]
     wanted = wanted[(wanted < 41) | (wanted >= 58)] if share < 0.9 else wanted
-    whole = network(tokens, lengths)[wanted]
+    whole = network(forest)[wanted]
     whole.pow(2).sum().backward()
     used = [p for p in network.parameters() if p.grad is not None]  # hidden states need no output weight
     gradients = [p.grad.clone() for p in used]
     network.zero_grad()
-    part = network(tokens, lengths, wanted)
+    part = network(forest, wanted)
     part.pow(2).sum().backward()
-    torch.testing.assert_close(part, whole, **TOLERANCE)
+    torch.testing.assert_close(part, whole, atol=1e-10, rtol=1e-10)
     for parameter, expected in zip(used, gradients, strict=True):
-        torch.testing.assert_close(parameter.grad, expected, atol=1e-5, rtol=1e-4)
+        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("short", "copied"), [(48, 20_000), (0, 20_000), (0, 0)], ids=["together", "last", "apart"])
@@ -159,7 +168,7 @@ def test_extending_a_cache_in_any_portions_gives_the_packed_hidden_states(model,
     with torch.no_grad():
         for row, parts, length in zip(rows, found, lengths, strict=True):
             assert len(parts) > 29
-            expected = network(row[:length], [length])[list(parts)]
+            expected = network.states(row[:length])[list(parts)]
             torch.testing.assert_close(torch.stack(list(parts.values())), expected, **TOLERANCE)
 
 
@@ -170,7 +179,7 @@ def test_gradient_checkpointing_changes_no_gradient(model, tokens, wanted):
     for checkpointing in (False, True):
         network.gradient_checkpointing = checkpointing
         network.zero_grad()
-        (network(tokens, [60, 40], wanted) @ network.output_weight.T).square().mean().backward()
+        (network(tree(tokens[:60], tokens[60:]), wanted) @ network.output_weight.T).square().mean().backward()
         gradients.append([p.grad for p in network.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed, atol=0.0, rtol=0.0)
@@ -206,8 +215,8 @@ def test_a_saved_policy_is_an_ordinary_folder(family, tokenizer, tmp_path):
     assert again.chat.opening(OBSERVATIONS[0]) == chat.opening(OBSERVATIONS[0])
     ids = torch.tensor(ours)
     with torch.no_grad():
-        torch.testing.assert_close(logits(policy.network, ids, [len(ids)]), model(ids[None]).logits[0], **TOLERANCE)
-        torch.testing.assert_close(logits(again.network, ids, [len(ids)]), logits(policy.network, ids, [len(ids)]))
+        torch.testing.assert_close(logits(policy.network, ids), model(ids[None]).logits[0], **TOLERANCE)
+        torch.testing.assert_close(logits(again.network, ids), logits(policy.network, ids))
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def test_the_entropy_term_alone_moves_the_entropy(policy, trajectories, coef):
 def renyi2_by_hand(network, trajectory):
     """−log Σ p² at each sampled token, step by step, from the whole conversation's logits."""
     ids = np.concatenate([part for s in trajectory.steps for part in (s.prompt_ids, s.response_ids)])
-    hidden = network(torch.from_numpy(ids.astype(np.int64)), [len(ids)])
+    hidden = network.states(torch.from_numpy(ids))
     p = torch.softmax((hidden @ network.output_weight.T).double() / TEMPERATURE, -1)
     position = 0
     for s in trajectory.steps:

@@ -39,7 +39,7 @@ def test_rescored_by_plain_softmax(study_results: Path, tmp_path: Path) -> None:
         ids += row["prompt_ids"] + row["response_ids"]
         n = len(row["response_ids"])
         with torch.no_grad():
-            logp = (network(torch.tensor(ids), [len(ids)])[-n - 1 : -1] @ network.output_weight.T / 2.0).log_softmax(-1)
+            logp = (network.states(torch.tensor(ids))[-n - 1 : -1] @ network.output_weight.T / 2.0).log_softmax(-1)
         entropy = -(logp.exp() * logp).sum(-1).mean()
         ratio = np.mean(row["logprobs"]) - logp[torch.arange(n), torch.tensor(ids[-n:])].mean()
         assert (step["before"], step["after"]) == pytest.approx((np.mean(row["entropies"]), float(entropy)), rel=1e-4)

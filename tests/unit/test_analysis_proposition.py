@@ -43,7 +43,7 @@ def test_gradient_norm_by_plain_autograd(results: Results) -> None:
     for row, expected in zip(rollouts.iter_rows(named=True), found["norm"], strict=True):
         ids = ids * (row["step"] > 0) + row["prompt_ids"] + row["response_ids"]
         n = len(row["response_ids"])
-        hidden = network(torch.tensor(ids), [len(ids)])[-n - 1 : -1]
+        hidden = network.states(torch.tensor(ids))[-n - 1 : -1]
         logprobs = (hidden @ network.output_weight.T / 2.0).log_softmax(-1)[torch.arange(n), torch.tensor(ids[-n:])]
         network.zero_grad()
         logprobs.mean().backward()

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from empg.policy.elementwise import rms_norm
 from empg.policy.initialisation import initialise, match_content, repeat_sequences, scale_residual_stream
-from empg.policy.transformer import Architecture, Transformer, rms_norm
+from empg.policy.transformer import Architecture, Transformer
 from empg.policy.weights import tiny_config
 
 VOCABULARY, LENGTH = 500, 60
@@ -51,7 +52,7 @@ def attention(made: Transformer, token_ids: torch.Tensor) -> list[torch.Tensor]:
         weights.append(scores.masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf).softmax(-1))
         x = layer.finish(x, (weights[-1] @ v).transpose(0, 1).reshape(n, -1))
     final = rms_norm(x, made.norm, made.architecture.norm_eps)
-    torch.testing.assert_close(final, made(token_ids, [n]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(final, made.states(token_ids), atol=1e-4, rtol=1e-4)
     return weights
 
 
@@ -75,13 +76,13 @@ def test_the_head_looks_at_what_followed_the_same_token_before(repeated, layers)
 def test_without_biases_or_with_one_layer_nothing_changes(repeated):
     for family, layers in (("llama", 2), ("qwen2", 1)):
         with_it, without = (network(family, layers, induction=on) for on in (True, False))
-        assert torch.equal(with_it(repeated, [len(repeated)]), without(repeated, [len(repeated)]))
+        assert torch.equal(with_it.states(repeated), without.states(repeated))
 
 
 def test_a_larger_residual_stream_is_the_same_function(repeated):
     made = network("qwen2", eps=0.0).double()
     embedding = made.embedding.detach().clone()
-    logits = (made(repeated, [len(repeated)]) @ embedding.T).detach()
+    logits = (made.states(repeated) @ embedding.T).detach()
     scale_residual_stream(made, 30)
     torch.testing.assert_close(made.embedding.detach(), 30 * embedding)
-    torch.testing.assert_close((made(repeated, [len(repeated)]) @ made.embedding.T).detach(), logits)
+    torch.testing.assert_close((made.states(repeated) @ made.embedding.T).detach(), logits)

@@ -76,7 +76,7 @@ def score_norms(
     random = np.random.default_rng(seed)
     hidden = torch.cat(
         [
-            network(c.ids, [len(c.ids)])[torch.cat([torch.arange(s - 1, e - 1, device=device) for s, e in c.responses])]
+            network.states(c.ids)[torch.cat([torch.arange(s - 1, e - 1, device=device) for s, e in c.responses])]
             for c in _drawn_conversations(rollouts, 2 * count, random, device)
         ]
     )
@@ -188,7 +188,7 @@ class Moments:
 
 def _gradient(network: Transformer, conversation: EpisodeTokens, step: int, temperature: float) -> tuple[Tensor, ...]:
     start, end = conversation.responses[step]
-    hidden = network(conversation.ids[:end], [end])[start - 1 : end - 1]
+    hidden = network.states(conversation.ids[:end])[start - 1 : end - 1]
     logprob, _ = token_statistics(hidden, network.output_weight, conversation.ids[start:end], temperature=temperature)
     return torch.autograd.grad(logprob.mean(), list(network.parameters()))
 

@@ -50,7 +50,10 @@ def modulate_tokens(
         gather: concatenates the tensors of all ranks along the first dimension, as ``accelerate``'s
             ``Accelerator.gather`` does; it is called with tensors of equal shape on every rank, by every rank. None:
             there is one rank.
-        k, k_future, zeta, scale: as in :func:`~empg.core.modulation.modulate`.
+        k: strength of the gradient scaling, ≥ 0.
+        k_future: strength k' of the clarity bonus, ≥ 0.
+        zeta: weight ζ of the clarity bonus.
+        scale: False sets g = 1, so that only the bonus is left.
 
     Raises:
         ValueError: for wrong shapes, dtypes, devices or values, and for rows of one trajectory with unequal advantages.

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 — its customary name
 
-from empg.policy.transformer import Architecture, Layer, Transformer, rms_norm
+from empg.policy.elementwise import rms_norm
+from empg.policy.transformer import Architecture, Layer, Transformer
 
 # Chunks of at most so many tokens are attended to together, padded, if a conversation's keys are at most so many
 # numbers a layer: longer chunks lose more by padding, and longer conversations by being copied, than calls cost.

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from empg.policy.transformer import Transformer, rotary_frequencies, rotate
+from empg.policy.elementwise import rotate
+from empg.policy.transformer import Transformer, rotary_frequencies
 
 
 def initialise(network: Transformer, generator: torch.Generator) -> None:

@@ -1,7 +1,8 @@
-"""A decoder-only transformer that runs Qwen2-, Qwen3- and Llama-family weights.
+"""A decoder-only transformer that runs Qwen2-, Qwen3- and Llama-family weights in two ways.
 
-:meth:`Transformer.forward` scores packed sequences without padding, with gradients: training and scoring. Sampling
-appends to cached conversations with the same parameters (:mod:`empg.policy.decoding`).
+:meth:`Transformer.forward` scores the distinct tokens of sequences that form a prefix tree, with gradients: training
+and scoring.
+Sampling appends to cached conversations with the same parameters (:mod:`empg.policy.decoding`).
 
 Query, key and value projections are one matrix here, and so are gate and up: fewer, larger products. The folder on
 disk keeps Hugging Face's names (see :mod:`empg.policy.weights`), so `transformers` loads what this trains.
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 — its customary name
 
 from empg.errors import DataError
+from empg.policy.elementwise import rms_norm, rotate, swiglu
+from empg.policy.prefix_tree import PrefixTree, Run
 
 FEW = 0.75  # share of wanted tokens below which the last layer skips the others
 FAMILIES = ("qwen2", "qwen3", "llama")
@@ -166,19 +169,8 @@ class Layer(nn.Module):
         ``x`` ``[..., width]`` is its input, ``attended`` ``[..., heads * head_width]`` the attention's result.
         """
         x = x + F.linear(attended, self.out, self.out_bias)
-        gate, up = F.linear(rms_norm(x, self.mlp_norm, self.eps), self.gate_up, self.gate_up_bias).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate) * up, self.down, self.down_bias)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root-mean-square normalisation (arXiv 1910.07467) of the last dimension; ``weight`` ``[width]``."""
-    return F.rms_norm(x, weight.shape, weight, eps)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of ``[..., heads, head_width]`` by angles ``[..., 1, head_width / 2]``."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        gate_up = F.linear(rms_norm(x, self.mlp_norm, self.eps), self.gate_up, self.gate_up_bias)
+        return x + F.linear(swiglu(gate_up), self.down, self.down_bias)
 
 
 class Transformer(nn.Module):
@@ -205,26 +197,31 @@ class Transformer(nn.Module):
         """``[vocabulary, width]``."""
         return self.embedding if self.head is None else self.head
 
-    def forward(self, token_ids: Tensor, lengths: Sequence[int], wanted: Tensor | None = None) -> Tensor:
-        """Final hidden states ``[tokens, width]`` of sequences packed end to end, ``token_ids`` ``[tokens]``.
+    def forward(self, tree: PrefixTree, wanted: Tensor | None = None) -> Tensor:
+        """Final hidden states ``[tokens, width]`` of the tokens of a prefix tree.
 
-        With ``wanted``, ascending places in ``token_ids``, the states of those tokens only: where they are few, the
-        last layer computes nothing but keys and values for the others.
+        With ``wanted``, ascending places of tokens in the tree, the states of those only: where they are few, the last
+        layer computes nothing but keys and values for the others.
         """
-        positions = torch.cat([torch.arange(n, device=token_ids.device) for n in lengths])
-        cos, sin = self.cos[positions], self.sin[positions]
-        x = F.embedding(token_ids, self.embedding)
-        pruned = wanted if wanted is not None and len(wanted) < FEW * len(token_ids) else None
+        cos, sin = self.cos[tree.positions], self.sin[tree.positions]
+        x = F.embedding(tree.ids, self.embedding)
+        pruned = wanted if wanted is not None and len(wanted) < FEW * len(tree.ids) else None
+        runs = tree.runs(x.dtype)
         saves_memory = self.gradient_checkpointing and torch.is_grad_enabled()
         block = (
-            partial(torch.utils.checkpoint.checkpoint, packed_block, use_reentrant=False)
-            if saves_memory
-            else packed_block
+            partial(torch.utils.checkpoint.checkpoint, tree_block, use_reentrant=False) if saves_memory else tree_block
         )
         for layer in self.layers:
-            x = block(layer, x, cos, sin, lengths, wanted=pruned if layer is self.layers[-1] else None)
+            if layer is self.layers[-1] and pruned is not None:
+                x = block(layer, x, cos, sin, tree, runs=tree.runs(x.dtype, pruned), wanted=pruned)
+            else:
+                x = block(layer, x, cos, sin, tree, runs=runs)
         x = rms_norm(x, self.norm, self.architecture.norm_eps)
         return x if wanted is None or pruned is not None else x[wanted]
+
+    def states(self, token_ids: Tensor) -> Tensor:
+        """Final hidden states ``[tokens, width]`` of one sequence, ``token_ids`` ``[tokens]``."""
+        return cast("Tensor", self(PrefixTree.of([token_ids.cpu().numpy()], token_ids.device)))
 
 
 def portions(lengths: Sequence[int], most: int) -> Iterator[slice]:
@@ -239,33 +236,16 @@ def portions(lengths: Sequence[int], most: int) -> Iterator[slice]:
         start = end
 
 
-def packed_block(
-    layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, lengths: Sequence[int], *, wanted: Tensor | None = None
+def tree_block(
+    layer: Layer,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    tree: PrefixTree,
+    *,
+    runs: list[Run],
+    wanted: Tensor | None = None,
 ) -> Tensor:
-    """One block over packed sequences; causal attention inside each sequence only; the output of ``wanted`` tokens."""
+    """One block over a prefix tree. Returns the output of the queries of ``runs``: of the ``wanted`` tokens, or all."""
     q, k, v = layer.project(x, cos, sin, wanted)
-    q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
-    keys, values = (torch.split(t, list(lengths), dim=2) for t in (k, v))
-    masks: list[Tensor | None] = [None] * len(lengths)
-    if wanted is None:
-        queries = torch.split(q, list(lengths), dim=2)
-    else:
-        places = _places(wanted, lengths)
-        queries = torch.split(q, [len(p) for p in places], dim=2)
-        masks = [torch.arange(n, device=x.device) <= p[:, None] for n, p in zip(lengths, places, strict=True)]
-        x = x[wanted]
-    parts = [
-        F.scaled_dot_product_attention(
-            q_i, k_i, v_i, mask, is_causal=mask is None, enable_gqa=layer.heads > layer.kv_heads
-        )
-        for q_i, k_i, v_i, mask in zip(queries, keys, values, masks, strict=True)
-    ]
-    return layer.finish(x, torch.cat(parts, dim=2)[0].transpose(0, 1).flatten(1))
-
-
-def _places(wanted: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-    """Places inside its sequence of each wanted token of packed sequences, sequence by sequence."""
-    ends = torch.tensor(lengths, device=wanted.device).cumsum(0)
-    counts = torch.searchsorted(wanted, ends).diff(prepend=ends.new_zeros(1)).tolist()
-    starts = [0, *ends[:-1].tolist()]
-    return [part - start for part, start in zip(torch.split(wanted, counts), starts, strict=True)]
+    return layer.finish(x if wanted is None else x[wanted], tree.attention(q, k, v, runs))
