@@ -1,8 +1,7 @@
-"""A decoder-only transformer that runs Qwen2-, Qwen3- and Llama-family weights in two ways.
+"""A decoder-only transformer that runs Qwen2-, Qwen3- and Llama-family weights.
 
 :meth:`Transformer.forward` scores the distinct tokens of sequences that form a prefix tree, with gradients: training
-and scoring.
-Sampling appends to cached conversations with the same parameters (:mod:`empg.policy.decoding`).
+and scoring. Sampling appends to cached conversations with the same parameters (:mod:`empg.policy.decoding`).
 
 Query, key and value projections are one matrix here, and so are gate and up: fewer, larger products. The folder on
 disk keeps Hugging Face's names (see :mod:`empg.policy.weights`), so `transformers` loads what this trains.
