@@ -47,6 +47,7 @@ format: setup  ## format all files
 	snakefmt Snakefile workflow
 
 ui: setup  ## serve the MLflow UI on http://127.0.0.1:5000
+	@echo 'MLflow answers at http://127.0.0.1:5000 in half a minute; Ctrl-C ends it.'
 	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///results/mlflow.db
 
 times: setup  ## print how long each job of a study took (STUDY=quick)

@@ -15,7 +15,7 @@ from itertools import product
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from empg.config import Method
 from empg.environments.alfworld.environment import AlfworldEnvironment
@@ -136,7 +136,7 @@ def train(folder, trajectories, policy, reference=None, *, beta=0.0, **settings)
         reward_funcs=lambda completions, **_: rewards,
         args=config,
         train_dataset=Dataset.from_list([{"prompt": str(group)} for group in range(3)]),
-        processing_class=policy.chat.tokenizer,
+        processing_class=AutoTokenizer.from_pretrained(folder),
         rollout_func=replay(trajectories),
         callbacks=[gradients],
         **own,

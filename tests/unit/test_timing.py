@@ -83,6 +83,13 @@ def test_the_list_of_times_says_what_was_resumed(tmp_path: Path) -> None:
     for name, processes in (("whole", 1), ("cut", 3)):
         path = tmp_path / "results" / "s" / name / "timing.json"
         write_json(path, {"wall_seconds": 5.0, "cpu_seconds": 4.0, "processes": processes})
+    study = {"study": "s", "seeds": [1], "methods": {"grpo": {"advantage": "grpo"}}, "environments": {"rooms": {}}}
+    write_json(tmp_path / "results" / "s" / "config" / "study.json", study)
+    for data in ("rooms", "of_another_study"):
+        write_json(tmp_path / "results" / "data" / f"{data}.timing.json", {"wall_seconds": 1.0})
     lines = times.table(tmp_path / "results" / "s").splitlines()
-    assert [line.endswith("cut  (resumed: 3 processes)") for line in lines[1:3]].count(True) == 1
-    assert [line.endswith("whole") for line in lines[1:3]].count(True) == 1
+    assert sorted(line.split(maxsplit=3)[-1].split("/", 1)[-1] for line in lines[1:-1]) == [
+        "cut  (resumed: 3 processes)",
+        "rooms",
+        "whole",
+    ]

@@ -74,7 +74,7 @@ def test_the_plans_after_the_edits_are_the_shown_ones(step, project):
     project.edit("config/config.yaml", change)
     done = project.snakemake("-n", "--quiet", "rules")
     assert done.returncode == 0, done.stderr
-    assert counts(done.stdout + done.stderr) == counts(re.findall(r"```text\n(job .*?)```", TEXT, re.DOTALL)[step])
+    assert counts(done.stdout + done.stderr) == counts(re.findall(r"```text\n(job .*?)```", TEXT, re.DOTALL)[step - 1])
 
 
 def counts(text: str) -> dict[str, int]:

@@ -58,7 +58,7 @@ def _data_set(value: Any) -> DataSet:
         return value
     name = value.get("type") if isinstance(value, dict) else None
     if not isinstance(name, str) or name not in ENVIRONMENTS:
-        hint = did_you_mean(str(name), ENVIRONMENTS)
+        hint = did_you_mean(str(name), ENVIRONMENTS) or "; is its package installed?"
         raise refuse(("type",), f"expected one of the environments {', '.join(ENVIRONMENTS)}{hint}", name)
     return ENVIRONMENTS[name].data.model_validate(value)
 

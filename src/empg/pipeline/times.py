@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from empg.config import Study, parse
 from empg.errors import DataError
 from empg.files import read_json
 
@@ -14,9 +15,13 @@ def table(results: Path) -> str:
     The modification time of a timing file is the end of its job. A resumed job has the times of all its processes, so
     it seems to begin later than it did. Raises :class:`DataError` when nothing has run.
     """
-    paths = [*results.parent.glob("data/*.timing.json"), *results.rglob("*timing.json")]
+    paths = sorted(results.rglob("*timing.json"))
     if not paths:
-        raise DataError(f"{results}: expected timing.json files, found none")
+        raise DataError(f"{results}: expected the results of a study, found no timing.json")
+    config = results / "config" / "study.json"
+    study = parse(Study, read_json(config), str(config))
+    data = (results.parent / "data" / f"{study.data_set(name)}.timing.json" for name in study.environments)
+    paths += [path for path in dict.fromkeys(data) if path.exists()]
     rows = []
     for path in paths:
         timing = read_json(path)
