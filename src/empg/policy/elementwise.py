@@ -16,16 +16,22 @@ from torch.nn import functional as F  # noqa: N812 — its customary name
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root-mean-square normalisation (arXiv 1910.07467) of the last dimension; ``weight`` ``[width]``."""
+    if not torch.is_grad_enabled():  # sampling calls this for few tokens, where the detour would be felt
+        return F.rms_norm(x, weight.shape, weight, eps)
     return cast("Tensor", _RMSNorm.apply(x, weight, eps))  # type: ignore[no-untyped-call]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding of ``[..., heads, head_width]`` by angles ``[..., 1, head_width / 2]``."""
+    if not torch.is_grad_enabled():
+        return _rotated(x, cos, sin, 1)
     return cast("Tensor", _Rotation.apply(x, cos, sin))  # type: ignore[no-untyped-call]
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) · up (arXiv 2002.05202), ``[..., mlp_width]``, of both side by side, ``[..., 2 * mlp_width]``."""
+    if not torch.is_grad_enabled():
+        return _gated(gate_up)
     return cast("Tensor", _SwiGLU.apply(gate_up))  # type: ignore[no-untyped-call]
 
 
@@ -75,14 +81,18 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
     return rotated
 
 
+def _gated(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
 class _SwiGLU(torch.autograd.Function):
     """∂/∂gate = g·up·silu′(gate) and ∂/∂up = g·silu(gate)."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return _gated(gate_up)
 
     @staticmethod
     @once_differentiable
