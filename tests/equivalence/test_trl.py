@@ -16,6 +16,7 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOConfig
 
 from empg.config import Method
 from empg.environments.alfworld.environment import AlfworldEnvironment
@@ -27,7 +28,6 @@ from empg.rollouts.collect import group_episodes
 from empg.rollouts.sampler import Sampler
 from empg.training.credit import credit_batch
 from empg.training.update import accumulate_gradients, token_batch
-from trl import GRPOConfig
 
 TEMPERATURE, GROUP = 0.9, 3
 AGGREGATION = {"grpo": "seq-mean-token-mean", "dapo": "token-mean"}

@@ -20,11 +20,11 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from trl import GRPOConfig
 
 from empg import modulate
 from empg.integrations.trl import EMPGTrainer
 from empg.policy.tokenizer import train_tokenizer
-from trl import GRPOConfig
 
 TURNS, TURN_TOKENS, OBSERVATION = 3, 5, [20, 21, 22]
 STRENGTHS = {"k": 0.8, "k_future": 1.2, "zeta": 0.1}

@@ -9,16 +9,16 @@ from random import Random
 
 import pytest
 import torch
-from datasets import Dataset
-from transformers import Qwen2Config, Qwen2ForCausalLM
-
 import trl
+from datasets import Dataset
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from trl import GRPOConfig
+
 from empg.environments import data as data_stage
 from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.datasets import open_dataset
 from empg.integrations.trl import EMPGTrainer, environment, prompts
 from empg.policy.tokenizer import train_tokenizer
-from trl import GRPOConfig
 
 # transformers tells TRL that two of its names are old.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -32,9 +32,11 @@ def quiet(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def parts():
+def parts(tmp_path_factory):
     """A tiny network and its tokenizer, with the chat template of Qwen2.5."""
-    tokenizer = train_tokenizer(["go to shelf 1"], 262)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(["go to shelf 1"], 262).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = TEMPLATE.read_text()
     torch.manual_seed(0)
     config = Qwen2Config(

@@ -75,5 +75,3 @@ def test_a_killed_run_continues(project):
     process.wait()
     project.build()
     assert project.plan() == set()
-    timing = json.loads((project.root / "results/mini/rooms/grpo/seed2/train/timing.json").read_text())
-    assert timing["processes"] >= 2, "those that were killed count"

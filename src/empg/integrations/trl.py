@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from empg.core.checks import require_number
 from empg.integrations.steps import modulate_tokens
 from empg.integrations.trl_environment import ACT, DEEPSEARCH, Episode, Tool, environment, prompts
-from trl import GRPOTrainer
 
 __all__ = ["ACT", "DEEPSEARCH", "EMPGTrainer", "Episode", "Tool", "environment", "prompts"]
 
