@@ -83,9 +83,10 @@ class Run:
 
     def results(self) -> dict[str, bytes]:
         """Everything but the timing, which differs from run to run."""
-        files = {str(path.relative_to(self.out)): path for path in self.out.rglob("*") if path.is_file()}
-        own = (".", "timing.json")  # locks and records of time
-        return {name: path.read_bytes() for name, path in files.items() if not name.startswith(own)}
+        files = {path.relative_to(self.out): path for path in self.out.rglob("*") if path.is_file()}
+        hidden = {name for name in files if any(part.startswith(".") for part in name.parts)}  # locks, records of time
+        own = hidden | {Path("timing.json")}
+        return {str(name): path.read_bytes() for name, path in files.items() if name not in own}
 
     @property
     def checkpoints(self) -> list[Path]:
