@@ -96,4 +96,4 @@ lock:  ## resolve requirements.lock again from pyproject.toml
 		--no-emit-package torch --override <(echo "torch==2.13.0 ; sys_platform == 'never'") --quiet -o requirements.lock
 
 clean:  ## delete results, data and caches, but not .venv
-	rm -rf results data .dvc/cache .dvc/tmp .snakemake
+	rm -rf results data params.yaml .dvc/cache .dvc/tmp .snakemake

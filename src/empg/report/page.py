@@ -17,7 +17,7 @@ from markupsafe import Markup
 from empg.analysis import entropy_change, training_summaries
 from empg.analysis.aggregates import FEWEST_SEEDS
 from empg.analysis.results import WARM_START, Results, Run
-from empg.analysis.tables import make_tables, metrics, save_table
+from empg.analysis.tables import make_tables, metrics, panel_files, save_table
 from empg.analysis.verdict import percent, points, verdict
 from empg.config import Study, parse, read_yaml
 from empg.files import atomic_directory, read_json, write_json, write_text
@@ -57,7 +57,7 @@ STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradie
 def run(
     config: Path, results: Path, out: Path, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Make ``out/report.html``, ``out/metrics.json``, ``out/tables``, ``out/figures`` and ``out/trajectories``.
+    """Make ``out/report.html``, ``out/metrics.json``, ``dvc``, ``tables``, ``figures`` and ``trajectories``.
 
     ``config`` is the study's file, ``results`` the folder (results/STUDY) with the output of its stages. Calls
     ``progress(parts done, parts in all)``; parts are the rescored steps and the page of each run, the tables and the
@@ -85,6 +85,9 @@ def run(
                 warnings.simplefilter("ignore", UserWarning)  # altair warns of panels with different legends
                 write_text(out / "figures" / f"{figure.name}.svg", charts.to_svg(figure.whole(), themed=False))
         write_json(out / "metrics.json", metrics(tables["results"], tables["aggregates"]))
+        with atomic_directory(out / "dvc") as folder:
+            for name, success in panel_files(tables["results"]).items():
+                write_json(folder / name, success)
         templates = environment()
         with atomic_directory(out / "trajectories") as folder:
             for i, run in enumerate(runs, start=len(runs) + 2):
