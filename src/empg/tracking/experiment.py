@@ -1,9 +1,8 @@
 """The page of a study's experiment in MLflow: its description, its saved views of the table of runs, its addresses.
 
-MLflow's page reads three things that no document of MLflow describes: the tag ``mlflow.experimentKind``, tags
-``mlflow.sharedViewState.NAME``, which "Save as new view" writes, and the parts of its addresses. Only this module knows
-them. If a release of MLflow changes one, a link opens the plain table of all runs; ``tests/browser/test_mlflow.py``
-opens every link in a browser.
+MLflow's page reads two things that no document of MLflow describes: tags ``mlflow.sharedViewState.NAME``, which "Save
+as new view" writes, and the parts of its addresses. Only this module knows them. If a release of MLflow changes one, a
+link opens the plain table of all runs; ``tests/browser/test_mlflow.py`` opens the links in a browser.
 """
 
 from __future__ import annotations
@@ -11,30 +10,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from typing import NamedTuple
 
 from empg.files import read_json
 
-MODEL_TRAINING = "custom_model_development"  # the kind that opens the table of runs, and not a page about GenAI
-WORKFLOW = "workflowType=machine_learning"
+WORKFLOW = "workflowType=machine_learning"  # without it MLflow opens a page about GenAI
 POLICIES, PREPARATION = "policies", "preparation"  # names of views, in their addresses
+TAGS = ("method", "seed")  # the end of a long run's name is cut
 SAVED = 1_700_000_000_000  # milliseconds; a view's age means nothing here, and a fixed one changes no tag
 
 
 class View(NamedTuple):
-    """A saved view of the table of runs: its name in addresses, its title, which runs and which columns it has."""
+    """A saved view of the table of runs: its name in addresses, its title, which runs and which metrics it has."""
 
     name: str
     title: str
     runs: str
-    columns: tuple[str, ...]
+    metrics: tuple[str, ...]
 
     @property
     def state(self) -> str:
         """What MLflow stores of a view."""
         order = {"orderByKey": "attributes.`Run Name`", "orderByAsc": True}
-        state = json.dumps({"searchFilter": self.runs, **order, "selectedColumns": self.columns})
+        columns = [f"metrics.`{name}`" for name in self.metrics] + [f"tags.`{name}`" for name in TAGS]
+        state = json.dumps({"searchFilter": self.runs, **order, "selectedColumns": columns})
         return json.dumps({"name": self.title, "createdAt": SAVED, "updatedAt": SAVED, "state": state})
 
 
@@ -51,20 +50,20 @@ def views(study: Path) -> list[View]:
             environment,
             f"{environment}: trained policies",
             f"tags.stage = 'train' AND tags.env = '{environment}'",
-            _metrics(panel_metric(split, mode) for mode in ("sampled", "greedy") for split in splits),
+            tuple(panel_metric(split, mode) for mode in ("sampled", "greedy") for split in splits),
         )
         for environment, splits in panels.items()
     ]
-    sampled = _metrics(panel_metric(split, "sampled") for splits in panels.values() for split in splits)
+    sampled = tuple(dict.fromkeys(panel_metric(split, "sampled") for splits in panels.values() for split in splits))
     return [
         *own,
         View(POLICIES, "Trained policies", "tags.stage = 'train'", sampled),
-        View(PREPARATION, "Warm starts and rollouts", "tags.stage != 'train'", ("tags.`stage`", *sampled)),
+        View(PREPARATION, "Warm starts and rollouts", "tags.stage != 'train'", sampled),
     ]
 
 
 def experiment_tags(study: Path, experiment: str, report: str | None) -> dict[str, str]:
-    """The tags of ``study``'s experiment: its kind, its description in Markdown, its views. ``report``: a run's id."""
+    """The tags of ``study``'s experiment: its description in Markdown and its views. ``report`` is a run's id."""
     about = read_json(path).get("description", "") if (path := study / "config" / "study.json").exists() else ""
     own = (study.parent.parent / "config" / "study" / f"{study.name}.yaml").exists()
     made = "snakemake --cores all" + (f" --config study={study.name}" if own else "")
@@ -80,13 +79,12 @@ def experiment_tags(study: Path, experiment: str, report: str | None) -> dict[st
         f"for the report. Made by `{made}`, logged again by `empg track --results {study}`, checked by "
         f"`empg audit {study}`."
     )
-    tags = {"mlflow.note.content": note, "mlflow.experimentKind": MODEL_TRAINING}
-    return tags | {f"mlflow.sharedViewState.{view.name}": view.state for view in saved}
+    return {"mlflow.note.content": note} | {f"mlflow.sharedViewState.{view.name}": view.state for view in saved}
 
 
 def address(experiment: str, view: View) -> str:
     """The table of runs in a view, as a link within MLflow."""
-    return f"#/experiments/{experiment}/runs?viewStateShareKey={view.name}&{WORKFLOW}&searchFilter={quote(view.runs)}"
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={view.name}&{WORKFLOW}"
 
 
 def episodes(experiment: str) -> str:
@@ -101,10 +99,6 @@ def page(experiment: str, run: str, artifact: str) -> str:
 
 def _short(view: View) -> str:
     return {POLICIES: "all", PREPARATION: "warm starts"}.get(view.name, view.name)
-
-
-def _metrics(names: Any) -> tuple[str, ...]:
-    return tuple(f"metrics.`{name}`" for name in dict.fromkeys(names))
 
 
 def _panels(study: Path) -> Iterator[tuple[str, list[str]]]:

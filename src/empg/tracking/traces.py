@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-EACH = 4  # episodes of each panel and policy; logging one costs 0.1 s
+EACH = 3  # episodes of each panel and policy; logging one costs 0.1 s
 MILLISECOND = 1_000_000  # a step's length in the timeline, in nanoseconds; steps have no times of their own
 SECOND = 1000 * MILLISECOND
 SOURCE_RUN = "mlflow.sourceRun"  # the metadata that ties a trace to its run

@@ -87,7 +87,7 @@ class Tracker:
         return str(self.client.create_experiment(self.study.name, location))
 
     def describe_study(self) -> None:
-        """Give the experiment its kind, its description and its saved views."""
+        """Give the experiment its description and its saved views."""
         report = self.find(Identity("report"))
         wanted = experiment_tags(self.study, self.experiment, report.info.run_id if report else None)
         there = self.client.get_experiment(self.experiment).tags
