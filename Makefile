@@ -49,9 +49,8 @@ format: setup  ## format all files
 	ruff format .
 	snakefmt Snakefile workflow
 
-ui: setup  ## serve the MLflow UI on http://127.0.0.1:5000
-	@echo 'MLflow answers at http://127.0.0.1:5000 in half a minute; Ctrl-C ends it.'
-	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///results/mlflow.db
+ui: setup  ## serve MLflow on http://127.0.0.1:5000 and print the addresses of the studies
+	empg ui
 
 times: setup  ## print how long each job of a study took (STUDY=quick)
 	empg times --results results/$(STUDY)

@@ -31,7 +31,7 @@ class View(NamedTuple):
     @property
     def state(self) -> str:
         """What MLflow stores of a view."""
-        order = {"orderByKey": "attributes.`Run Name`", "orderByAsc": True}
+        order = {"orderByKey": "tags.`mlflow.runName`", "orderByAsc": True}
         columns = [f"metrics.`{name}`" for name in self.metrics] + [f"tags.`{name}`" for name in TAGS]
         state = json.dumps({"searchFilter": self.runs, **order, "selectedColumns": columns})
         return json.dumps({"name": self.title, "createdAt": SAVED, "updatedAt": SAVED, "state": state})

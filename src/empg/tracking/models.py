@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from empg.tracking.tracker import Tracker
 
 LARGEST_MODEL = 2 * 1024**3  # bytes; MLflow copies each model, so runs with larger ones only name their folder
-COMMIT = "mlflow.source.git.commit"
+SOURCE = ("mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit", "mlflow.source.git.branch")
 
 
 def log_policy(tracker: Tracker, run: Run, folder: Path, evaluation: Path) -> None:
@@ -27,7 +27,7 @@ def log_policy(tracker: Tracker, run: Run, folder: Path, evaluation: Path) -> No
 
     The first conversation of its ``evaluation`` is the input example.
     """
-    client, config = tracker.client, read_json(folder / "manifest.json")["config"]
+    client, config = tracker.client, read_json(evaluation / "manifest.json")["config"]
     folder /= "model"
     whole = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
     for model in tracker.models(run):
@@ -41,10 +41,12 @@ def log_policy(tracker: Tracker, run: Run, folder: Path, evaluation: Path) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow and transformers warn about their own code
         model_id = _log_pipeline(tracker, run, folder, example)
-    tags = {"mlflow.note.content": description(run.info.run_name, model_id, folder, example)}
-    # MLflow would say the commit of the working directory. The model is of the code that trained it.
-    commit = client.get_run(run.info.run_id).data.tags.get(COMMIT, "")
-    client.set_logged_model_tags(model_id, tags | {COMMIT: commit})
+    # MLflow would say where it was logged from. The model is of the code that trained it.
+    of_run = client.get_run(run.info.run_id).data.tags
+    own = {key: of_run.get(key, "") for key in SOURCE}
+    client.set_logged_model_tags(
+        model_id, own | {"mlflow.note.content": description(run.info.run_name, model_id, folder, example)}
+    )
 
 
 def input_example(evaluation: Path, config: dict[str, Any]) -> dict[str, Any]:
