@@ -28,7 +28,7 @@ test-integrations:  ## test the environments in Gymnasium and verifiers, without
 	OMP_NUM_THREADS=1 .venv-integrations/bin/python -m pytest tests/integrations
 
 test-browser: setup  ## test the report's pages in Chromium (`make test` does too, where there is one)
-	EMPG_BROWSER=required OMP_NUM_THREADS=1 pytest tests/browser
+	EMPG_BROWSER=required OMP_NUM_THREADS=1 pytest -m "longer or not longer" tests/browser
 
 test-trl: setup  ## train with the real TRL: losses, LoRA, two processes, resume (minutes)
 	OMP_NUM_THREADS=1 pytest -m longer tests/trl
