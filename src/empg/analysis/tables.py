@@ -11,6 +11,8 @@ import polars as pl
 from empg.analysis import entropy_change, training_summaries
 from empg.analysis.aggregates import aggregate_table
 from empg.analysis.cost import cost, cost_by_part
+from empg.analysis.detectable import detectable
+from empg.analysis.paired_runs import paired_runs
 from empg.analysis.results import Results
 from empg.analysis.sensitivity import sensitivity
 from empg.analysis.success import PANEL_KEY, episode_metrics, result_table, stop_reasons, success_by_type, with_seeds
@@ -39,6 +41,8 @@ def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: N
     tables = {
         "results": results_table,
         "aggregates": aggregate_table(study, episodes),
+        "detectable": detectable(results_table),
+        "paired_runs": paired_runs(study, episodes),
         "panels": panels,
         "success_by_type": success_by_type(episodes),
         "stop_reasons": stop_reasons(episodes),
