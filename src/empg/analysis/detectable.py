@@ -32,9 +32,7 @@ def detectable(results: pl.DataFrame) -> pl.DataFrame:
     ``over`` says which interval it comes from: ``seeds``, or ``tasks`` where there are too few seeds. The latter holds
     for these policies alone, so the study could have shown less.
     """
-    return pl.DataFrame(
-        [_row(row) for row in results.drop_nulls("against").iter_rows(named=True)], schema=DETECTABLE
-    )
+    return pl.DataFrame([_row(row) for row in results.drop_nulls("against").iter_rows(named=True)], schema=DETECTABLE)
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,12 +18,14 @@ from empg.errors import DataError
 from empg.files import atomic_directory, read_json, write_text
 from empg.pipeline.origin import commit
 from empg.report.captions import CAPTIONS
+from empg.report.names import with_titles
+from empg.timing import processor
 
 LARGEST = 200_000  # bytes; the page only names larger tables
 NOTE = (
     "Success is the mean over seeds in %; lift (over the warm start) and differences are in points. Intervals are 95 % "
-    "intervals: Student's t for other seeds; a bootstrap over tasks for other tasks with these very policies. A "
-    "difference is to the method named."
+    "intervals: Student's t for other seeds, from three seeds on; a bootstrap over tasks for other tasks with these very "
+    "policies. A difference is to the method named."
 )
 STAGES = ("warmstart", "train", "evaluate", "report")
 
@@ -60,7 +61,9 @@ def run(results: Path, out: Path) -> None:
 
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
     """The page in Markdown: origin of the results, verdict, every panel, search, figures with captions, table names."""
-    table = pl.read_parquet(results / "report" / "tables" / "results.parquet")
+    read = {"results": pl.read_parquet(results / "report" / "tables" / "results.parquet")}
+    called, shown = with_titles(study, read)
+    table = shown["results"]
     cost = pl.read_parquet(results / "report" / "tables" / "cost.parquet")
     lines = [
         f"# Results of the study `{study.study}`",
@@ -72,7 +75,7 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
         "## Verdict",
         "",
     ]
-    lines += [line for sentence in verdict(study, table) for line in (sentence, "")]
+    lines += [line for sentence in verdict(called, table) for line in (sentence, "")]
     for environment in study.environments:
         lines += [f"## {environment}", "", *panels(table.filter(environment=environment)), ""]
     lines += [NOTE, ""]
@@ -100,7 +103,7 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
 
 
 def panels(table: pl.DataFrame) -> list[str]:
-    """One environment's rows of the table of results as a Markdown table."""
+    """One environment's rows of the table of results as a Markdown table, without columns that are empty."""
     heads = (
         "panel",
         "policy",
@@ -113,19 +116,18 @@ def panels(table: pl.DataFrame) -> list[str]:
         "other seeds",
         "other tasks",
     )
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for row in table.iter_rows(named=True):
         if row["method"] == table["method"][0]:
-            lines.append(
-                f"| {row['split']}, {row['mode']} | warm start | 1 | {_percent(row['warm_start'])} |" + " |" * 6
-            )
+            warm = [f"{row['split']}, {row['mode']}", "warm start", "1", _percent(row["warm_start"])]
+            rows.append(warm + [""] * (len(heads) - len(warm)))
         cells = [
             "",
             row["method"],
             str(row["seeds"]),
             _percent(row["success"]),
             _range(row, "low", "high", _percent),
-            _range(row, "lowest_seed", "highest_seed", _percent),
+            _range(row, "lowest_seed", "highest_seed", _percent) if row["seeds"] > 1 else "",
             points(row["lift"]),
         ]
         if row["against"] is None:
@@ -135,8 +137,10 @@ def panels(table: pl.DataFrame) -> list[str]:
                 f"{points(row['difference'])} to {row['against']}",
                 *(_range(row, f"difference_{of}_low", f"difference_{of}_high", points) for of in ("seeds", "tasks")),
             ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append(cells)
+    filled = [i for i in range(len(heads)) if any(cells[i] for cells in rows)]
+    lines = [[heads[i] for i in filled], ["---"] * len(filled), *([cells[i] for i in filled] for cells in rows)]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _search_file(results: Path) -> Path:
@@ -206,14 +210,6 @@ def _origin(results: Path, cost: pl.DataFrame) -> list[str]:
     commits = "; ".join(f"{stage} {', '.join(sorted(names))}" for stage, names in made.items() if names)
     return [
         f"Finished on {finished:%Y-%m-%d}, {hours:.2f} CPU hours in {cost['jobs'].sum()} jobs; this page was made "
-        f"on {_machine()}. Commits: {commits}. "
+        f"on {os.cpu_count()} cores of {processor()}. Commits: {commits}. "
         "Settings: [study.json](study.json)."
     ]
-
-
-def _machine() -> str:
-    """This machine's processor and number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
