@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from empg.analysis.statistics import mean_over_seeds, paired_difference, wilson
+from empg.analysis.statistics import mean_over_runs, mean_over_seeds, paired_difference, wilson
 
 
 def test_wilson_by_hand() -> None:
@@ -40,13 +40,14 @@ def test_wilson_covers() -> None:
 
 
 def test_mean_over_seeds_by_hand() -> None:
-    # Two seeds: s = 0.141421, s/√2 = 0.1, t₁ = 12.706205.  Three: s = 1, s/√3 = 0.577350, t₂ = 4.302653.
-    assert mean_over_seeds(np.array([0.4, 0.6])) == pytest.approx((0.5, 0.5 - 1.2706205, 0.5 + 1.2706205), abs=1e-6)
+    # Two runs: s = 0.141421, s/√2 = 0.1, t₁ = 12.706205.  Three: s = 1, s/√3 = 0.577350, t₂ = 4.302653.
+    assert mean_over_runs(np.array([0.4, 0.6])) == pytest.approx((0.5, 0.5 - 1.2706205, 0.5 + 1.2706205), abs=1e-6)
     assert mean_over_seeds(np.array([1.0, 2.0, 3.0])) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138), abs=1e-6)
 
 
-def test_one_seed_has_no_interval() -> None:
-    assert mean_over_seeds(np.array([0.4])) == (0.4, None, None)
+def test_fewer_than_three_seeds_have_no_interval() -> None:
+    assert mean_over_seeds(np.array([0.4])) == mean_over_runs(np.array([0.4])) == (0.4, None, None)
+    assert mean_over_seeds(np.array([0.4, 0.6])) == (0.5, None, None)
 
 
 @pytest.mark.parametrize("values", [np.array([]), np.array([0.1, np.nan]), np.zeros((2, 2))])
