@@ -70,7 +70,7 @@ def course(job: tuple[str, str, int, int]) -> None:
         part += 1
         with TemporaryDirectory() as folder:
             policy.save(Path(folder))
-            solved = evaluate.summarise(evaluate.play(played, files, Path(folder), lambda *_: None))["tune"]
+            solved = evaluate.summarise(evaluate.play(played, files, Path(folder), lambda *_: None).episodes)["tune"]
         thought, action = costs(policy, examples)
         print(
             f"{environment} seed {seed} {metrics['tokens'] / 1e6:5.2f} M tokens  loss {metrics['loss']:.3f}  "

@@ -146,39 +146,50 @@ def _collection(path: Path, policy) -> None:
 def _evaluation(study, folder: Path, method: str, seed: int) -> None:
     from empg.config import evaluate_run
     from empg.environments.alfworld.registration import AlfworldData
+    from empg.environments.base import Task
     from empg.files import write_json
-    from empg.rollouts.evaluate import summarise
-    from empg.schema import EPISODES, write_table
+    from empg.rollouts.episodes import Episode, StopReason, Trajectory
+    from empg.rollouts.evaluate import summarise, tables
+    from empg.schema import EPISODES, EVALUATED_STEPS, write_table
 
     random = np.random.default_rng([len(method), seed])
-    frames = []
+    types = ("look_at_obj_in_light", "pick_two_obj_and_place")
+    parts = []
     for split in ("valid_seen", "valid_unseen"):
         for mode in ("greedy", "sampled"):
-            success = random.random(TASKS) < SUCCESS[method]
-            steps = random.integers(3, 20, TASKS)
-            columns = {
-                "split": [split] * TASKS,
-                "mode": [mode] * TASKS,
-                "task": np.arange(TASKS),
-                "task_type": ["look_at_obj_in_light", "pick_two_obj_and_place"] * (TASKS // 2),
-                "success": success,
-                "score": success,
-                "metrics": [[]] * TASKS,
-                "steps": steps,
-                "invalid_steps": steps // 4,
-                "agent_tokens": steps * 9,
-                "mean_entropy": random.random(TASKS),
-                "stop_reason": np.where(success, "success", "step_limit"),
-            }
-            frames.append(pl.DataFrame(columns, strict=False).cast(EPISODES))
-    episodes = pl.concat(frames)
+            trajectories = []
+            for number, success in enumerate(random.random(TASKS) < SUCCESS[method]):
+                task = Task("alfworld", split, number, types[number % 2])
+                steps = [_evaluated_step(random, i) for i in range(int(random.integers(3, 20)))]
+                stop = StopReason.SUCCESS if success else StopReason.STEP_LIMIT
+                episode = Episode(task, number, number + TASKS * len(parts), seed=number)
+                trajectories.append(Trajectory(episode, steps, float(success), stop, float(success)))
+            parts.append(tables(trajectories, mode, 0))
+    episodes = pl.concat(part.episodes for part in parts)
     write_table(episodes, EPISODES, folder / "episodes.parquet")
+    write_table(pl.concat(part.steps for part in parts), EVALUATED_STEPS, folder / "steps.parquet")
     config = evaluate_run(study, {"alfworld": AlfworldData()}, "alfworld", method, seed)
     panels = summarise(episodes)
     summary = {"environment": "alfworld", "method": method, "seed": seed, "panels": panels}
     write_json(folder / "summary.json", summary | {"about": {"metrics": {}, "stop_reasons": {}}})
     summary = {f"{split}_{mode}_success": p["success"] for split, modes in panels.items() for mode, p in modes.items()}
     _manifest(folder, "evaluate", config, summary)
+
+
+def _evaluated_step(random: np.random.Generator, number: int):
+    from empg.rollouts.episodes import Step
+
+    return Step(
+        observation=f"You see a mug {number}.",
+        prompt_ids=np.arange(10, 14, dtype=np.int32),
+        response_ids=np.arange(20, 23, dtype=np.int32),
+        logprobs=np.full(3, -1.0, np.float32),
+        entropies=random.random(3).astype(np.float32),
+        text=f"<think>so {number}</think><action>look</action>",
+        action="look",
+        invalid=number % 4 == 3,
+        truncated=False,
+    )
 
 
 def _training(study, folder: Path, method: str, seed: int, policy) -> None:

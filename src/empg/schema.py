@@ -63,6 +63,7 @@ EPISODES: Schema = {
     "split": pl.String,
     "mode": pl.String,  # greedy or sampled
     "task": pl.Int64,
+    "episode": pl.Int32,  # 0, 1, …: which play of this task; greedy plays each task once
     "task_type": pl.String,
     "success": pl.Boolean,
     "score": pl.Float32,
@@ -73,6 +74,10 @@ EPISODES: Schema = {
     "mean_entropy": pl.Float32,  # nats, over the episode's agent tokens
     "stop_reason": pl.String,
 }
+
+# A step of an evaluation episode. ``group`` is the task's place in its panel, ``trajectory`` the episode's row in the
+# table of episodes; ``iteration`` and ``policy_version`` are 0.
+EVALUATED_STEPS: Schema = {"mode": pl.String, "episode": pl.Int32, **STEPS}
 
 
 def write_table(frame: pl.DataFrame, schema: Schema, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Evaluation plays every task of the panels, once greedy and once sampled, and summarises the episodes."""
+"""Evaluation plays every task of the panels, greedy and sampled, keeps every step and summarises the episodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.alfworld.tasks import StoredGames
 from empg.files import read_json
 from empg.rollouts import evaluate, sampler
-from empg.schema import EPISODES, read_table
+from empg.schema import EPISODES, EVALUATED_STEPS, read_table
 
 TASKS = 5
 
@@ -46,7 +46,38 @@ def test_run_writes_every_episode_of_every_panel(study_results: Path, data: Path
     summary = read_json(tmp_path / "summary.json")
     assert summary["panels"] == evaluate.summarise(episodes)
     assert (summary["environment"], summary["method"], summary["seed"]) == ("alfworld", "grpo", 1)
-    assert set(read_json(tmp_path / "manifest.json")["outputs"]) == {"episodes.parquet", "summary.json"}
+    files = {"episodes.parquet", "steps.parquet", "summary.json"}
+    assert set(read_json(tmp_path / "manifest.json")["outputs"]) == files
+    steps = read_table(tmp_path / "steps.parquet", EVALUATED_STEPS)
+    assert len(steps) == episodes["steps"].sum()
+    assert steps["trajectory"].unique(maintain_order=True).to_list() == list(range(4 * TASKS))
+    for (row,), part in steps.group_by("trajectory"):
+        episode, first = episodes.row(row, named=True), part.row(0, named=True)
+        assert part["step"].to_list() == list(range(episode["steps"]))
+        assert part["invalid"].sum() == episode["invalid_steps"]
+        assert part["entropies"].list.len().sum() == episode["agent_tokens"]
+        assert (first["reward"] == 1.0, first["score"]) == (episode["success"], episode["score"])
+        same = ("split", "mode", "task", "episode", "task_type", "stop_reason")
+        assert [first[key] for key in same] == [episode[key] for key in same]
+
+
+def test_further_plays_have_luck_of_their_own_and_leave_the_first_as_it_was(study_results: Path, data: Path) -> None:
+    model = study_results / "alfworld" / "grpo" / "seed1" / "train" / "model"
+    told: list[tuple[int, int]] = []
+    once, thrice = config(study_results), config(study_results)
+    thrice = thrice.model_copy(update={"evaluate": thrice.evaluate.model_copy(update={"episodes": 3})})
+    first, all_plays = (evaluate.play(c, data, model, lambda *state: told.append(state)) for c in (once, thrice))
+    assert told[-1] == (8 * TASKS, 8 * TASKS)  # two panels, once greedy and three times sampled
+    assert all_plays.episodes.filter(episode=0).equals(first.episodes)
+    assert all_plays.steps.filter(episode=0).drop("trajectory").equals(first.steps.drop("trajectory"))
+    assert all_plays.episodes.filter(mode="greedy")["episode"].to_list() == [0] * 2 * TASKS
+    sampled = all_plays.steps.filter(mode="sampled")
+    assert sampled.group_by("split", "task").agg(pl.col("seed").n_unique())["seed"].to_list() == [3] * 2 * TASKS
+    assert sampled.group_by("episode").agg("text")["text"].n_unique() == 3
+    numbered = all_plays.episodes.with_row_index("trajectory")
+    keys = ["split", "mode", "task", "episode"]
+    joined = all_plays.steps.join(numbered, on="trajectory")
+    assert all(joined[key].equals(joined[f"{key}_right"], check_names=False) for key in keys)
 
 
 def test_waves_change_nothing(study_results: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +92,7 @@ def test_waves_change_nothing(study_results: Path, data: Path, monkeypatch: pyte
 
     monkeypatch.setattr(sampler._Batch, "_prefill_openings", spy)
     whole, parts = (
-        evaluate.play(config(study_results, rows=rows), data, model, lambda *state: told.append(state))
+        evaluate.play(config(study_results, rows=rows), data, model, lambda *state: told.append(state)).episodes
         for rows in (256, 2)
     )
     assert opened == [TASKS] * 4 + [2, 2, 1] * 4
@@ -89,6 +120,7 @@ def test_summary_by_hand() -> None:
         "split": "valid_seen",
         "mode": "greedy",
         "task": [0, 1, 2, 3],
+        "episode": 0,
         "task_type": ["look", "pick", "look", "pick"],
         "success": [True, True, False, True],
         "score": [1.0, 1.0, 0.4, 1.0],
@@ -108,3 +140,13 @@ def test_summary_by_hand() -> None:
     assert (numbers["score_mean"], numbers["metrics"]) == (pytest.approx(0.85), {"f1": 0.2, "recall": 0.5})
     assert numbers["stop_reasons"] == {"step_limit": 1, "success": 3}
     assert {name: part["success"] for name, part in numbers["types"].items()} == {"look": 0.5, "pick": 1.0}
+
+
+def test_an_interval_counts_tasks_and_not_their_plays() -> None:
+    """Two plays of four tasks, five successes: solved tasks are 2.5 of 4, so the interval is that of 2 and of 3."""
+    columns = {"task": [0, 1, 2, 3] * 2, "success": [True, True, True, False, True, True, False, False]}
+    numbers = evaluate._success(pl.DataFrame(columns))
+    solved = [pl.DataFrame({"task": range(4), "success": [i < k for i in range(4)]}) for k in (2, 3)]
+    two, three = map(evaluate._success, solved)
+    assert (numbers["n"], numbers["successes"], numbers["success"]) == (8, 5, 0.625)
+    assert (numbers["success_low"], numbers["success_high"]) == (two["success_low"], three["success_high"])

@@ -55,7 +55,7 @@ outputs = {
     "warmstart": ["model/config.json", "metrics.parquet"],
     "rollouts": ["rollouts.parquet", "difficulty.parquet"],
     "train": ["model/config.json", "metrics.parquet"],
-    "evaluate": ["episodes.parquet", "summary.json"],
+    "evaluate": ["episodes.parquet", "steps.parquet", "summary.json"],
     "report": ["report.html", "metrics.json", "figures/a.svg", "tables/a.csv", "trajectories/a.html"],
 }
 if stage == "dvc":

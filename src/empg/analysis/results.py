@@ -65,6 +65,14 @@ class Results:
         """Every evaluation episode, with its run's environment, method and seed."""
         return pl.concat(_tagged(read_table(run.evaluate / "episodes.parquet", EPISODES), run) for run in self.runs())
 
+    def task_means(self) -> pl.DataFrame:
+        """Every evaluated task: one row for each run, panel and task, with the mean ``success`` of its episodes.
+
+        Episodes of one task depend on each other, so whatever draws or counts tasks starts from these rows.
+        """
+        key = ["environment", "method", "seed", "split", "mode", "task", "task_type"]
+        return self.episodes().group_by(key, maintain_order=True).agg(pl.col("success").mean())
+
     def panels(self) -> pl.DataFrame:
         """The numbers of every ``summary.json``: one row for each run, split and mode."""
         return pl.DataFrame(list(self._panels()), schema=PANEL)

@@ -14,6 +14,7 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+FEWEST_SEEDS = 3  # an interval over two seeds has one degree of freedom: 0 to 100 %, or a point where they agree
 
 
 class Estimate(NamedTuple):
@@ -37,12 +38,21 @@ def wilson(successes: int, trials: int, level: float = LEVEL) -> Estimate:
 
 
 def mean_over_seeds(values: NDArray[np.float64], level: float = LEVEL) -> Estimate:
-    """Mean of ``values`` ``[seeds]`` with Student's t interval: what other seeds would give. One seed has no interval.
+    """Mean of ``values`` ``[seeds]`` with Student's t interval: what other seeds would give.
 
-    Raises ``ValueError`` for no seeds, another shape and values that are not finite.
+    Fewer than :data:`FEWEST_SEEDS` seeds have no interval. Raises ``ValueError`` as :func:`mean_over_runs`.
+    """
+    estimate = mean_over_runs(values, level)
+    return estimate if len(values) >= FEWEST_SEEDS else Estimate(estimate.value, None, None)
+
+
+def mean_over_runs(values: NDArray[np.float64], level: float = LEVEL) -> Estimate:
+    """Mean of ``values`` ``[runs]`` with Student's t interval: what other runs would give. One run has no interval.
+
+    Raises ``ValueError`` for no runs, another shape and values that are not finite.
     """
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"mean_over_seeds: expected finite values [seeds], found {values!r}")
+        raise ValueError(f"expected finite values of at least one run, found {values!r}")
     mean = float(values.mean())
     if len(values) == 1:
         return Estimate(mean, None, None)

@@ -18,6 +18,8 @@ PANEL_KEY = ("environment", "split", "mode")
 def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> pl.DataFrame:
     """One row for each panel and method: success over seeds, lift over the warm start, difference to ``against``.
 
+    ``episodes`` has one row for each run, panel and task (:meth:`~empg.analysis.results.Results.task_means`).
+
     ``against`` names the method that this one is compared with (:meth:`~empg.config.Study.compared_with`). It and
     ``difference_*`` are null for the baseline. Values are shares, not percent.
     """
@@ -49,7 +51,7 @@ def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> 
 
 
 def outcomes(played: pl.DataFrame, method: str) -> NDArray[np.float64]:
-    """Success of a method's episodes as 0 and 1, ``[seeds, tasks]``. Tasks are sorted by split and number."""
+    """Success of a method's tasks, from 0 to 1, ``[seeds, tasks]``. Tasks are sorted by split and number."""
     rows = played.filter(pl.col("method") == method).sort("seed", "split", "task")
     by_seed = rows.group_by("seed", maintain_order=True).agg("success")
     return np.stack([np.array(success, dtype=np.float64) for success in by_seed["success"]])

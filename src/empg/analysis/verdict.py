@@ -57,7 +57,8 @@ def conclusion(rows: Sequence[dict[str, Any]], method: str, against: str) -> str
     ``rows`` are the rows of ``method`` in the table of results, one per panel.
     """
     if any(row["difference_seeds_low"] is None for row in rows):
-        return f"With one seed no difference between {method} and {against} can be shown."
+        seeds = f"only {_seeds(rows)}" if rows[0]["seeds"] > 1 else "one seed"
+        return f"With {seeds} a method, no difference between {method} and {against} can be shown."
     better = _shown_better(rows)
     worse = [row for row in rows if max(row["difference_seeds_high"], row["difference_tasks_high"]) < 0]
     shown = [f"{word} {against} on {_panels(part)}" for word, part in (("beats", better), ("loses to", worse)) if part]

@@ -116,11 +116,11 @@ def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     recorded = {name: written.get(name) for name in again}
     what = f"success of {len(means)} methods' panels, each the mean over its seeds"
     yield Numbers(what, folder / "metrics.json", rows, recorded, again, 1e-12)
-    episodes = results.episodes()
-    rows = f"{len(episodes)} rows of the episodes.parquet files"
+    tasks = results.task_means()
+    rows = f"{len(tasks)} tasks of the episodes.parquet files"
     for name, table in (
-        ("results", result_table(study, panels, episodes)),
-        ("aggregates", aggregate_table(study, episodes)),
+        ("results", result_table(study, panels, tasks)),
+        ("aggregates", aggregate_table(study, tasks)),
     ):
         path = folder / "tables" / f"{name}.parquet"
         recorded, again = map(_cells, (pl.read_parquet(path, hive_partitioning=False), table))

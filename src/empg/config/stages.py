@@ -66,7 +66,11 @@ class Train(Model):
 
 
 class Evaluate(Model):
-    """Fixed panels: every task of each split, once greedy and once sampled. No ``splits``: the environment's."""
+    """Fixed panels: every task of each split, once greedy and ``episodes`` times sampled.
+
+    No ``splits``: the environment's.
+    """
 
     seed: int = 0
     splits: tuple[Name, ...] = ()
+    episodes: Positive = 1
