@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from empg.analysis.aggregates import FEWEST_SEEDS
 from empg.analysis.results import WARM_START
 from empg.analysis.sensitivity import SETTINGS, maps
+from empg.analysis.statistics import FEWEST_SEEDS
 from empg.config import Study
 from empg.report import charts
 from empg.report.captions import CAPTIONS, Caption

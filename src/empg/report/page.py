@@ -15,8 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from empg.analysis import entropy_change, training_summaries
-from empg.analysis.aggregates import FEWEST_SEEDS
 from empg.analysis.results import WARM_START, Results, Run
+from empg.analysis.statistics import FEWEST_SEEDS
 from empg.analysis.tables import make_tables, metrics, save_table
 from empg.analysis.verdict import percent, points, verdict
 from empg.config import Study, parse, read_yaml
@@ -120,7 +120,7 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Figure
         sections.setdefault(figure.caption.section, []).append({"figure": figure, "panels": panels})
     return templates.get_template("report.html.j2").render(
         study=results.study,
-        verdict=verdict(results.study, tables["results"]),
+        verdict=verdict(results.study, tables["verdict"], tables["results"]),
         environments=[environment_view(results, tables, name) for name in results.study.environments],
         episodes=int(tables["panels"]["n"].sum()),
         sections=sections,

@@ -23,8 +23,8 @@ from empg.report.captions import CAPTIONS
 LARGEST = 200_000  # bytes; the page only names larger tables
 NOTE = (
     "Success is the mean over seeds in %; lift (over the warm start) and differences are in points. Intervals are 95 % "
-    "intervals: Student's t for other seeds; a bootstrap over tasks for other tasks with these very policies. A "
-    "difference is to the method named."
+    "intervals: Student's t for other seeds; seeds and clusters of tasks both drawn anew for a difference (tasks alone "
+    "with fewer than three seeds). A difference is to the method named."
 )
 STAGES = ("warmstart", "train", "evaluate", "report")
 
@@ -60,8 +60,9 @@ def run(results: Path, out: Path) -> None:
 
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
     """The page in Markdown: origin of the results, verdict, every panel, search, figures with captions, table names."""
-    table = pl.read_parquet(results / "report" / "tables" / "results.parquet")
-    cost = pl.read_parquet(results / "report" / "tables" / "cost.parquet")
+    table, compared, cost = (
+        pl.read_parquet(results / "report" / "tables" / f"{name}.parquet") for name in ("results", "verdict", "cost")
+    )
     lines = [
         f"# Results of the study `{study.study}`",
         "",
@@ -72,7 +73,7 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
         "## Verdict",
         "",
     ]
-    lines += [line for sentence in verdict(study, table) for line in (sentence, "")]
+    lines += [line for sentence in verdict(study, compared, table) for line in (sentence, "")]
     for environment in study.environments:
         lines += [f"## {environment}", "", *panels(table.filter(environment=environment)), ""]
     lines += [NOTE, ""]
@@ -110,14 +111,13 @@ def panels(table: pl.DataFrame) -> list[str]:
         "lowest to highest seed",
         "lift",
         "difference",
-        "other seeds",
-        "other tasks",
+        "other seeds and tasks",
     )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in table.iter_rows(named=True):
         if row["method"] == table["method"][0]:
             lines.append(
-                f"| {row['split']}, {row['mode']} | warm start | 1 | {_percent(row['warm_start'])} |" + " |" * 6
+                f"| {row['split']}, {row['mode']} | warm start | 1 | {_percent(row['warm_start'])} |" + " |" * 5
             )
         cells = [
             "",
@@ -129,11 +129,11 @@ def panels(table: pl.DataFrame) -> list[str]:
             points(row["lift"]),
         ]
         if row["against"] is None:
-            cells += ["", "", ""]
+            cells += ["", ""]
         else:
             cells += [
                 f"{points(row['difference'])} to {row['against']}",
-                *(_range(row, f"difference_{of}_low", f"difference_{of}_high", points) for of in ("seeds", "tasks")),
+                _range(row, "difference_low", "difference_high", points),
             ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
