@@ -214,7 +214,7 @@ def test_published_results_have_their_numbers_and_files(study: Path, tmp_path: P
     compared = table.filter(method="grpo_empg")
     assert [row[3] for row in rows] == [f"{100 * value:.1f}" for value in compared["success"]]
     assert [row[7] for row in rows] == [f"{100 * d:+.1f} to grpo".replace("-", "−") for d in compared["difference"]]
-    assert "2 seeds, difference in points of success, sampled: alfworld valid_seen" in text
+    assert "For these 2 runs of each method only: grpo_empg is" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {11}
 

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from empg.analysis import warnings
+from empg.analysis.contrasts import VERDICT
 from empg.analysis.detectable import detectable, detectable_difference
 from empg.analysis.paired_runs import PAIRED_RUNS, paired_runs
 from empg.config import Study, parse
@@ -30,14 +31,11 @@ def panels(*success: float, n: int = 500) -> pl.DataFrame:
     return pl.DataFrame([*rows, {**PLACE, "method": "warmstart", "seed": None, "success": 0.0, "n": n}])
 
 
-def results(mode: str, seeds: tuple[float, float] | None, tasks: tuple[float, float]) -> pl.DataFrame:
-    """One comparison of the table of results."""
-    row = {**PLACE, "mode": mode, "against": "GRPO", "method": "GRPO + EMPG", "seeds": 5, "difference": 0.03}
-    row |= dict(zip(("difference_seeds_low", "difference_seeds_high"), seeds or (None, None), strict=True))
-    row |= dict(zip(("difference_tasks_low", "difference_tasks_high"), tasks, strict=True))
-    return pl.DataFrame(
-        [row], schema_overrides={"difference_seeds_low": pl.Float64, "difference_seeds_high": pl.Float64}
-    )
+def compared(mode: str, low: float, high: float, *, seeds: int = 5) -> pl.DataFrame:
+    """One comparison of the verdict's table on one panel, and the same over all panels."""
+    row = {**PLACE, "mode": mode, "against": "GRPO", "method": "GRPO + EMPG", "seeds": seeds, "difference": 0.03}
+    row |= {"low": low, "high": high, "standard_error": 0.01, "freedom": 2.0, "over": "seeds and tasks"}
+    return pl.DataFrame([row, row | {"environment": "all"}], schema_overrides=VERDICT)
 
 
 def test_a_run_far_from_its_siblings_is_an_outlier() -> None:
@@ -72,37 +70,24 @@ def test_few_seeds_are_said(seeds: int, words: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "seeds", "tasks", "words"),
-    [
-        ("greedy", (0.01, 0.05), (-0.01, 0.07), "(+1.0 to +5.0 for other seeds)"),
-        ("greedy", (-0.01, 0.07), (0.01, 0.05), "(+1.0 to +5.0 for other tasks)"),
-        ("greedy", (-0.02, 0.08), (-0.01, 0.07), None),
-        ("sampled", (0.01, 0.05), (0.01, 0.05), None),
-    ],
+    ("mode", "low", "high", "said"),
+    [("greedy", 0.01, 0.05, True), ("greedy", -0.01, 0.07, False), ("sampled", 0.01, 0.05, False)],
 )
 def test_greedy_differences_are_said_where_an_interval_excludes_0(
-    mode: str, seeds: tuple[float, float], tasks: tuple[float, float], words: str | None
+    mode: str, low: float, high: float, said: bool
 ) -> None:
-    notice = warnings.greedy(results(mode, seeds, tasks), pl.DataFrame(schema=PAIRED_RUNS))
-    assert (notice and notice.details) == (words and (f"webshop valid, GRPO + EMPG minus GRPO: +3.0 points {words}",))
+    notice = warnings.greedy(compared(mode, low, high), pl.DataFrame(schema=PAIRED_RUNS))
+    expected = ("webshop valid, GRPO + EMPG minus GRPO: +3.0 points (+1.0 to +5.0)",) if said else None
+    assert (notice and notice.details) == expected
 
 
 def test_greedy_differences_of_few_seeds_are_those_of_runs() -> None:
-    row = {
-        **PLACE,
-        "method": "GRPO + EMPG",
-        "against": "GRPO",
-        "seed": 2,
-        "difference": -0.04,
-        "low": -0.07,
-        "high": -0.01,
-    }
+    row = {**PLACE, "method": "GRPO + EMPG", "against": "GRPO", "seed": 2, "difference": -0.04, "low": -0.07}
+    row |= {"high": -0.01}
     runs = pl.DataFrame([row, row | {"seed": 1, "high": 0.01}, row | {"mode": "sampled"}], schema=PAIRED_RUNS)
-    notice = warnings.greedy(results("greedy", None, (-0.01, 0.01)), runs)
+    notice = warnings.greedy(compared("greedy", 0.01, 0.05, seeds=2), runs)
     assert notice is not None
-    assert notice.details == (
-        "webshop valid, GRPO + EMPG minus GRPO, seed 2: −4.0 points (−7.0 to −1.0 for other tasks)",
-    )
+    assert notice.details == ("webshop valid, GRPO + EMPG minus GRPO, seed 2: −4.0 points (−7.0 to −1.0)",)
 
 
 def jobs(*rows: tuple[int | None, str | None, bool]) -> pl.DataFrame:
@@ -130,28 +115,23 @@ def test_the_processor_is_always_said() -> None:
 
 
 def test_detectable_difference_by_hand() -> None:
-    # (z(0.975) + z(0.8)) / z(0.975) = (1.959964 + 0.841621) / 1.959964; with 2 degrees of freedom
-    # (4.302653 + 1.060660) / 4.302653.
-    assert detectable_difference(0.0196) == pytest.approx(0.028016, abs=1e-6)
-    assert detectable_difference(0.1, 2) == pytest.approx(0.124651, abs=1e-6)
-    seeds = detectable(results("greedy", (-0.2, 0.2), (-0.1, 0.1))).row(0, named=True)
-    assert (seeds["detectable"], seeds["over"]) == (pytest.approx(detectable_difference(0.2, 4)), "seeds")
-    tasks = detectable(results("greedy", None, (-0.1, 0.1))).row(0, named=True)
-    assert (tasks["detectable"], tasks["over"]) == (pytest.approx(detectable_difference(0.1)), "tasks")
+    # z(0.975) + z(0.8) = 1.959964 + 0.841621; with 2 degrees of freedom 4.302653 + 1.060660.
+    assert detectable_difference(0.01) == pytest.approx(0.028016, abs=1e-6)
+    table = detectable(compared("greedy", 0.0, 0.06))
+    assert table["detectable"].to_list() == pytest.approx([0.053633], abs=1e-6)  # none for all panels together
 
 
 def test_a_detectable_difference_is_found_as_often_as_promised() -> None:
     """Four in five studies of five seeds whose methods differ by it have an interval that excludes 0."""
     random, seeds, studies = np.random.default_rng(0), 5, 4000
-    t = 2.776445  # t(0.975), 4 degrees of freedom
-    true = detectable_difference(t / seeds**0.5, seeds - 1)  # from the mean half width of differences with sd 1
+    true = detectable_difference(1 / seeds**0.5, seeds - 1)  # of differences with a standard deviation of 1
     drawn = random.normal(true, 1.0, (studies, seeds))
-    half = t * drawn.std(1, ddof=1) / seeds**0.5
+    half = 2.776445 * drawn.std(1, ddof=1) / seeds**0.5  # t(0.975), 4 degrees of freedom
     assert 0.75 < np.mean(drawn.mean(1) - half > 0) < 0.85
 
 
 def test_paired_runs_are_differences_of_one_seed() -> None:
-    compared = study({"grpo": {"advantage": "grpo"}, "grpo_empg": {"advantage": "grpo", "modulation": "empg"}}, 2)
+    given = study({"grpo": {"advantage": "grpo"}, "grpo_empg": {"advantage": "grpo", "modulation": "empg"}}, 2)
     solved = {
         ("grpo", 1): [0, 0, 1, 1],
         ("grpo", 2): [1, 1, 1, 1],
@@ -160,15 +140,15 @@ def test_paired_runs_are_differences_of_one_seed() -> None:
     }
     episodes = pl.DataFrame(
         [
-            {**PLACE, "method": method, "seed": seed, "task": task, "success": float(value)}
+            {**PLACE, "method": method, "seed": seed, "task": task, "cluster": "", "success": float(value)}
             for (method, seed), values in solved.items()
             for task, value in enumerate(values)
         ]
     )
-    first, second = paired_runs(compared, episodes).to_dicts()
+    first, second = paired_runs(given, episodes).to_dicts()
     assert (first["seed"], first["difference"], first["against"]) == (1, 0.5, "grpo")
-    assert 0 <= first["low"] < 0.5 < first["high"] <= 1
-    assert (second["difference"], second["low"], second["high"]) == (0, 0, 0)
+    assert first["low"] < 0.5 < first["high"]
+    assert second["difference"] == 0
 
 
 def test_methods_are_called_as_people_do() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from empg.analysis.statistics import paired_difference
-from empg.analysis.success import PANEL_KEY, outcomes
+from empg.analysis.crossed import paired_difference
+from empg.analysis.success import PANEL_KEY, clusters, outcomes
 from empg.config import Study
 
 PAIRED_RUNS = (
@@ -29,7 +29,7 @@ def paired_runs(study: Study, episodes: pl.DataFrame) -> pl.DataFrame:
                 continue
             own, other = outcomes(played, method), outcomes(played, against)
             for i, seed in enumerate(sorted(study.seeds)):
-                found = paired_difference(own[i : i + 1], other[i : i + 1])
+                found = paired_difference(own[i : i + 1], other[i : i + 1], clusters(played, method))
                 row = dict(zip(PANEL_KEY, key, strict=True)) | {"method": method, "against": against, "seed": seed}
                 rows.append(row | {"difference": found.value, "low": found.tasks_low, "high": found.tasks_high})
     return pl.DataFrame(rows, schema=PAIRED_RUNS)

@@ -70,7 +70,7 @@ class Results:
 
         Episodes of one task depend on each other, so whatever draws or counts tasks starts from these rows.
         """
-        key = ["environment", "method", "seed", "split", "mode", "task", "task_type"]
+        key = ["environment", "method", "seed", "split", "mode", "task", "task_type", "cluster", "trained"]
         return self.episodes().group_by(key, maintain_order=True).agg(pl.col("success").mean())
 
     def panels(self) -> pl.DataFrame:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from empg.analysis.contrasts import ALL
 from empg.analysis.results import WARM_START, Results, Run
 from empg.analysis.statistics import FEWEST_SEEDS
 from empg.analysis.success import PANEL_KEY
@@ -40,7 +41,7 @@ def find_warnings(results: Results, study: Study, tables: dict[str, pl.DataFrame
     found = [
         few_seeds(study),
         outliers(tables["panels"]),
-        greedy(tables["results"], tables["paired_runs"]),
+        greedy(tables["verdict"], tables["paired_runs"]),
         resumed(made),
         processors(made),
     ]
@@ -114,37 +115,23 @@ def _variance(row: dict[str, Any]) -> float:
     return float(share * (1 - share) / row["n"])
 
 
-def greedy(results: pl.DataFrame, paired_runs: pl.DataFrame) -> Notice | None:
-    """Greedy differences whose interval excludes 0: over seeds or over tasks; with few seeds, over tasks for a run."""
-    if results["difference_seeds_low"].null_count() == len(results):
-        rows = paired_runs.filter(pl.col("mode") == "greedy", (pl.col("low") > 0) | (pl.col("high") < 0))
-        details = [
-            f"{_place(row)}, seed {row['seed']}: {points(row['difference'])} points "
-            f"({points(row['low'])} to {points(row['high'])} for other tasks)"
-            for row in rows.iter_rows(named=True)
-        ]
-    else:
-        details = [
-            f"{_place(row)}: {points(row['difference'])} points ({'; '.join(parts)})"
-            for row in results.filter(mode="greedy").drop_nulls("against").iter_rows(named=True)
-            if (parts := [_interval(row, over) for over in ("seeds", "tasks") if _excludes_zero(row, over)])
-        ]
+def greedy(verdict: pl.DataFrame, paired_runs: pl.DataFrame) -> Notice | None:
+    """Greedy differences whose own interval excludes 0; with few seeds those of single runs, for other tasks."""
+    rows = paired_runs
+    if (verdict["seeds"] >= FEWEST_SEEDS).any():
+        rows = verdict.filter(pl.col("environment") != ALL).with_columns(seed=pl.lit(None))
+    excluding = rows.filter(pl.col("mode") == "greedy", (pl.col("low") > 0) | (pl.col("high") < 0))
+    details = []
+    for row in excluding.iter_rows(named=True):
+        run = "" if row["seed"] is None else f", seed {row['seed']}"
+        place = f"{row['environment']} {row['split']}, {row['method']} minus {row['against']}{run}"
+        interval = f"{points(row['low'])} to {points(row['high'])}"
+        details.append(f"{place}: {points(row['difference'])} points ({interval})")
     if not details:
         return None
-    return Notice("greedy", "Greedy success differs where an interval excludes 0.", tuple(details))
-
-
-def _place(row: dict[str, Any]) -> str:
-    return f"{row['environment']} {row['split']}, {row['method']} minus {row['against']}"
-
-
-def _excludes_zero(row: dict[str, Any], over: str) -> bool:
-    low, high = row[f"difference_{over}_low"], row[f"difference_{over}_high"]
-    return low is not None and bool(low > 0 or high < 0)
-
-
-def _interval(row: dict[str, Any], over: str) -> str:
-    return f"{points(row[f'difference_{over}_low'])} to {points(row[f'difference_{over}_high'])} for other {over}"
+    over = "other tasks" if rows is paired_runs else "other seeds and tasks"
+    title = f"Greedy success differs where an interval for {over} excludes 0, taken alone among many."
+    return Notice("greedy", title, tuple(details))
 
 
 def resumed(made: pl.DataFrame) -> Notice | None:

@@ -95,9 +95,10 @@ def collection(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
 def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     """The report's numbers: success of each policy from its summary, and of each method as the mean over its seeds.
 
-    Every number of the tables ``results`` and ``aggregates``, with intervals, comes from the episodes.
+    Every number of the tables ``results``, ``verdict`` and ``aggregates``, with intervals, comes from the episodes.
     """
     from empg.analysis.aggregates import aggregate_table
+    from empg.analysis.contrasts import verdict_table
     from empg.analysis.results import Results
     from empg.analysis.success import result_table
 
@@ -119,6 +120,7 @@ def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     tasks = results.task_means()
     rows = f"{len(tasks)} tasks of the episodes.parquet files"
     for name, table in (
+        ("verdict", verdict_table(study, tasks)),
         ("results", result_table(study, panels, tasks)),
         ("aggregates", aggregate_table(study, tasks)),
     ):

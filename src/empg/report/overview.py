@@ -1,4 +1,4 @@
-"""The first screen: one sentence, every difference on one axis, and what the study could have shown."""
+"""The first screen: every difference on one axis, what the study could have shown, and every success."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 
 from empg.analysis.statistics import FEWEST_SEEDS
 from empg.analysis.success import PANEL_KEY
-from empg.analysis.verdict import conclusion, points
+from empg.analysis.verdict import points
 from empg.config import Study
 from empg.report.addresses import episodes_page, run_name
 
@@ -20,37 +20,16 @@ ROOM = 2.0  # the axis is at most this many times as long as the intervals over 
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.25)  # between two ticks
 
 
-def headline(study: Study, results: pl.DataFrame) -> str:
-    """What the study says of sampled and greedy success, and no more than the intervals show."""
-    compared = [(name, base) for name in study.methods if (base := study.compared_with(name))]
-    if not compared:
-        (method,) = study.methods
-        return f"{method} alone: each panel beside the warm start."
-    if len(study.seeds) < FEWEST_SEEDS:
-        seeds = "One seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds"
-        against = " and ".join(dict.fromkeys(base for _, base in compared))
-        names = compared[0][0] if len(compared) == 1 else f"{len(compared)} methods"
-        return f"{seeds} a method: this is what these runs of {names} and {against} did, not which method is better."
-    return " ".join(_conclusion(results.filter(method=name), name, base) for name, base in compared)
-
-
-def _conclusion(rows: pl.DataFrame, method: str, against: str) -> str:
-    sampled, greedy = (
-        conclusion(rows.filter(mode=mode).to_dicts(), method, against).rstrip(".") for mode in ("sampled", "greedy")
-    )
-    return f"{sampled}, sampled or greedy." if sampled == greedy else f"Sampled: {sampled}. Greedy: {greedy}."
-
-
 def comparisons(study: Study, tables: Tables) -> pl.DataFrame:
     """One row for each mark of the forest plot: panel, ``series`` (decoding, method, seed) and its intervals.
 
     With few seeds a row is a run and ``low`` to ``high`` its interval over tasks. Otherwise it is the mean over seeds,
-    with the interval over seeds in ``outer_low`` and ``outer_high``. Values are shares.
+    with the interval for other seeds and tasks in ``outer_low`` and ``outer_high``. Values are shares.
     """
     single = len(study.seeds) < FEWEST_SEEDS
     table = tables["paired_runs"] if single else tables["results"].drop_nulls("against")
     seed, none = pl.col("seed") if single else pl.lit(None, pl.Int64), pl.lit(None, pl.Float64)
-    over = [none if single else pl.col(f"difference_seeds_{end}") for end in ("low", "high")]
+    over = [none if single else pl.col(f"difference_{end}") for end in ("low", "high")]
     low, high = ("low", "high") if single else ("difference_tasks_low", "difference_tasks_high")
     several = table["method"].n_unique() > 1
     parts = [pl.col("mode"), *([pl.col("method")] if several else [])]
@@ -115,25 +94,34 @@ def forest(study: Study, tables: Tables) -> dict[str, Any] | None:
 
 
 def _line(row: dict[str, Any], limit: float) -> dict[str, Any]:
-    tasks, seeds = (row["low"], row["high"]), (row["outer_low"], row["outer_high"])
-    words = [f"{points(low)} to {points(high)}" for low, high in (tasks, seeds) if low is not None]
+    tasks, both = (row["low"], row["high"]), (row["outer_low"], row["outer_high"])
     text = f"{row['environment']} {row['split']}, {row['series']}: {row['method']} minus {row['against']} "
-    text += f"{points(row['difference'])} points, 95 % interval {words[0]} for other tasks"
-    outer = None if seeds[0] is None else [_place(max(-limit, min(limit, end)), limit) for end in seeds]
+    text += f"{points(row['difference'])} points"
+    for (low, high), over in ((tasks, "tasks"), (both, "seeds and tasks")):
+        text += "" if low is None else f", {points(low)} to {points(high)} for other {over}"
+    low, high = tasks if both[0] is None else both
     return {
         "label": row["series"].partition(", ")[2],  # the dot shows the decoding
         "hollow": row["mode"] == "greedy",
         "difference": points(row["difference"]),
-        "interval": words[-1],
-        "text": text + (f", {words[1]} for other seeds" if outer else ""),
+        "interval": "" if low is None else f"{points(low)} to {points(high)}",
+        "text": text,
         "at": _place(row["difference"], limit),
-        "inner": [_place(end, limit) for end in tasks],
-        "outer": outer,
+        "inner": _ends(tasks, limit),
+        "outer": _ends(both, limit),
         "cut": []
-        if outer is None
-        else [end for end, cut in (("low", seeds[0] < -limit), ("high", seeds[1] > limit)) if cut],
+        if both[0] is None
+        else [end for end, cut in zip(("low", "high"), (both[0] < -limit, both[1] > limit), strict=True) if cut],
         "href": episodes_page(row["environment"], None, row["split"], row["mode"]),
     }
+
+
+def _ends(interval: tuple[float | None, float | None], limit: float) -> list[float] | None:
+    return (
+        None
+        if interval[0] is None
+        else [_place(max(-limit, min(limit, end)), limit) for end in interval if end is not None]
+    )
 
 
 def _place(value: float, limit: float) -> float:

@@ -22,7 +22,7 @@ from empg.analysis import entropy_change, training_summaries
 from empg.analysis.results import WARM_START, Results, Run
 from empg.analysis.statistics import FEWEST_SEEDS
 from empg.analysis.tables import make_tables, metrics, save_table
-from empg.analysis.verdict import percent, points
+from empg.analysis.verdict import percent, points, verdict
 from empg.analysis.warnings import find_warnings, run_title
 from empg.config import Study, parse, read_yaml
 from empg.files import atomic_directory, read_json, write_json, write_text
@@ -106,9 +106,13 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Figure
         sections.setdefault(figure.caption.section, []).append(entry)
     environments = [environment_view(results, study, shown, name) for name in study.environments]
     script = str(templates.get_template("report.js").render())
+    sentences = verdict(study, shown["verdict"], shown["results"])
+    headline, _, more = sentences[0].partition(". ")
     return templates.get_template("report.html.j2").render(
         study=study,
-        headline=overview.headline(study, shown["results"]),
+        headline=headline,
+        more=more,
+        verdict=sentences[1:],
         forest=overview.forest(study, shown),
         could_detect=overview.could_detect(shown["detectable"]),
         warnings=find_warnings(results, study, shown),

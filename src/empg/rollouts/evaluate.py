@@ -13,7 +13,7 @@ The stage writes, beside ``manifest.json``:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +72,7 @@ def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, 
     policy = Policy.load(model, config.system)
     dataset = open_dataset(config.data, data, config.interface)
     panels = {split: dataset.tasks(split) for split in config.evaluate.splits}
+    trained = {_what(task) for task in dataset.tasks("train")}
     plays = {mode: 1 if mode == "greedy" else config.evaluate.episodes for mode in MODES}
     total = sum(plays.values()) * sum(map(len, panels.values()))
     played = 0
@@ -87,7 +88,7 @@ def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, 
         for tasks in panels.values():
             for episode in range(plays[mode]):
                 started = panel(tasks, mode, config.evaluate.seed, episode)
-                parts.append(tables(sampler.play(started, advance), mode, episode))
+                parts.append(tables(sampler.play(started, advance), mode, episode, trained))
     episodes = pl.concat(part.episodes for part in parts)
     first = np.cumsum([0, *(len(part.episodes) for part in parts[:-1])])
     steps = [part.steps.with_columns(pl.col("trajectory") + int(row)) for part, row in zip(parts, first, strict=True)]
@@ -109,14 +110,21 @@ def panel(tasks: Sequence[Task], mode: str, seed: int, episode: int = 0) -> list
     ]
 
 
-def tables(trajectories: Sequence[Trajectory], mode: str, episode: int) -> Played:
-    """The tables of one play of one panel. ``trajectory`` is an episode's place in it."""
+def tables(
+    trajectories: Sequence[Trajectory], mode: str, episode: int, trained: Container[tuple[str, str]] = ()
+) -> Played:
+    """The tables of one play of one panel. ``trajectory`` is an episode's place in it.
+
+    ``trained`` holds cluster and goal of each training task.
+    """
     where = [pl.lit(mode).alias("mode"), pl.lit(episode, pl.Int32).alias("episode")]
     steps = to_table(trajectories, iteration=0, policy_version=0).select(*where, pl.all())
-    return Played(episode_rows(trajectories, mode, episode), steps)
+    return Played(episode_rows(trajectories, mode, episode, trained), steps)
 
 
-def episode_rows(trajectories: Sequence[Trajectory], mode: str, episode: int) -> pl.DataFrame:
+def episode_rows(
+    trajectories: Sequence[Trajectory], mode: str, episode: int, trained: Container[tuple[str, str]]
+) -> pl.DataFrame:
     """One row for each trajectory, in :data:`~empg.schema.EPISODES`."""
     rows = []
     for trajectory in trajectories:
@@ -129,6 +137,8 @@ def episode_rows(trajectories: Sequence[Trajectory], mode: str, episode: int) ->
                 "task": task.id,
                 "episode": episode,
                 "task_type": task.type,
+                "cluster": task.cluster,
+                "trained": _what(task) in trained if any(_what(task)) else None,
                 "success": trajectory.reward == 1.0,
                 "score": trajectory.score,
                 "metrics": [{"name": name, "value": value} for name, value in trajectory.metrics.items()],
@@ -140,6 +150,10 @@ def episode_rows(trajectories: Sequence[Trajectory], mode: str, episode: int) ->
             }
         )
     return pl.DataFrame(rows, schema=EPISODES)
+
+
+def _what(task: Task) -> tuple[str, str]:
+    return task.cluster, task.goal
 
 
 def summarise(episodes: pl.DataFrame) -> dict[str, dict[str, Any]]:
