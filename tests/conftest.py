@@ -86,6 +86,17 @@ def study_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def study_report(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``results/made_up`` with its report in ``report``. Do not change what is in it."""
+    from empg.report.page import run
+
+    root = tmp_path_factory.mktemp("report") / "made_up"
+    shutil.copytree(study_results, root)
+    run(root / "config" / "study.json", root, root / "report")
+    return root
+
+
 def _folder(path: Path) -> Path:
     path.mkdir(parents=True)
     return path

@@ -7,8 +7,6 @@ Each trained run has a page of its own with a sample of its trajectories.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +29,7 @@ from empg.provenance import stage
 from empg.report import overview, paper, style, trajectories
 from empg.report.figures import Figure, figures
 from empg.report.names import titles, with_titles
+from empg.report.security import content_policy
 
 STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradient_variance")
 
@@ -130,14 +129,8 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Figure
         window=training_summaries.WINDOW,
         range_width=100 // entropy_change.BINS,
         script=Markup(script),
-        policy=security_policy(script),
+        policy=content_policy(script),
     )
-
-
-def security_policy(script: str) -> str:
-    """A content security policy that allows this inline script and no other, and nothing from elsewhere."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
 
 
 def pipeline(study: Study, tables: dict[str, pl.DataFrame]) -> list[dict[str, str]]:
