@@ -23,7 +23,7 @@ from empg.config import Study, parse, read_yaml
 from empg.files import atomic_directory, read_json, write_json, write_text
 from empg.pipeline.commands import command
 from empg.provenance import stage
-from empg.report import charts, trajectories
+from empg.report import charts, panels, trajectories
 from empg.report.figures import Figure, figures
 
 # The tables of arXiv 2509.09265 by type of environment: title, heads, rows. Numbers are percent.
@@ -57,7 +57,8 @@ STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradie
 def run(
     config: Path, results: Path, out: Path, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Make ``out/report.html``, ``out/metrics.json``, ``out/tables``, ``out/figures`` and ``out/trajectories``.
+    """Make ``out/report.html``, ``out/metrics.json``, ``out/tables``, ``out/figures``, ``out/trajectories`` and
+    ``out/episodes``.
 
     ``config`` is the study's file, ``results`` the folder (results/STUDY) with the output of its stages. Calls
     ``progress(parts done, parts in all)``; parts are the rescored steps and the page of each run, the tables and the
@@ -90,6 +91,7 @@ def run(
             for i, run in enumerate(runs, start=len(runs) + 2):
                 progress(i, parts)
                 write_text(folder / trajectories.page_name(**run.key), trajectories.render(read, run, templates))
+        panels.write_all(read, out, templates)
         write_text(out / "report.html", render(read, tables, drawn, templates))
 
 
