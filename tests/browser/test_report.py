@@ -18,7 +18,8 @@ FIRST_SCREEN = """(() => {
 })()"""
 # Whatever is wider than the window and not inside something that scrolls by itself.
 WIDE = """[...document.querySelectorAll("main *, header *")].filter((e) =>
-  e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".wide, nav, pre, svg")).map((e) => e.outerHTML.slice(0, 80))"""
+  e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".wide, nav, pre, svg"))
+  .map((e) => e.outerHTML.slice(0, 80))"""
 LOST = (
     """[...document.querySelectorAll("a[href^='#']")].filter((a) => !document.getElementById(a.hash.slice(1))).length"""
 )
