@@ -1,12 +1,11 @@
-"""The smallest difference that a study could have shown, from its own intervals."""
+"""The smallest difference that a study could have shown, from the precision of its own differences."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import polars as pl
 from scipy import stats
 
+from empg.analysis.contrasts import ALL
 from empg.analysis.success import PANEL_KEY
 
 POWER = 0.8
@@ -14,31 +13,27 @@ LEVEL = 0.05  # two-sided
 DETECTABLE = dict.fromkeys((*PANEL_KEY, "method"), pl.String) | {"detectable": pl.Float64, "over": pl.String}
 
 
-def detectable_difference(half_width: float, freedom: float = float("inf")) -> float:
-    """The true difference that a test at 5 % shows with a power of 80 %, from the half width of a 95 % interval.
+def detectable_difference(standard_error: float, freedom: float = float("inf")) -> float:
+    """The true difference that a test at 5 % shows with a power of 80 %.
 
-    The half width is ``t(0.975)`` standard errors with ``freedom`` degrees of freedom, and the difference is
-    ``t(0.975) + t(0.8)`` of them (Bloom 1995, "Minimum detectable effects"). Without ``freedom`` both are normal
-    quantiles, so the difference is 2.8/1.96 half widths. The normal form of the second quantile is slightly too
-    small for two or three degrees of freedom.
+    That is ``t(0.975) + t(0.8)`` standard errors with ``freedom`` degrees of freedom (Bloom 1995, "Minimum detectable
+    effects"), or 2.8/1.96 half widths of a normal 95 % interval. The second quantile is slightly too small for two or
+    three degrees of freedom.
     """
     level, power = (float(stats.t.ppf(q, freedom)) for q in (1 - LEVEL / 2, POWER))
-    return half_width * (level + power) / level
+    return standard_error * (level + power)
 
 
-def detectable(results: pl.DataFrame) -> pl.DataFrame:
-    """What each comparison of the table of results could have shown, one row for each panel and method, as a share.
+def detectable(verdict: pl.DataFrame) -> pl.DataFrame:
+    """What each comparison could have shown on each panel, as a share, from :mod:`empg.analysis.contrasts`' table.
 
-    ``over`` says which interval it comes from: ``seeds``, or ``tasks`` where there are too few seeds. The latter holds
-    for these policies alone, so the study could have shown less.
+    ``over`` is what was drawn anew there. With "tasks" the difference is that of these policies, so a study of methods
+    could have shown less. No correction for many panels is in it. Comparisons whose values do not vary are left out.
     """
-    return pl.DataFrame(
-        [_row(row) for row in results.drop_nulls("against").iter_rows(named=True)], schema=DETECTABLE
-    )
-
-
-def _row(row: dict[str, Any]) -> dict[str, Any]:
-    over = "tasks" if row["difference_seeds_low"] is None else "seeds"
-    half = (row[f"difference_{over}_high"] - row[f"difference_{over}_low"]) / 2
-    value = detectable_difference(half, row["seeds"] - 1 if over == "seeds" else float("inf"))
-    return {name: row[name] for name in (*PANEL_KEY, "method")} | {"detectable": value, "over": over}
+    known = verdict.filter(pl.col("environment") != ALL).drop_nulls("standard_error")
+    rows = [
+        {name: row[name] for name in (*PANEL_KEY, "method", "over")}
+        | {"detectable": detectable_difference(row["standard_error"], row["freedom"])}
+        for row in known.iter_rows(named=True)
+    ]
+    return pl.DataFrame(rows, schema=DETECTABLE)

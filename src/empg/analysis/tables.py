@@ -47,12 +47,12 @@ def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: N
     efficiency = training_summaries.sample_efficiency(study, progress)
     scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
     trained = credited.filter(pl.col("trained"))
-    results_table = result_table(study, panels, tasks)
+    results_table, verdict = result_table(study, panels, tasks), verdict_table(study, tasks)
     tables = {
-        "verdict": verdict_table(study, tasks),
+        "verdict": verdict,
         "results": results_table,
         "aggregates": aggregate_table(study, tasks),
-        "detectable": detectable(results_table),
+        "detectable": detectable(verdict),
         "paired_runs": paired_runs(study, tasks),
         "panels": panels,
         "evaluation_noise": noise_table(study, episodes),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from empg.analysis.contrasts import ALL
 from empg.analysis.results import WARM_START, Results, Run
 from empg.analysis.statistics import FEWEST_SEEDS
 from empg.analysis.success import PANEL_KEY
@@ -26,7 +27,7 @@ RUN_SCHEMA = {
 }
 
 
-class Warning(NamedTuple):
+class Notice(NamedTuple):
     """``kind`` names the rule, ``title`` says it in a few words, ``details`` where it applies."""
 
     kind: str
@@ -34,13 +35,13 @@ class Warning(NamedTuple):
     details: tuple[str, ...] = ()
 
 
-def find_warnings(results: Results, study: Study, tables: dict[str, pl.DataFrame]) -> list[Warning]:
+def find_warnings(results: Results, study: Study, tables: dict[str, pl.DataFrame]) -> list[Notice]:
     """All warnings of a study. ``study`` and ``tables`` may name methods as people call them."""
     made = jobs(results, dict(zip(results.study.methods, study.methods, strict=True)))
     found = [
         few_seeds(study),
         outliers(tables["panels"]),
-        greedy(tables["results"], tables["paired_runs"]),
+        greedy(tables["verdict"], tables["paired_runs"]),
         resumed(made),
         processors(made),
     ]
@@ -56,11 +57,9 @@ def jobs(results: Results, names: dict[str, str]) -> pl.DataFrame:
     for run in results.runs():
         for stage, folder in (("training", run.train), ("evaluation", run.evaluate)):
             timing = read_json(folder / "timing.json")
-            known = all(part is not None for i in timing["iterations"] for part in i.values())
+            known = stage == "evaluation" or run.seed is None or None not in results.iteration_seconds(run)
             rows.append({"run": run_title(run, names), "stage": stage, **timing, "known": known})
-    return pl.DataFrame(
-        [{name: row.get(name) for name in RUN_SCHEMA} for row in rows], schema=RUN_SCHEMA
-    )
+    return pl.DataFrame([{name: row.get(name) for name in RUN_SCHEMA} for row in rows], schema=RUN_SCHEMA)
 
 
 def run_title(run: Run, names: dict[str, str]) -> str:
@@ -70,22 +69,22 @@ def run_title(run: Run, names: dict[str, str]) -> str:
     return f"{run.environment} {names.get(run.method, run.method)}, seed {run.seed}"
 
 
-def few_seeds(study: Study) -> Warning | None:
+def few_seeds(study: Study) -> Notice | None:
     """Fewer than :data:`ENOUGH_SEEDS` seeds a method."""
     seeds = len(study.seeds)
     if seeds >= ENOUGH_SEEDS:
         return None
     if seeds >= FEWEST_SEEDS:
-        return Warning("seeds", f"{seeds} seeds a method: intervals over seeds are wide and depend on single runs.")
+        return Notice("seeds", f"{seeds} seeds a method: intervals over seeds are wide and depend on single runs.")
     count = "One seed" if seeds == 1 else f"{seeds} seeds"
-    return Warning(
+    return Notice(
         "seeds",
         f"{count} a method: runs are shown one by one. An interval is for other tasks and these policies; "
         "another seed may give another sign.",
     )
 
 
-def outliers(panels: pl.DataFrame) -> Warning | None:
+def outliers(panels: pl.DataFrame) -> Notice | None:
     """Runs that differ from the other seeds of their method by at least :data:`OUTLIER_POINTS` and more than tasks
     explain: by :data:`OUTLIER_ERRORS` standard errors of both shares."""
     details = []
@@ -98,7 +97,7 @@ def outliers(panels: pl.DataFrame) -> Warning | None:
             details.append(f"{environment} {split}, {mode}, {method}: {values}")
     if not details:
         return None
-    return Warning("outliers", "Runs of one method differ by more than their tasks explain.", tuple(details))
+    return Notice("outliers", "Runs of one method differ by more than their tasks explain.", tuple(details))
 
 
 def _is_far(row: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
@@ -116,57 +115,45 @@ def _variance(row: dict[str, Any]) -> float:
     return float(share * (1 - share) / row["n"])
 
 
-def greedy(results: pl.DataFrame, paired_runs: pl.DataFrame) -> Warning | None:
-    """Greedy differences whose interval excludes 0: over seeds or over tasks; with few seeds, over tasks for a run."""
-    if results["difference_seeds_low"].null_count() == len(results):
-        rows = paired_runs.filter(pl.col("mode") == "greedy", (pl.col("low") > 0) | (pl.col("high") < 0))
-        details = [
-            f"{_place(row)}, seed {row['seed']}: {points(row['difference'])} points "
-            f"({points(row['low'])} to {points(row['high'])} for other tasks)"
-            for row in rows.iter_rows(named=True)
-        ]
-    else:
-        details = [
-            f"{_place(row)}: {points(row['difference'])} points ({'; '.join(parts)})"
-            for row in results.filter(mode="greedy").drop_nulls("against").iter_rows(named=True)
-            if (parts := [_interval(row, over) for over in ("seeds", "tasks") if _excludes_zero(row, over)])
-        ]
+def greedy(verdict: pl.DataFrame, paired_runs: pl.DataFrame) -> Notice | None:
+    """Greedy differences whose own interval excludes 0; with few seeds those of single runs, for other tasks."""
+    rows = paired_runs
+    if (verdict["seeds"] >= FEWEST_SEEDS).any():
+        rows = verdict.filter(pl.col("environment") != ALL).with_columns(seed=pl.lit(None))
+    excluding = rows.filter(pl.col("mode") == "greedy", (pl.col("low") > 0) | (pl.col("high") < 0))
+    details = []
+    for row in excluding.iter_rows(named=True):
+        run = "" if row["seed"] is None else f", seed {row['seed']}"
+        place = f"{row['environment']} {row['split']}, {row['method']} minus {row['against']}{run}"
+        interval = f"{points(row['low'])} to {points(row['high'])}"
+        details.append(f"{place}: {points(row['difference'])} points ({interval})")
     if not details:
         return None
-    return Warning("greedy", "Greedy success differs where an interval excludes 0.", tuple(details))
+    over = "other tasks" if rows is paired_runs else "other seeds and tasks"
+    title = f"Greedy success differs where an interval for {over} excludes 0, taken alone among many."
+    return Notice("greedy", title, tuple(details))
 
 
-def _place(row: dict[str, Any]) -> str:
-    return f"{row['environment']} {row['split']}, {row['method']} minus {row['against']}"
-
-
-def _excludes_zero(row: dict[str, Any], over: str) -> bool:
-    low, high = row[f"difference_{over}_low"], row[f"difference_{over}_high"]
-    return low is not None and bool(low > 0 or high < 0)
-
-
-def _interval(row: dict[str, Any], over: str) -> str:
-    return f"{points(row[f'difference_{over}_low'])} to {points(row[f'difference_{over}_high'])} for other {over}"
-
-
-def resumed(made: pl.DataFrame) -> Warning | None:
+def resumed(made: pl.DataFrame) -> Notice | None:
     """Jobs that more than one process worked on, and jobs whose cost nobody recorded in full."""
     several = made.filter(pl.col("processes") > 1)
     details = [f"{row['run']}, {row['stage']}: {row['processes']} processes" for row in several.to_dicts()]
-    details += [f"{row['run']}, {row['stage']}: cost partly unknown" for row in made.filter(~pl.col("known")).to_dicts()]
+    details += [
+        f"{row['run']}, {row['stage']}: cost partly unknown" for row in made.filter(~pl.col("known")).to_dicts()
+    ]
     if not details:
         return None
-    return Warning("resumed", "Jobs were stopped and resumed. Their costs are sums over processes.", tuple(details))
+    return Notice("resumed", "Jobs were stopped and resumed. Their costs are sums over processes.", tuple(details))
 
 
-def processors(made: pl.DataFrame) -> Warning:
+def processors(made: pl.DataFrame) -> Notice:
     """The processors of the jobs. Always given: rounding, and with it every weight, depends on them."""
     found = made["processor"].fill_null("unknown").unique().sort().to_list()
     if len(found) > 1:
         title = "Jobs ran on different processors, so runs differ by rounding as well."
-        return Warning("processor", title, tuple(found))
-    return Warning(
+        return Notice("processor", title, tuple(found))
+    return Notice(
         "processor",
-        f"Processor: {found[0]}. Other kinds round differently: the same study was seen to give other weights there, and "
-        "success that differs by several points.",
+        f"Processor: {found[0]}. Other kinds round differently: there, the same study was seen to give other "
+        "weights and success that differs by several points.",
     )

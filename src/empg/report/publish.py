@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,12 +18,14 @@ from empg.errors import DataError
 from empg.files import atomic_directory, read_json, write_text
 from empg.pipeline.origin import commit
 from empg.report.captions import CAPTIONS
+from empg.report.names import with_titles
+from empg.timing import processor
 
 LARGEST = 200_000  # bytes; the page only names larger tables
 NOTE = (
     "Success is the mean over seeds in %; lift (over the warm start) and differences are in points. Intervals are 95 % "
-    "intervals: Student's t for other seeds; seeds and clusters of tasks both drawn anew for a difference (tasks alone "
-    "with fewer than three seeds). A difference is to the method named."
+    "intervals: Student's t for other seeds, from three seeds on; seeds and clusters of tasks both drawn anew for a "
+    "difference (tasks alone with fewer than three seeds). A difference is to the method named."
 )
 STAGES = ("warmstart", "train", "evaluate", "report")
 
@@ -60,10 +61,10 @@ def run(results: Path, out: Path) -> None:
 
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
     """The page in Markdown: origin of the results, verdict, every panel, search, figures with captions, table names."""
-    table, compared, trained, cost = (
-        pl.read_parquet(results / "report" / "tables" / f"{name}.parquet")
-        for name in ("results", "verdict", "trained_tasks", "cost")
-    )
+    names = ("results", "verdict", "trained_tasks", "cost")
+    read = {name: pl.read_parquet(results / "report" / "tables" / f"{name}.parquet") for name in names}
+    called, shown = with_titles(study, read)
+    table, trained, cost = (shown[name] for name in ("results", "trained_tasks", "cost"))
     lines = [
         f"# Results of the study `{study.study}`",
         "",
@@ -74,7 +75,7 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
         "## Verdict",
         "",
     ]
-    lines += [line for sentence in verdict(study, compared, table) for line in (sentence, "")]
+    lines += [line for sentence in verdict(called, shown["verdict"], table) for line in (sentence, "")]
     for environment in study.environments:
         rows = table.filter(environment=environment)
         lines += [f"## {environment}", "", *panels(rows), ""]
@@ -105,7 +106,7 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
 
 
 def panels(table: pl.DataFrame) -> list[str]:
-    """One environment's rows of the table of results as a Markdown table."""
+    """One environment's rows of the table of results as a Markdown table, without columns that are empty."""
     heads = (
         "panel",
         "policy",
@@ -117,19 +118,18 @@ def panels(table: pl.DataFrame) -> list[str]:
         "difference",
         "other seeds and tasks",
     )
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for row in table.iter_rows(named=True):
         if row["method"] == table["method"][0]:
-            lines.append(
-                f"| {row['split']}, {row['mode']} | warm start | 1 | {_percent(row['warm_start'])} |" + " |" * 5
-            )
+            warm = [f"{row['split']}, {row['mode']}", "warm start", "1", _percent(row["warm_start"])]
+            rows.append(warm + [""] * (len(heads) - len(warm)))
         cells = [
             "",
             row["method"],
             str(row["seeds"]),
             _percent(row["success"]),
             _range(row, "low", "high", _percent),
-            _range(row, "lowest_seed", "highest_seed", _percent),
+            _range(row, "lowest_seed", "highest_seed", _percent) if row["seeds"] > 1 else "",
             points(row["lift"]),
         ]
         if row["against"] is None:
@@ -139,8 +139,10 @@ def panels(table: pl.DataFrame) -> list[str]:
                 f"{points(row['difference'])} to {row['against']}",
                 _range(row, "difference_low", "difference_high", points),
             ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append(cells)
+    filled = [i for i in range(len(heads)) if any(cells[i] for cells in rows)]
+    lines = [[heads[i] for i in filled], ["---"] * len(filled), *([cells[i] for i in filled] for cells in rows)]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _search_file(results: Path) -> Path:
@@ -210,14 +212,6 @@ def _origin(results: Path, cost: pl.DataFrame) -> list[str]:
     commits = "; ".join(f"{stage} {', '.join(sorted(names))}" for stage, names in made.items() if names)
     return [
         f"Finished on {finished:%Y-%m-%d}, {hours:.2f} CPU hours in {cost['jobs'].sum()} jobs; this page was made "
-        f"on {_machine()}. Commits: {commits}. "
+        f"on {os.cpu_count()} cores of {processor()}. Commits: {commits}. "
         "Settings: [study.json](study.json)."
     ]
-
-
-def _machine() -> str:
-    """This machine's processor and number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
