@@ -13,7 +13,7 @@ from empg.analysis.cost import cost_by_part
 from empg.analysis.results import Results
 from empg.analysis.success import episode_metrics, result_table, success_by_type, trained_share, with_seeds
 from empg.analysis.training_curves import histograms, learning_curves, over_seeds
-from empg.analysis.verdict import conclusion, verdict
+from empg.analysis.verdict import conclusion, trained_text, verdict
 from empg.config import Study, parse, read_yaml
 from empg.errors import ConfigError
 from empg.files import read_json
@@ -209,6 +209,8 @@ def test_training_tasks_among_a_panels_are_counted() -> None:
     study = study_of("base", "new", seeds=2)
     found = trained_share(tasks_of(study, {"base": 0.4, "new": 0.7}))
     assert found.rows() == [("e", "seen", 200, 30, 40), ("e", "unseen", 200, 0, 40)]
+    assert trained_text(found, "e", "seen").startswith("30 of 200 tasks of seen share room, product or page and goal")
+    assert trained_text(found, "e", "unseen") == ""
 
 
 def test_noise_of_single_episodes_is_told_from_what_tasks_and_seeds_do() -> None:

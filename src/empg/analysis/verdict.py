@@ -56,6 +56,16 @@ def conclusion(rows: Sequence[Row]) -> str:
     return f"{text} {sure} It holds for other seeds and other tasks; {first['seeds']} seeds."
 
 
+def trained_text(table: pl.DataFrame, environment: str, split: str) -> str:
+    """How many of a panel's tasks training has seen in another form, from the table ``trained_tasks``; empty: none."""
+    rows = table.filter(pl.col("trained") > 0, environment=environment, split=split)
+    return "".join(
+        f"{row['trained']} of {row['tasks']} tasks of {split} share room, product or page and goal "
+        "with a training task."
+        for row in rows.iter_rows(named=True)
+    )
+
+
 def _numbers(rows: Sequence[Row]) -> list[str]:
     """A sentence for each mode: every panel's difference with its interval."""
     sentences = []

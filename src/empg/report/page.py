@@ -20,7 +20,7 @@ from empg.analysis import entropy_change, training_summaries
 from empg.analysis.results import WARM_START, Results, Run
 from empg.analysis.statistics import FEWEST_SEEDS
 from empg.analysis.tables import make_tables, metrics, save_table
-from empg.analysis.verdict import percent, points, verdict
+from empg.analysis.verdict import percent, points, trained_text, verdict
 from empg.analysis.warnings import find_warnings, run_title
 from empg.config import Study, parse, read_yaml
 from empg.files import atomic_directory, read_json, write_json, write_text
@@ -205,6 +205,7 @@ def environment_view(results: Results, study: Study, tables: dict[str, pl.DataFr
                 "split": split,
                 "mode": mode,
                 "rows": rows.to_dicts(),
+                "trained": trained_text(tables["trained_tasks"], name, str(split)),
                 "policies": {m: part.to_dicts() for (m,), part in seeds.group_by("method", maintain_order=True)},
                 "types": {
                     t: {r["method"]: r for r in part.to_dicts()} for (t,), part in sorted(types.group_by("task_type"))

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from empg.analysis.learning_rates import rate_choice
-from empg.analysis.verdict import points, verdict
+from empg.analysis.verdict import points, trained_text, verdict
 from empg.config import Study, parse
 from empg.errors import DataError
 from empg.files import atomic_directory, read_json, write_text
@@ -61,10 +61,10 @@ def run(results: Path, out: Path) -> None:
 
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
     """The page in Markdown: origin of the results, verdict, every panel, search, figures with captions, table names."""
-    names = ("results", "verdict", "cost")
+    names = ("results", "verdict", "trained_tasks", "cost")
     read = {name: pl.read_parquet(results / "report" / "tables" / f"{name}.parquet") for name in names}
     called, shown = with_titles(study, read)
-    table, cost = shown["results"], shown["cost"]
+    table, trained, cost = (shown[name] for name in ("results", "trained_tasks", "cost"))
     lines = [
         f"# Results of the study `{study.study}`",
         "",
@@ -77,7 +77,10 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
     ]
     lines += [line for sentence in verdict(called, shown["verdict"], table) for line in (sentence, "")]
     for environment in study.environments:
-        lines += [f"## {environment}", "", *panels(table.filter(environment=environment)), ""]
+        rows = table.filter(environment=environment)
+        lines += [f"## {environment}", "", *panels(rows), ""]
+        seen = [trained_text(trained, environment, split) for split in rows["split"].unique(maintain_order=True)]
+        lines += [line for text in seen if text for line in (text, "")]
     lines += [NOTE, ""]
     if (search := _search_file(results)).exists():
         lines += [
