@@ -6,7 +6,7 @@ tip.hidden = true;
 tip.setAttribute("aria-hidden", "true");
 
 function number(value, style) {
-  return style === "percent" ? `${(100 * value).toFixed(1)} %` : value.toPrecision(3);
+  return style === "percent" ? `${(100 * value).toFixed(1)}\u00a0%` : value.toPrecision(3);
 }
 
 // A line's corners in the coordinates of the chart's inner area.
