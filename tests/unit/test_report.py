@@ -210,11 +210,12 @@ def test_published_results_have_their_numbers_and_files(study: Path, tmp_path: P
     assert not (out / "tables" / "old.csv").exists()
     assert read_json(out / "study.json") == read_json(study / "config" / "study.json")
     table = pl.read_csv(study / "report" / "tables" / "results.csv")
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("|  | grpo_empg |")]
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("|  | GRPO + EMPG |")]
+    assert text.count("| cooled warm start, temperature 0.5 | 1 | 43.2 |") == 2
     compared = table.filter(method="grpo_empg")
     assert [row[3] for row in rows] == [f"{100 * value:.1f}" for value in compared["success"]]
     assert [row[7] for row in rows] == [f"{100 * d:+.1f} to grpo".replace("-", "−") for d in compared["difference"]]
-    assert "For these 2 runs of each method only: grpo_empg is" in text
+    assert "For these 2 runs of each method only: GRPO + EMPG is" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {11}
 
