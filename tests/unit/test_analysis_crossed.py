@@ -19,11 +19,19 @@ def test_variance_is_that_of_an_analysis_of_variance() -> None:
     found = crossed_mean(values)
     assert found.value == pytest.approx(mean)
     assert found.variance == pytest.approx((seeds + tasks - rest) / 120)
-    assert (found.seeds, found.tasks, found.rest) == pytest.approx(
-        ((seeds - rest) / 120, (tasks - rest) / 120, rest / 120)
-    )
+    assert (found.seeds, found.tasks, found.both) == pytest.approx((seeds / 120, tasks / 120, rest / 120))
     parts = (seeds**2 / 3, tasks**2 / 29, rest**2 / 87)
     assert found.freedom == pytest.approx((seeds + tasks - rest) ** 2 / sum(parts))
+
+
+def test_each_part_has_its_own_quantile() -> None:
+    """t₃ = 3.182446 for four seeds, t₂₉ = 2.045230 for 30 tasks; tasks alone where the seeds add nothing."""
+    random = np.random.default_rng(0)
+    found = crossed_mean(random.normal(size=(4, 1)) + random.normal(size=(1, 30)) + random.normal(size=(4, 30)))
+    half = (3.182446**2 * found.seeds + 2.045230**2 * (found.tasks - found.both)) ** 0.5
+    assert found.half_width(0.025) == pytest.approx(half, rel=1e-6)
+    alone = found._replace(seeds=1e-9)
+    assert alone.half_width(0.025) == pytest.approx(2.045230 * found.tasks**0.5, rel=1e-6)
 
 
 def test_clusters_of_alike_tasks_count_once() -> None:
@@ -67,7 +75,7 @@ def test_two_seeds_speak_of_themselves_only() -> None:
     values[:, 0] = 1
     found, other = crossed_mean(values), crossed_mean(values.mean(0, keepdims=True))
     assert found == pytest.approx(other)
-    assert found.freedom == 39
+    assert found.freedom == found.task_freedom == 39
 
 
 def test_combined_means_are_independent() -> None:

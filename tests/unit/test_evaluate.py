@@ -23,7 +23,9 @@ TASKS = 5
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, profile="small", seed=3, sizes={"train": 60, "valid_seen": TASKS, "valid_unseen": TASKS})
+    write_dataset(
+        folder, profile="small", seed=3, sizes={"train": 60, "tune": 6, "valid_seen": TASKS, "valid_unseen": TASKS}
+    )
     return folder
 
 
@@ -62,6 +64,45 @@ def test_run_writes_every_episode_of_every_panel(study_results: Path, data: Path
         assert (first["reward"] == 1.0, first["score"]) == (episode["success"], episode["score"])
         same = ("split", "mode", "task", "episode", "task_type", "stop_reason")
         assert [first[key] for key in same] == [episode[key] for key in same]
+
+
+def test_the_warm_start_is_cooled_to_what_is_best_on_tune(
+    study_results: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Success is what the temperature says, on tune and on the panels; .5 and .7 tie on tune, .5 is lower."""
+    shares = {0.2: 1 / 3, 0.5: 2 / 3, 0.7: 2 / 3}
+    asked: list[tuple[float, str, int]] = []
+
+    class Scripted:
+        def __init__(self, sampling) -> None:
+            self.temperature = sampling.temperature
+
+        def play(self, episodes, on_ended=None) -> list[Trajectory]:
+            asked.append((self.temperature, episodes[0].task.split, len(episodes)))
+            solved = round(shares[self.temperature] * len(episodes))
+            return [Trajectory(e, [], float(i < solved), StopReason.STEP_LIMIT) for i, e in enumerate(episodes)]
+
+    monkeypatch.setattr(evaluate, "make_sampler", lambda policy, sampling, dataset, steps: Scripted(sampling))
+    own = config(study_results)
+    setting = own.evaluate.model_copy(update={"temperatures": (0.7, 0.2, 0.5), "tune_tasks": 3, "episodes": 2})
+    model = study_results / "alfworld" / "grpo" / "seed1" / "train" / "model"
+    found = evaluate.cool(own.model_copy(update={"evaluate": setting}), data, model)
+    assert found["temperature"] == 0.5
+    assert found["tune"] == [(t, pytest.approx(share)) for t, share in shares.items()]
+    assert {split: (panel["n"], panel["success"]) for split, panel in found["panels"].items()} == {
+        split: (2 * TASKS, pytest.approx(0.6)) for split in ("valid_seen", "valid_unseen")
+    }
+    panels = [(0.5, split, TASKS) for split in ("valid_seen", "valid_unseen") for _ in range(2)]
+    assert asked == [(t, "tune", 3) for t in (0.2, 0.5, 0.7)] + panels
+
+
+def test_only_the_warm_start_is_cooled(study_results: Path) -> None:
+    path = study_results / "config" / "study.json"
+    grid = read_yaml(path)
+    grid["environments"]["alfworld"]["evaluate"] = {"temperatures": [0.5]}
+    study, data = parse(Study, grid, str(path)), {"alfworld": AlfworldData(seed=3)}
+    assert evaluate_run(study, data, "alfworld", "warmstart", 0).evaluate.temperatures == (0.5,)
+    assert evaluate_run(study, data, "alfworld", "grpo", 1).evaluate.temperatures == ()
 
 
 def test_rows_name_the_room_and_whether_training_has_the_same_goal_there() -> None:

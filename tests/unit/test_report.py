@@ -207,6 +207,7 @@ def test_published_results_have_their_numbers_and_files(study: Path, tmp_path: P
     assert read_json(out / "study.json") == read_json(study / "config" / "study.json")
     table = pl.read_csv(study / "report" / "tables" / "results.csv")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("|  | GRPO + EMPG |")]
+    assert text.count("| cooled warm start, temperature 0.5 | 1 | 43.2 |") == 2
     compared = table.filter(method="grpo_empg")
     assert [row[3] for row in rows] == [f"{100 * value:.1f}" for value in compared["success"]]
     assert [row[6] for row in rows] == [f"{100 * d:+.1f} to GRPO".replace("-", "−") for d in compared["difference"]]

@@ -56,6 +56,7 @@ def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: N
         "paired_runs": paired_runs(study, tasks),
         "panels": panels,
         "evaluation_noise": noise_table(study, episodes),
+        "cooled_warm_start": results.cooled(),
         "trained_tasks": trained_share(tasks),
         "success_by_type": success_by_type(tasks),
         "stop_reasons": stop_reasons(episodes),

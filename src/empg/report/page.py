@@ -205,6 +205,7 @@ def environment_view(results: Results, study: Study, tables: dict[str, pl.DataFr
                 "split": split,
                 "mode": mode,
                 "rows": rows.to_dicts(),
+                "cooled": tables["cooled_warm_start"].filter(**place).to_dicts(),
                 "trained": trained_text(tables["trained_tasks"], name, str(split)),
                 "policies": {m: part.to_dicts() for (m,), part in seeds.group_by("method", maintain_order=True)},
                 "types": {

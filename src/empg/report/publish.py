@@ -61,10 +61,11 @@ def run(results: Path, out: Path) -> None:
 
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
     """The page in Markdown: origin of the results, verdict, every panel, search, figures with captions, table names."""
-    names = ("results", "verdict", "trained_tasks", "cost")
+    names = ("results", "verdict", "trained_tasks", "cooled_warm_start", "cost")
     read = {name: pl.read_parquet(results / "report" / "tables" / f"{name}.parquet") for name in names}
     called, shown = with_titles(study, read)
     table, trained, cost = (shown[name] for name in ("results", "trained_tasks", "cost"))
+    cooled = shown["cooled_warm_start"]
     lines = [
         f"# Results of the study `{study.study}`",
         "",
@@ -78,7 +79,7 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
     lines += [line for sentence in verdict(called, shown["verdict"], table) for line in (sentence, "")]
     for environment in study.environments:
         rows = table.filter(environment=environment)
-        lines += [f"## {environment}", "", *panels(rows), ""]
+        lines += [f"## {environment}", "", *panels(rows, cooled), ""]
         seen = [trained_text(trained, environment, split) for split in rows["split"].unique(maintain_order=True)]
         lines += [line for text in seen if text for line in (text, "")]
     lines += [NOTE, ""]
@@ -105,7 +106,7 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
     return "\n".join([*lines, ""])
 
 
-def panels(table: pl.DataFrame) -> list[str]:
+def panels(table: pl.DataFrame, cooled: pl.DataFrame) -> list[str]:
     """One environment's rows of the table of results as a Markdown table, without columns that are empty."""
     heads = (
         "panel",
@@ -123,6 +124,9 @@ def panels(table: pl.DataFrame) -> list[str]:
         if row["method"] == table["method"][0]:
             warm = [f"{row['split']}, {row['mode']}", "warm start", "1", _percent(row["warm_start"])]
             rows.append(warm + [""] * (len(heads) - len(warm)))
+            for cool in cooled.filter(**{key: row[key] for key in ("environment", "split", "mode")}).to_dicts():
+                name = f"cooled warm start, temperature {cool['temperature']:g}"
+                rows.append(["", name, "1", _percent(cool["success"])] + [""] * (len(heads) - len(warm)))
         cells = [
             "",
             row["method"],

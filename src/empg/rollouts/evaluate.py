@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from empg.environments.datasets import open_dataset
 from empg.files import write_json
 from empg.policy.policy import Policy
 from empg.provenance import stage
-from empg.rollouts.collect import make_sampler
+from empg.rollouts.collect import draw_tasks, make_sampler
 from empg.rollouts.episodes import Episode, Trajectory
 from empg.rollouts.table import to_table
 from empg.schema import EPISODES, EVALUATED_STEPS
@@ -62,7 +63,8 @@ def run(config: EvaluateRun, data: Path, model: Path, out: Path, *, progress: Ca
         key = {"environment": config.environment, "method": config.method_name, "seed": config.seed}
         kind = ENVIRONMENTS[config.data.type]
         about = {"metrics": dict(kind.metrics), "stop_reasons": dict(kind.stop_reasons)}
-        write_json(out / "summary.json", {**key, "about": about, "panels": panels})
+        chosen = {"cooled": cool(config, data, model)} if config.evaluate.temperatures else {}
+        write_json(out / "summary.json", {**key, "about": about, "panels": panels, **chosen})
         record.summary = {
             f"{split}_{mode}_success": panels[split][mode]["success"] for split in panels for mode in MODES
         }
@@ -98,6 +100,35 @@ def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, 
     first = np.cumsum([0, *(len(part.episodes) for part in parts[:-1])])
     steps = [part.steps.with_columns(pl.col("trajectory") + int(row)) for part, row in zip(parts, first, strict=True)]
     return Played(episodes, pl.concat(steps).cast(EVALUATED_STEPS))  # type: ignore[arg-type]
+
+
+def cool(config: EvaluateRun, data: Path, model: Path) -> dict[str, Any]:
+    """The policy at the temperature of ``evaluate.temperatures`` with which it solves most tasks of the split ``tune``.
+
+    Sampling at less than the training's temperature sharpens a policy without any training (ours): what training gains
+    beyond it is more than sharpening. Returns ``temperature``, ``tune`` (its success with each temperature, as pairs)
+    and ``panels``, the numbers of each split, sampled. The lowest temperature wins a tie.
+    """
+    policy = Policy.load(model, config.system)
+    dataset = open_dataset(config.data, data, config.interface)
+    seed, played = config.evaluate.seed, config.evaluate.episodes
+
+    def numbers(tasks: Sequence[Task], temperature: float, episodes: int) -> dict[str, Any]:
+        sampling = config.sampling.model_copy(update={"temperature": temperature})
+        sampler = make_sampler(policy, sampling, dataset, config.max_steps)
+        rows = [
+            episode_rows(sampler.play(panel(tasks, "sampled", seed, episode)), "sampled", episode, ())
+            for episode in range(episodes)
+        ]
+        (modes,) = summarise(pl.concat(rows)).values()
+        return {name: modes["sampled"][name] for name in ("n", "success", "success_low", "success_high")}
+
+    every = dataset.tasks("tune")
+    tasks = draw_tasks(every, np.ones(len(every)), config.evaluate.tune_tasks, derive_seed(seed, "cool"))
+    tried = [(t, float(numbers(tasks, t, 1)["success"])) for t in sorted(config.evaluate.temperatures)]
+    best = max(tried, key=itemgetter(1))[0]
+    panels = {split: numbers(dataset.tasks(split), best, played) for split in config.evaluate.splits}
+    return {"temperature": best, "tune": tried, "panels": panels}
 
 
 def panel(tasks: Sequence[Task], mode: str, seed: int, episode: int = 0) -> list[Episode]:
