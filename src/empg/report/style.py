@@ -26,7 +26,7 @@ CSS_NAMES = (
     | {c: f"s{i}" for i, c in enumerate(SOFT)}
     | {c: f"p{i}" for i, c in enumerate(SHADES)}
 )
-_LABELLED = re.compile(r' aria-label="([^"]*)" role="graphics-symbol" aria-roledescription="[^"]* mark"')
+_LABELLED = re.compile(r' aria-label="([^"]*)" role="graphics-symbol" aria-roledescription="(?:[a-z]+ mark|bar|point)"')
 _ARIA = re.compile(r' (?:aria-[a-z]+|role)="[^"]*"')
 
 CONFIG: dict[str, Any] = {
