@@ -17,7 +17,8 @@ from empg.report.addresses import episodes_page, trajectories_page
 from empg.report.page import environment
 from empg.schema import CREDITED_STEPS, EVALUATED_STEPS, write_table
 
-HOSTILE = """</p></details></script><script>document.title = "taken"</script><img src=x onerror="document.title='taken'">
+HOSTILE = """</p></details></script><script>document.title = "taken"</script>
+<img src=x onerror="document.title='taken'">
 <style>* {display: none}</style> {{ 7 * 7 }} &lt;b&gt; "quoted" 'single' <!-- open ]]> \\u003c
 \N{RIGHT-TO-LEFT OVERRIDE}backwards"""
 SHOWN = "[...document.querySelectorAll('details.episode:not([hidden])')].map((e) => e.id)"
@@ -53,9 +54,10 @@ def changed(results: Results, **columns: pl.Expr) -> pl.DataFrame:
 
 def choose(tab: Any, name: str, value: str) -> list[str]:
     """The episodes that are shown after a choice in the filter."""
+    tab.value(f"{COUNT} = '…'")
     tab.value(
-        f"(() => {{ const e = document.forms[0].elements[{name!r}]; {COUNT.replace('textContent', 'textContent = `…`')};"
-        f" e.value = {value!r}; e.dispatchEvent(new Event('input', {{bubbles: true}})); }})()"
+        f"(() => {{ const e = document.forms[0].elements[{name!r}]; e.value = {value!r};"
+        " e.dispatchEvent(new Event('input', {bubbles: true})); })()"
     )
     tab.wait_until(f"{COUNT} !== '…'")
     return list(tab.value(SHOWN))
