@@ -123,6 +123,33 @@ def test_a_retouched_success_is_found(study: Path) -> None:
     assert f"success: {path} says" in text
 
 
+def test_a_success_that_its_steps_do_not_show_is_found(study: Path) -> None:
+    """The summary fits the retouched table; only the kept steps tell that the episode failed."""
+    from empg.rollouts.evaluate import summarise
+
+    folder = study / RUN / "evaluate"
+    episodes = pl.read_parquet(folder / "episodes.parquet")
+    failed = episodes.filter(split="valid_seen", mode="sampled", success=False)["task"][0]
+    one = (pl.col("split") == "valid_seen") & (pl.col("mode") == "sampled") & (pl.col("task") == failed)
+    retouched = episodes.with_columns(success=pl.col("success") | one)
+    retouched.write_parquet(folder / "episodes.parquet")
+    write_json(folder / "summary.json", read_json(folder / "summary.json") | {"panels": summarise(retouched)})
+    record_anew(folder)
+    text = differences(study / RUN)
+    assert text.count("the rows say") == 1
+    assert f"valid_seen/sampled task {failed} episode 0: success: " in text
+
+
+@pytest.mark.parametrize("lost", ["step", "episode"])
+def test_a_step_that_is_missing_is_found(study: Path, lost: str) -> None:
+    folder = study / RUN / "evaluate"
+    steps = pl.read_parquet(folder / "steps.parquet")
+    gone = (pl.col("trajectory") == 5) & (pl.col("step") == 1 if lost == "step" else True)
+    steps.filter(~gone).write_parquet(folder / "steps.parquet")
+    record_anew(folder)
+    assert "valid_seen/greedy task 5 episode 0: steps: " in differences(study / RUN)
+
+
 def test_a_retouched_advantage_is_found(study: Path) -> None:
     path = study / RUN / "train" / "rollouts" / "iteration_0003.parquet"
     steps = pl.read_parquet(path)

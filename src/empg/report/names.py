@@ -56,6 +56,8 @@ def with_titles(study: Study, tables: dict[str, pl.DataFrame]) -> tuple[Study, d
     methods = {names[name]: method for name, method in study.methods.items()}
     called = study.model_copy(update={"methods": methods, "baseline": names[study.baseline]})
     return called, {
-        key: table.with_columns(pl.col(column).replace(names) for column in COLUMNS if column in table.columns)
+        key: table.with_columns(
+            pl.col(column).cast(pl.String).replace(names) for column in COLUMNS if column in table.columns
+        )
         for key, table in tables.items()
     }

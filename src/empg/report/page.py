@@ -7,8 +7,6 @@ Each trained run has a page of its own with a sample of its trajectories.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +26,10 @@ from empg.config import Study, parse, read_yaml
 from empg.files import atomic_directory, read_json, write_json, write_text
 from empg.pipeline.commands import command
 from empg.provenance import stage
-from empg.report import overview, paper, style, trajectories
+from empg.report import overview, panels, paper, style, trajectories
 from empg.report.figures import Figure, figures
 from empg.report.names import titles, with_titles
+from empg.report.security import content_policy
 
 STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradient_variance")
 
@@ -38,7 +37,8 @@ STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradie
 def run(
     config: Path, results: Path, out: Path, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Make ``out/report.html``, ``out/metrics.json``, ``out/tables``, ``out/figures`` and ``out/trajectories``.
+    """Make ``out/report.html``, ``out/metrics.json``, ``out/tables``, ``out/figures``, ``out/trajectories`` and
+    ``out/episodes``.
 
     ``config`` is the study's file, ``results`` the folder (results/STUDY) with the output of its stages. Calls
     ``progress(parts done, parts in all)``; parts are the rescored steps and the page of each run, the tables and the
@@ -71,6 +71,7 @@ def run(
             for i, run in enumerate(runs, start=len(runs) + 2):
                 progress(i, parts)
                 write_text(folder / trajectories.page_name(**run.key), trajectories.render(read, run, templates))
+        panels.write_all(read, out, templates)
         write_text(out / "report.html", render(read, tables, drawn, templates))
 
 
@@ -100,9 +101,9 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Figure
     bases = {name: base for name in study.methods if (base := study.compared_with(name))}
     sections: dict[str, list[dict[str, Any]]] = {}
     for figure in drawn:
-        panels = [] if figure.name == "difference" else [Markup(style.to_svg(p, themed=True)) for p in figure.panels]
+        drawings = [] if figure.name == "difference" else [Markup(style.to_svg(p, themed=True)) for p in figure.panels]
         legend = {label: style.css(colour) for label, colour in figure.legend.items()}
-        entry = {"figure": figure, "panels": panels, "legend": legend}
+        entry = {"figure": figure, "panels": drawings, "legend": legend}
         sections.setdefault(figure.caption.section, []).append(entry)
     environments = [environment_view(results, study, shown, name) for name in study.environments]
     script = str(templates.get_template("report.js").render())
@@ -130,14 +131,8 @@ def render(results: Results, tables: dict[str, pl.DataFrame], drawn: list[Figure
         window=training_summaries.WINDOW,
         range_width=100 // entropy_change.BINS,
         script=Markup(script),
-        policy=security_policy(script),
+        policy=content_policy(script),
     )
-
-
-def security_policy(script: str) -> str:
-    """A content security policy that allows this inline script and no other, and nothing from elsewhere."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
 
 
 def pipeline(study: Study, tables: dict[str, pl.DataFrame]) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Sequence
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,10 @@ from empg.schema import EPISODES, EVALUATED_STEPS
 from empg.seeding import derive_seed
 
 MODES = ("greedy", "sampled")
+GIVING = (  # the columns of steps that give the episodes
+    *("split", "mode", "task", "episode", "task_type"),
+    *("step", "invalid", "entropies", "reward", "score", "stop_reason"),
+)
 
 
 class Played(NamedTuple):
@@ -185,6 +190,31 @@ def episode_rows(
 
 def _what(task: Task) -> tuple[str, str]:
     return task.cluster, task.goal
+
+
+def episodes_of(steps: pl.DataFrame) -> pl.DataFrame:
+    """The rows of :data:`~empg.schema.EPISODES` that kept steps give, in their order, without what the task or the
+    environment adds (``cluster``, ``trained``, ``metrics``).
+
+    Needs the columns :data:`GIVING`. Steps that are not 0, 1, 2, … give no number of ``steps`` (null). An episode
+    without a step is missing.
+    """
+    key = ["split", "mode", "task", "episode"]
+    in_order = (pl.col("step") == pl.int_range(pl.len())).all()
+    rows = steps.group_by(*key, maintain_order=True).agg(
+        pl.col("task_type").first(),
+        (pl.col("reward") == 1.0).all().alias("success"),
+        pl.col("score").last(),
+        pl.when(in_order).then(pl.len()).alias("steps"),
+        pl.col("invalid").sum().alias("invalid_steps"),
+        pl.col("entropies").list.len().sum().alias("agent_tokens"),
+        pl.col("stop_reason").last(),
+    )
+    nats = steps["entropies"].explode().to_numpy()
+    ends = rows["agent_tokens"].cum_sum().to_list()
+    means = [float(nats[start:end].mean()) for start, end in pairwise([0, *ends])]
+    schema = {name: dtype for name, dtype in EPISODES.items() if name not in ("cluster", "trained", "metrics")}
+    return rows.with_columns(pl.Series("mean_entropy", means)).select(*schema).cast(schema)  # type: ignore[arg-type]
 
 
 def summarise(episodes: pl.DataFrame) -> dict[str, dict[str, Any]]:
