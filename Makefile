@@ -27,8 +27,9 @@ test-integrations:  ## test the environments in Gymnasium and verifiers, without
 	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-integrations/bin/python -m pytest tests/integrations
 
-test-browser: setup  ## test the report's pages in Chromium (`make test` does too, where there is one)
-	EMPG_BROWSER=required OMP_NUM_THREADS=1 pytest -m "longer or not longer" tests/browser
+test-browser: setup  ## test the report's pages in Chromium, with axe (`make test` does without, where there is one)
+	test -d .venv-axe || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-axe -r tests/browser/requirements.txt
+	EMPG_BROWSER=required EMPG_AXE=.venv-axe/axe_playwright_python/axe.min.js OMP_NUM_THREADS=1 pytest -m "longer or not longer" tests/browser
 
 test-trl: setup  ## train with the real TRL: losses, LoRA, two processes, resume (minutes)
 	OMP_NUM_THREADS=1 pytest -m longer tests/trl

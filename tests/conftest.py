@@ -75,14 +75,25 @@ def study_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy = _policy()
     policy.save(_folder(root / "alfworld" / "warmstart" / "model"))
     _warm_start(study, root)
-    _evaluation(study, root / "alfworld" / "warmstart_evaluate", "warmstart", 0)
+    _evaluation(study, root / "alfworld" / "warmstart_evaluate", "warmstart", 0, policy)
     _collection(root / "alfworld" / "rollouts" / "rollouts.parquet", policy)
     for method in study.methods:
         for seed in study.seeds:
             folder = root / "alfworld" / method / f"seed{seed}"
             policy.save(_folder(folder / "train" / "model"))
             _training(study, folder / "train", method, seed, policy)
-            _evaluation(study, folder / "evaluate", method, seed)
+            _evaluation(study, folder / "evaluate", method, seed, policy)
+    return root
+
+
+@pytest.fixture(scope="session")
+def study_report(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``results/made_up`` with its report in ``report``. Do not change what is in it."""
+    from empg.report.page import run
+
+    root = tmp_path_factory.mktemp("report") / "made_up"
+    shutil.copytree(study_results, root)
+    run(root / "config" / "study.json", root, root / "report")
     return root
 
 
@@ -109,7 +120,15 @@ def _manifest(folder: Path, stage: str, config, summary: dict[str, float]) -> No
     outputs = tree(folder)
     write_json(
         folder / "timing.json",
-        {"stage": stage, "wall_seconds": 2.0, "cpu_seconds": 1.5, "threads": 1, "iterations": []},
+        {
+            "stage": stage,
+            "wall_seconds": 2.0,
+            "cpu_seconds": 1.5,
+            "processes": 1,
+            "processor": "made up, AVX2",
+            "threads": 1,
+            "iterations": [{"collect": 0.1, "update": 0.1, "write": 0.05}] * (ITERATIONS if stage == "train" else 0),
+        },
     )
     write_json(
         folder / "manifest.json",
@@ -143,7 +162,7 @@ def _collection(path: Path, policy) -> None:
     )
 
 
-def _evaluation(study, folder: Path, method: str, seed: int) -> None:
+def _evaluation(study, folder: Path, method: str, seed: int, policy) -> None:
     from empg.config import evaluate_run
     from empg.environments.alfworld.registration import AlfworldData
     from empg.environments.base import Task
@@ -160,7 +179,7 @@ def _evaluation(study, folder: Path, method: str, seed: int) -> None:
             trajectories = []
             for number, success in enumerate(random.random(TASKS) < SUCCESS[method]):
                 task = Task("alfworld", split, number, types[number % 2])
-                steps = [_evaluated_step(random, i) for i in range(int(random.integers(3, 20)))]
+                steps = [_evaluated_step(random, i, policy) for i in range(int(random.integers(3, 20)))]
                 stop = StopReason.SUCCESS if success else StopReason.STEP_LIMIT
                 episode = Episode(task, number, number + TASKS * len(parts), seed=number)
                 trajectories.append(Trajectory(episode, steps, float(success), stop, float(success)))
@@ -171,21 +190,26 @@ def _evaluation(study, folder: Path, method: str, seed: int) -> None:
     config = evaluate_run(study, {"alfworld": AlfworldData()}, "alfworld", method, seed)
     panels = summarise(episodes)
     summary = {"environment": "alfworld", "method": method, "seed": seed, "panels": panels}
+    if method == "warmstart":
+        cooled = {split: panels[split]["sampled"] | {"success": 0.4321} for split in panels}
+        summary["cooled"] = {"temperature": 0.5, "tune": [(0.5, 0.4)], "panels": cooled}
     write_json(folder / "summary.json", summary | {"about": {"metrics": {}, "stop_reasons": {}}})
     summary = {f"{split}_{mode}_success": p["success"] for split, modes in panels.items() for mode, p in modes.items()}
     _manifest(folder, "evaluate", config, summary)
 
 
-def _evaluated_step(random: np.random.Generator, number: int):
+def _evaluated_step(random: np.random.Generator, number: int, policy):
     from empg.rollouts.episodes import Step
 
+    text = f"<think>so {number}</think><action>look</action>"
+    response = np.array(policy.chat.agent(text), np.int32)
     return Step(
         observation=f"You see a mug {number}.",
         prompt_ids=np.arange(10, 14, dtype=np.int32),
-        response_ids=np.arange(20, 23, dtype=np.int32),
-        logprobs=np.full(3, -1.0, np.float32),
-        entropies=random.random(3).astype(np.float32),
-        text=f"<think>so {number}</think><action>look</action>",
+        response_ids=response,
+        logprobs=np.full(len(response), -1.0, np.float32),
+        entropies=random.random(len(response)).astype(np.float32),
+        text=text,
         action="look",
         invalid=number % 4 == 3,
         truncated=False,

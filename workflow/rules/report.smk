@@ -31,6 +31,7 @@ rule report:
             category="Figures",
         ),
         trajectories=directory(f"{STUDY}/report/trajectories"),
+        episodes=directory(f"{STUDY}/report/episodes"),
         tables=directory(f"{STUDY}/report/tables"),
     log:
         f"{STUDY}/logs/report.log",
