@@ -7,6 +7,7 @@ outcome. So the mean reward of a panel's traces estimates its success, and polic
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,10 +41,12 @@ def log_sample(client: MlflowClient, experiment: str, root: Path, run: Run, eval
     mlflow.set_tracking_uri(uri(root))
     # Now, since MLflow's page shows the last seven days only, however old the results are. It lists the latest first.
     start = time.time_ns()
-    return {
-        _log(experiment, run, episode, steps, start - place * SECOND): float(episode["success"])
-        for place, (episode, steps) in enumerate(sample(evaluation, run.data.tags["env"]))
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns about its code; a warning that is an error would lose the trace
+        return {
+            _log(experiment, run, episode, steps, start - place * SECOND): float(episode["success"])
+            for place, (episode, steps) in enumerate(sample(evaluation, run.data.tags["env"]))
+        }
 
 
 def sample(evaluation: Path, environment: str) -> Iterator[tuple[dict[str, Any], pl.DataFrame]]:
