@@ -31,5 +31,6 @@ rule all:
 
 
 onsuccess:
-    if Path(f"{STUDY}/report/report.html").exists():
-        logger.info(f"Report: {STUDY}/report/report.html")
+    for page in (f"{STUDY}/report/report.html", f"{TESTBED}/report/README.md"):
+        if Path(page).exists():
+            logger.info(f"Report: {page}")

@@ -13,6 +13,7 @@ from empg.config import testbed_runs as runs_of
 from empg.config.testbed import Learning
 from empg.config.testbed import World as Settings
 from empg.core.advantages import Batch
+from empg.errors import ConfigError
 from empg.files import read_json, write_json
 from empg.report import testbed as report
 from empg.testbed import run as stage
@@ -212,3 +213,11 @@ def test_the_studys_places_are_on_its_map():
     assert swept["k"].methods["grpo_empg"].k == config.testbed.sweeps["k"][-1]
     assert "calibrated" not in swept["k"].methods, "it has no k"
     assert np.isclose(swept["steps"].world.steps, config.testbed.sweeps["steps"][-1])
+
+
+def test_a_mistake_in_a_testbed_is_named():
+    wrong = TINY | {"testbed": {"compared": ["empgg"]}}
+    with pytest.raises(ConfigError, match=r"testbed\.compared: expected some of grpo, empg, found 'empgg'"):
+        parse(Study, wrong, "TINY")
+    with pytest.raises(ConfigError, match="environments: expected at least one, found none"):
+        parse(Study, {"methods": TINY["methods"]}, "TINY")
