@@ -196,7 +196,7 @@ def test_two_runs_give_the_same_bits(made, tmp_path):
 def test_the_report_names_every_method_and_shows_every_figure(made):
     page = (made / "report/README.md").read_text(encoding="utf-8")
     assert "| empg |" in page
-    for name in ("map_cosine", "map_snr", "map_learning", "sweeps"):
+    for name in ("compared", "map_cosine", "map_snr", "map_learning", "sweeps"):
         assert f"figures/{name}.svg" in page
         assert (made / f"report/figures/{name}.svg").read_text().startswith("<svg")
     assert pl.read_csv(made / "report/tables/area.csv")["method"].sort().to_list() == ["empg", "grpo"]

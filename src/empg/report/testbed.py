@@ -17,9 +17,10 @@ from empg.report.charts import Panel
 from empg.testbed.summary import tables
 
 CAPTIONS = {
-    "map_cosine": "Cosine to the exact gradient times 100, difference to {baseline}, over the mean entropies (nats) of "
+    "compared": "Cosine to the exact gradient times 100, difference to {baseline}, over the mean entropies (nats) of "
     "decisive steps (across) and of other steps (up). A number in bold has a 95 % interval, over worlds, that "
     "leaves out 0. The first panel is {baseline} itself.",
+    "map_cosine": "The same for every method.",
     "map_snr": "The same for the signal-to-noise ratio times 100: the mean component along the exact gradient over the "
     "root of the summed variance of all components.",
     "map_learning": "Success after training, difference to {baseline} in points, for each optimiser. Bold as above, "
@@ -54,21 +55,24 @@ def run(config: Path, results: Path, out: Path) -> None:
 
 def figures(study: Study, made: dict[str, pl.DataFrame]) -> dict[str, list[Panel]]:
     """The panels of each figure, by name."""
+    assert study.testbed is not None
+    cosine = made["map"].filter(quantity="cosine")
     return {
-        "map_cosine": list(_maps(study, made["map"].filter(quantity="cosine"), 100, "")),
-        "map_snr": list(_maps(study, made["map"].filter(quantity="snr"), 100, "")),
+        "compared": list(_maps(study, cosine, (study.baseline, *study.testbed.compared))),
+        "map_cosine": list(_maps(study, cosine, tuple(study.methods))),
+        "map_snr": list(_maps(study, made["map"].filter(quantity="snr"), tuple(study.methods))),
         "map_learning": list(_learning(study, made["learning"].filter(quantity="success"))),
         "sweeps": list(_sweeps(study, made["sweeps"])) if "sweeps" in made else [],
     }
 
 
-def _maps(study: Study, table: pl.DataFrame, scale: float, suffix: str) -> Iterator[Panel]:
-    for name in study.methods:
+def _maps(study: Study, table: pl.DataFrame, methods: tuple[str, ...]) -> Iterator[Panel]:
+    for name in methods:
         rows = table.filter(method=name)
         if name == study.baseline:
-            yield entropy_map(rows.with_columns(shown="mean", sure=False), f"{name}{suffix}: itself", scale)
-        elif len(rows):
-            yield entropy_map(_differences(rows), f"{name}{suffix} − {study.baseline}", scale)
+            yield entropy_map(rows.with_columns(shown="mean", sure=pl.lit(False)), f"{name}: itself")
+        else:
+            yield entropy_map(_differences(rows), f"{name} − {study.baseline}")
 
 
 def _learning(study: Study, table: pl.DataFrame) -> Iterator[Panel]:
@@ -76,9 +80,9 @@ def _learning(study: Study, table: pl.DataFrame) -> Iterator[Panel]:
     for name in (study.baseline, *study.testbed.compared):
         for (rule,), part in table.filter(method=name).group_by("optimiser", maintain_order=True):
             if name == study.baseline:
-                yield entropy_map(part.with_columns(shown="mean", sure=False), f"{name}, {rule}: itself", 100)
+                yield entropy_map(part.with_columns(shown="mean", sure=pl.lit(False)), f"{name}, {rule}: itself")
             else:
-                yield entropy_map(_differences(part), f"{name} − {study.baseline}, {rule}", 100)
+                yield entropy_map(_differences(part), f"{name} − {study.baseline}, {rule}")
 
 
 def _differences(rows: pl.DataFrame) -> pl.DataFrame:
@@ -96,10 +100,10 @@ def _sweeps(study: Study, table: pl.DataFrame) -> Iterator[Panel]:
             yield sweep_panel(rows, compared, f"{sweep} at {place}", str(sweep))
 
 
-def entropy_map(frame: pl.DataFrame, title: str, scale: float) -> Panel:
+def entropy_map(frame: pl.DataFrame, title: str) -> Panel:
     """Columns decisive_entropy, other_entropy, ``shown`` and sure: a cell with its number for each pair.
 
-    Numbers are ``scale`` times the value, bold where ``sure``. Blue is better, orange worse than 0.
+    Numbers are 100 times the value, bold where ``sure``. Blue is better, orange worse than 0.
     """
     base = alt.Chart(frame).encode(
         x=alt.X("decisive_entropy:O", title="entropy of decisive steps", axis=alt.Axis(labelAngle=0)),
@@ -111,9 +115,7 @@ def entropy_map(frame: pl.DataFrame, title: str, scale: float) -> Panel:
     text = alt.Text("number:N")
     signs = "" if not frame["sure"].any() and float(frame["shown"].min() or 0) >= 0 else "+"  # type: ignore[arg-type]
     numbered = frame.with_columns(
-        number=pl.col("shown").map_elements(
-            lambda v: f"{scale * v:{signs}.1f}".replace("-", "−"), return_dtype=pl.String
-        )
+        number=pl.col("shown").map_elements(lambda v: f"{100 * v:{signs}.1f}".replace("-", "−"), return_dtype=pl.String)
     )
     plain = alt.Chart(numbered).encode(x=base.encoding.x, y=base.encoding.y, text=text)
     light = plain.transform_filter("!datum.sure").mark_text(color="#0b1320", fontSize=11)
