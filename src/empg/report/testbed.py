@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,7 +158,7 @@ def page(study: Study, made: dict[str, pl.DataFrame], drawn: list[str]) -> str:
     for name in drawn:
         lines += [f"![{name}](figures/{name}.svg)", "", CAPTIONS[name].format(baseline=study.baseline), ""]
     lines += ["Tables: " + ", ".join(f"[{name}](tables/{name}.csv)" for name in made)]
-    return "\n".join(lines).replace("-0", "−0") + "\n"
+    return re.sub(r"(?<=[ (])-(?=\d)", "−", "\n".join(lines)) + "\n"
 
 
 def _trained(study: Study, learning: pl.DataFrame) -> Iterator[str]:
