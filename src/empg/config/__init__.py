@@ -38,7 +38,7 @@ from empg.config.slices import (
     warmstart_run,
 )
 from empg.config.stages import Evaluate, Optimiser, Rollouts, Train, WarmStart
-from empg.config.study import EnvironmentStudy, Study
+from empg.config.study import EnvironmentStudy, Primary, Study
 
 __all__ = [
     "ADVANTAGES",
@@ -64,6 +64,7 @@ __all__ = [
     "Policy",
     "Positive",
     "PretrainedPolicy",
+    "Primary",
     "Rollouts",
     "RolloutsRun",
     "Sampling",

@@ -245,15 +245,19 @@ class GepoSettings(Model):
 GRPO = AdvantageRegistration(NoSettings, "empg.core.advantages:grpo_advantages")
 DAPO = AdvantageRegistration(DapoDefaults, "empg.core.advantages:grpo_advantages")
 RLOO = AdvantageRegistration(NoSettings, "empg.core.advantages:rloo_advantages")
-GIGPO = AdvantageRegistration(GigpoSettings, "empg.core.advantages:gigpo_advantages")
+GIGPO = AdvantageRegistration(GigpoSettings, "empg.core.advantages:gigpo_advantages", title="GiGPO")
 RTMC = AdvantageRegistration(RtmcSettings, "empg.core.rollout_tree:rtmc_advantages")
 
 NONE = ModulationRegistration(NoSettings, "empg.core.modulation:unmodulated")
 EMPG = ModulationRegistration(EmpgSettings, "empg.core.modulation:empg")
-EMPG_SCALE = ModulationRegistration(ScaleSettings, "empg.core.modulation:empg_scale")
-EMPG_BONUS = ModulationRegistration(BonusSettings, "empg.core.modulation:empg_bonus")
-EMPG_SHUFFLED = ModulationRegistration(EmpgSettings, "empg.core.controls:empg_shuffled")
-EMPG_INVERTED = ModulationRegistration(EmpgSettings, "empg.core.controls:empg_inverted")
+EMPG_SCALE = ModulationRegistration(ScaleSettings, "empg.core.modulation:empg_scale", title="EMPG (scale)")
+EMPG_BONUS = ModulationRegistration(BonusSettings, "empg.core.modulation:empg_bonus", title="EMPG (bonus)")
+EMPG_SHUFFLED = ModulationRegistration(EmpgSettings, "empg.core.controls:empg_shuffled", title="EMPG (shuffled)")
+EMPG_INVERTED = ModulationRegistration(EmpgSettings, "empg.core.controls:empg_inverted", title="EMPG (inverted)")
 GEPO = ModulationRegistration(GepoSettings, "empg.core.group_entropy:gepo", of_batch=True)
-CALIBRATED = ModulationRegistration(CalibratedSettings, "empg.core.calibration:calibrated", of_batch=True)
-DECISIVE = ModulationRegistration(DecisiveSettings, "empg.core.calibration:decisive", of_batch=True)
+CALIBRATED = ModulationRegistration(
+    CalibratedSettings, "empg.core.calibration:calibrated", of_batch=True, title="calibrated modulation"
+)
+DECISIVE = ModulationRegistration(
+    DecisiveSettings, "empg.core.calibration:decisive", of_batch=True, title="decisiveness weights"
+)

@@ -13,8 +13,8 @@ from empg.config import Study, parse
 from empg.errors import ConfigError
 from empg.files import atomic_path, read_json, write_text
 from empg.provenance import stage
-from empg.report import charts
-from empg.report.charts import Panel
+from empg.report import style
+from empg.report.style import Panel
 from empg.testbed.summary import tables
 
 CAPTIONS = {
@@ -50,7 +50,7 @@ def run(config: Path, results: Path, out: Path) -> None:
                 table.write_csv(path)
         drawn = {name: panels for name, panels in figures(study, made).items() if panels}
         for name, panels in drawn.items():
-            write_text(out / "figures" / f"{name}.svg", charts.to_svg(charts.side_by_side(panels, 3), themed=False))
+            write_text(out / "figures" / f"{name}.svg", style.to_svg(style.side_by_side(panels, 3), themed=False))
         write_text(out / "README.md", page(study, made, list(drawn)))
 
 
@@ -128,10 +128,10 @@ def sweep_panel(frame: pl.DataFrame, methods: list[str], title: str, x_title: st
     """Columns value, method, difference, difference_low, difference_high: a line with intervals for each method."""
     base = alt.Chart(frame).encode(
         x=alt.X("value:Q", title=x_title, axis=alt.Axis(tickCount=4)),
-        color=alt.Color("method:N", scale=alt.Scale(domain=methods, range=list(charts.COLOURS[: len(methods)]))),
+        color=alt.Color("method:N", scale=alt.Scale(domain=methods, range=list(style.COLOURS[: len(methods)]))),
     )
     title_y = "cosine, difference"
-    zero = alt.Chart(pl.DataFrame({"y": [0.0]})).mark_rule(color=charts.MUTED, strokeDash=[3, 3]).encode(y="y:Q")
+    zero = alt.Chart(pl.DataFrame({"y": [0.0]})).mark_rule(color=style.MUTED, strokeDash=[3, 3]).encode(y="y:Q")
     bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("difference_low:Q", title=title_y), y2="difference_high:Q")
     line = base.mark_line(point=True, strokeWidth=1.5).encode(y=alt.Y("difference:Q", title=title_y))
     return alt.layer(zero, bars, line).properties(width=190, height=150, title=title)
