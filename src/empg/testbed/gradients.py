@@ -108,6 +108,6 @@ def quality(gradients: Tensor, exact: Tensor) -> tuple[float, float]:
     """
     flat, direction = gradients.flatten(1), exact.flatten() / exact.norm()
     along = flat @ direction
-    cosine = along / flat.norm(dim=1).clamp(min=1e-300)
+    cosine = along / flat.norm(dim=1).clamp(min=torch.finfo(flat.dtype).tiny)
     noise = flat.var(dim=0, correction=1).sum().sqrt()
     return float(cosine.mean()), float(along.mean() / noise) if noise > 0 else 0.0
