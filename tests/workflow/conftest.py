@@ -56,7 +56,8 @@ outputs = {
     "rollouts": ["rollouts.parquet", "difficulty.parquet"],
     "train": ["model/config.json", "metrics.parquet"],
     "evaluate": ["episodes.parquet", "steps.parquet", "summary.json"],
-    "report": ["report.html", "metrics.json", "figures/a.svg", "tables/a.csv", "trajectories/a.html"],
+    "report": ["report.html", "metrics.json", "figures/a.svg", "tables/a.csv"]
+    + ["trajectories/a.html", "episodes/a.html"],
 }
 if stage == "dvc":
     paths = [Path(options["--out"]), Path("data", sys.argv[2], "manifest.json")]

@@ -150,6 +150,7 @@ def _episode_cells(episodes: pl.DataFrame) -> dict[str, Any]:
         f"{row['split']}/{row['mode']} task {row['task']} episode {row['episode']}: {column}": value
         for row in episodes.drop("cluster", "trained", "metrics", strict=False).iter_rows(named=True)
         for column, value in row.items()
+        if column not in ("split", "mode", "task", "episode")
     }
 
 
