@@ -49,9 +49,8 @@ SMOLLM2 = Packaged(
     author="HuggingFaceTB: SmolLM2-135M-Instruct, quantised to Q4_1 by QuantFactory",
     known=(
         (
-            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n",
-            (1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407)
-            + (19712, 8182, 2, 198),  # noqa: RUF005 (one tuple would be 21 lines)
+            "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n",
+            (2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712, 8182, 2, 198),
         ),
         (
             "<|im_start|>user\nWhat is the capital of France? Answer in one sentence.<|im_end|>\n",
