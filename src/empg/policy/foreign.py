@@ -7,6 +7,7 @@ of `transformers`, and gives the attention masks that the tokens' positions call
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -39,7 +40,7 @@ def load_foreign(folder: Path, device: str, dtype: torch.dtype, lora: Lora | Non
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     loader: Any = AutoModelForCausalLM
     kind = read_json(folder / "config.json").get("model_type")
     try:
@@ -126,7 +127,7 @@ class Foreign(Network):
         rows = pad_sequence([tree.ids[p] for p in places], batch_first=True)
         saves_memory = self.gradient_checkpointing and torch.is_grad_enabled()
         if saves_memory:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
             self.model.train()
         hidden = self.decoder(input_ids=rows, use_cache=False).last_hidden_state
         self.model.eval()
@@ -220,7 +221,9 @@ class Foreign(Network):
             )
         targets = sorted(lora.targets or linear)
         settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
-        get_peft_model(self.model, settings)  # changes the model's modules in place
+        with warnings.catch_warnings():  # peft asks by a name that `transformers` calls deprecated
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            get_peft_model(self.model, settings)  # changes the model's modules in place
 
     def save(self, config: dict[str, Any], folder: Path) -> None:
         """Write the model, adapters merged into its weights, with ``config`` as its settings."""
@@ -230,10 +233,9 @@ class Foreign(Network):
         with torch.no_grad():
             for name, module in self.model.named_modules():
                 if isinstance(module, LoraLayer):
-                    weight = module.get_base_layer().weight
-                    merged[f"{name}.weight"] = (weight.float() + module.get_delta_weight("default").float()).to(
-                        weight.dtype
-                    )
+                    layer: Any = module
+                    weight, change = layer.get_base_layer().weight, layer.get_delta_weight("default")
+                    merged[f"{name}.weight"] = (weight.float() + change.float()).to(weight.dtype)
         state = {
             name.replace(".base_layer.", "."): tensor
             for name, tensor in self.model.state_dict().items()

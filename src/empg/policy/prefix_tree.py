@@ -127,7 +127,8 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     together = (q * width**-0.5).reshape(kv_heads, -1, width)
     scores = (together @ k.transpose(1, 2)).view(heads, queries, -1) + mask
     weights = scores.softmax(dim=-1).view(kv_heads, -1, scores.shape[-1])
-    return (weights @ v).view(heads, queries, width)
+    attended: Tensor = weights @ v
+    return attended.view(heads, queries, width)
 
 
 def tree_portions(sequences: Sequence[NDArray[np.int32]], most: int) -> Iterator[slice]:
