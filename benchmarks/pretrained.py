@@ -1,7 +1,7 @@
 """Tokens per CPU second of a pretrained model, as the code was for tiny policies and as it is: updates and decoding.
 
 Both ways run alternately in one process on one thread; a ratio is the median of pairs. Before: attention by
-``scaled_dot_product_attention``, 64 tokens at a time in the head, trained embeddings, decoding over any number of keys.
+``scaled_dot_product_attention``, 64 tokens at a time in the head, trained embeddings. Decoding is the same in both.
 
     empg fetch-model smollm2 --out models/smollm2
     python benchmarks/pretrained.py [--model models/smollm2] [--repeats 3]
@@ -45,7 +45,6 @@ def before() -> Iterator[None]:
     with (
         mock.patch.object(prefix_tree, "attend_by_products", fused),
         mock.patch.object(entropy, "LARGE_CHUNK", 64),
-        mock.patch.object(decoding, "ROUNDED", 1),
     ):
         yield
 

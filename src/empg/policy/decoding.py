@@ -17,7 +17,6 @@ from empg.policy.transformer import Layer, Transformer
 # Chunks of at most so many tokens are attended to together, padded, if a conversation's keys are at most so many
 # numbers a layer: longer chunks lose more by padding, and longer conversations by being copied, than calls cost.
 SHORT, COPIED = 48, 20_000
-ROUNDED = 32  # keys in bfloat16 are attended to in multiples of so many
 
 
 class Cache:
@@ -188,9 +187,6 @@ def decode(network: Transformer, token_ids: Tensor, start: Tensor, cache: Cache)
         cache: filled in place.
     """
     longest = int(start.max()) + 1
-    if cache.keys[0].dtype == torch.bfloat16:
-        # Products over a multiple of the register's width are a quarter faster; the bias hides the slots beyond.
-        longest = min(-(-longest // ROUNDED) * ROUNDED, cache.length)
     cos, sin = network.cos[start], network.sin[start]
     cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
     bias = causal_bias(start[:, None], longest).to(network.embedding.dtype)
