@@ -154,7 +154,7 @@ TINY = {
         "worlds": 3,
         "compared": ["empg"],
         "sweeps": {"steps": [3], "group_size": [2], "k": [2]},
-        "learning": {"seeds": 2, "iterations": 2},
+        "learning": {"seeds": 3, "iterations": 2},
     },
 }
 
@@ -176,7 +176,7 @@ def test_the_tables_hold_the_map_the_sweeps_and_training(made):
     assert rows.group_by("sweep").len().sort("sweep").rows() == [("group_size", 6), ("k", 6), ("map", 24), ("steps", 6)]
     assert rows["cosine"].is_between(-1, 1).all()
     trained = pl.read_parquet(made / "learning/learning.parquet")
-    assert len(trained) == 4 * 3 * 2 * 2
+    assert len(trained) == 4 * 3 * 2 * 3
     assert set(trained["optimiser"]) == {"sgd", "adamw", "muon"}
     summary = tables(rows, trained, "grpo")
     area = summary["area"].row(by_predicate=pl.col("method") == "empg", named=True)

@@ -24,10 +24,10 @@ STUDY = {
         "group_size": 4,
         "entropies": [0.4, 0.9],
         "places": [[0.4, 0.9]],
-        "worlds": 2,
+        "worlds": 3,
         "compared": ["empg"],
         "sweeps": {"k": [2, 3]},
-        "learning": {"seeds": 2, "iterations": 1, "rates": {"adamw": 0.1}},
+        "learning": {"seeds": 3, "iterations": 1, "rates": {"adamw": 0.1}},
     },
 }
 
@@ -61,6 +61,6 @@ def test_a_study_without_environments(fresh: Project):
     assert (published / "figures/map_cosine.svg").is_file()
     assert (published / "tables/area.csv").is_file()
 
-    changed = STUDY | {"testbed": STUDY["testbed"] | {"worlds": 3}}
+    changed = STUDY | {"testbed": STUDY["testbed"] | {"worlds": 4}}
     path.write_text(yaml.safe_dump(changed))
     assert plan(fresh) == {"all", "testbed", "testbed_report"}

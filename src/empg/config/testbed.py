@@ -43,7 +43,7 @@ def _rates() -> dict[Rule, float]:
 class Learning(Model):
     """Training in the world: ``rates`` are learning rates of the optimisers, one for all methods."""
 
-    seeds: Annotated[int, Field(ge=2)] = 6
+    seeds: Annotated[int, Field(ge=3)] = 6
     iterations: Positive = 20
     updates: Positive = 2
     rates: dict[Rule, Rate] = Field(default_factory=_rates)
@@ -64,7 +64,7 @@ class Testbed(Model):
     group_size: Annotated[int, Field(ge=2)] = 8
     entropies: tuple[Entropy, ...] = (0.3, 0.7, 1.05, 1.4)
     places: tuple[tuple[Entropy, Entropy], ...] = ((0.3, 1.4), (0.7, 0.7), (1.4, 0.3))
-    worlds: Annotated[int, Field(ge=2)] = 16
+    worlds: Annotated[int, Field(ge=3)] = 16
     batches: Annotated[int, Field(ge=2)] = 2
     compared: tuple[Name, ...] = ()
     sweeps: dict[Name, tuple[float, ...]] = Field(default_factory=dict)
