@@ -1,16 +1,18 @@
-"""Connections that can neither be kept for nothing nor crowd out others: uvicorn's HTTP protocol with limits.
+"""Connections that can neither be kept for nothing nor crowd out others: uvicorn with limits.
 
 uvicorn waits for ever for the head of a request and for a client that does not read its answer, and refuses everyone
-once idle connections have used up its limit. Here both waits end, and a new connection takes the place of the one
-that has been idle longest.
+once idle connections have used up its limit. Here both waits end, and a new connection takes the place of one that
+has never asked anything, or else of the one that has been idle longest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 256
@@ -19,7 +21,9 @@ HEAD_SECONDS = 10.0
 SEND_SECONDS = 30.0
 """From the moment in which an answer fills the buffers until the client has read it."""
 _MAX_HEAD_BYTES = 16 << 10
-_READ_BYTES = 16 << 10  # a connection's turn in the event loop
+_READ_BYTES = 16 << 10  # a connection's share of a turn of the event loop
+_ACCEPTED = 16  # new connections' share of it
+_QUEUE = 1024
 
 
 class _Sized(h11.Connection):
@@ -49,7 +53,7 @@ class GuardedProtocol(H11Protocol):
         self._watch()
         if len(self.connections) > MAX_CONNECTIONS:
             idle = [other for other in self.connections if isinstance(other, GuardedProtocol) and other._idle_since]
-            min(idle, key=lambda other: other._idle_since or 0.0).drop()  # this one is idle, so there is one
+            min(idle, key=GuardedProtocol._worth).drop()  # this one is idle, so there is one
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadlines."""
@@ -82,6 +86,10 @@ class GuardedProtocol(H11Protocol):
         self.connections.discard(self)  # before the event loop closes it: others may be counting
         self.transport.abort()
 
+    def _worth(self) -> tuple[bool, float]:
+        """Whether anything was ever asked on this connection, and since when it has been idle."""
+        return self.cycle is not None, self._idle_since or 0.0
+
     def _watch(self) -> None:
         """Keep the deadline of the next head exactly while no request is under way."""
         if self.cycle is not None and not self.cycle.response_complete:
@@ -95,3 +103,20 @@ class GuardedProtocol(H11Protocol):
     def _stop(timer: asyncio.TimerHandle | None) -> None:
         if timer is not None:
             timer.cancel()
+
+
+class GuardedServer(uvicorn.Server):
+    """Serves an application with :class:`GuardedProtocol`; neither websockets nor lifespan events."""
+
+    def __init__(self, app: Any) -> None:
+        # Warnings would tell of every malformed request, as many as someone sends. asyncio accepts as many connections
+        # in a turn of its loop as the backlog says, so a flood would hold up those who ask something.
+        super().__init__(
+            uvicorn.Config(app, log_level="error", http=GuardedProtocol, backlog=_ACCEPTED, lifespan="off", ws="none")
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, with a longer queue than asyncio's."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_QUEUE)

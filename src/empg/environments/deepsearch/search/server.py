@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -26,7 +27,7 @@ from starlette.routing import Route
 
 from empg.environments.bm25 import encodable
 from empg.environments.deepsearch.search.corpus import join_contents
-from empg.environments.deepsearch.search.guard import GuardedProtocol
+from empg.environments.deepsearch.search.guard import GuardedServer
 from empg.environments.deepsearch.search.index import Hit, Index
 from empg.environments.deepsearch.search.retrieval import MAX_QUERY_CHARS
 from empg.errors import ConfigError
@@ -37,14 +38,13 @@ MAX_TOPK = 100
 MAX_DOCUMENTS = 10 * MAX_TEXTS
 """The most documents of an answer: queries times ``topk``."""
 MAX_REQUESTS = 64
-"""The most complete requests at work or in wait; a further one is answered by 503, which asks to try again."""
+"""The most large, and the most small requests at work or in wait; a further one gets 503, which asks to try again."""
 MAX_HELD_BYTES = 64 << 20
 """The most bytes of all bodies together. The body that began to arrive first gives way to a new one."""
 
 _DEFAULT_TOPK = 3
 _BODY_SECONDS = 10.0
-_SMALL_BATCH = 100
-_BACKLOG = 512  # as many connections are accepted at a time: with those held, fewer than the usual 1,024 open files
+_SMALL_BATCH, _SMALL_BODY = 100, 64 << 10
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -69,14 +69,31 @@ class _Pages(BaseModel):
     titles: Texts
 
 
+class _Lane:
+    """So many requests take turns at a time, further ones wait in their order, more than that are refused."""
+
+    def __init__(self, turns: int) -> None:
+        self._turns, self._inside = asyncio.Semaphore(turns), 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Hold a turn. Raises HTTPException where the lane is full."""
+        if self._inside >= MAX_REQUESTS:
+            raise HTTPException(503, f"expected at most {MAX_REQUESTS} requests at once, try again")
+        self._inside += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self._inside -= 1
+
+
 class _Desk:
-    """Takes in bodies and gives requests their turn."""
+    """Takes in bodies and gives requests their turn. Large ones only ever wait for each other."""
 
     def __init__(self) -> None:
         self._held: dict[asyncio.Timeout, int] = {}  # in the order in which the bodies began to arrive
-        self._waiting = 0
-        # Python runs one thread at a time: more would only take turns more often.
-        self._small, self._large = asyncio.Semaphore(4), asyncio.Semaphore(2)
+        self._small, self._large = _Lane(2), _Lane(1)  # Python runs one thread at a time
 
     async def answer(
         self, request: Request, read: Callable[[bytes], T], size: Callable[[T], int], reply: Callable[[T], bytes]
@@ -86,18 +103,12 @@ class _Desk:
             async with asyncio.timeout(_BODY_SECONDS) as limit:
                 body = await self._body(request, limit)
                 limit.reschedule(None)
-                if self._waiting >= MAX_REQUESTS:
-                    raise HTTPException(503, f"expected at most {MAX_REQUESTS} requests at once, try again")
-                self._waiting += 1
-                try:
-                    async with self._small:
-                        asked = await run_in_threadpool(read, body)
-                    async with self._small if size(asked) <= _SMALL_BATCH else self._large:
-                        if await request.is_disconnected():  # nobody waits any more
-                            raise HTTPException(400, "expected a client that waits")
-                        return Response(await run_in_threadpool(reply, asked), media_type="application/json")
-                finally:
-                    self._waiting -= 1
+                async with (self._small if len(body) <= _SMALL_BODY else self._large).turn():
+                    asked = await run_in_threadpool(read, body)
+                async with (self._small if size(asked) <= _SMALL_BATCH else self._large).turn():
+                    if await request.is_disconnected():
+                        raise HTTPException(400, "expected a client that waits, found none")
+                    return Response(await run_in_threadpool(reply, asked), media_type="application/json")
         except ClientDisconnect:
             raise HTTPException(400, "expected the whole body, found the connection closed") from None
         except TimeoutError:
@@ -155,11 +166,7 @@ def create_app(index: Index) -> Starlette:
 
 def create_server(index: Index) -> uvicorn.Server:
     """The server, not yet started: ``run(sockets=[…])`` answers on a socket until ``should_exit`` is set."""
-    # Warnings would tell of every malformed request, as many as someone sends.
-    config = uvicorn.Config(
-        create_app(index), log_level="error", http=GuardedProtocol, backlog=_BACKLOG, lifespan="off", ws="none"
-    )
-    return uvicorn.Server(config)
+    return GuardedServer(create_app(index))
 
 
 def listen(host: str, port: int) -> socket.socket:
