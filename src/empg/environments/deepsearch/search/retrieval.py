@@ -91,7 +91,7 @@ class HttpRetriever:
         self._timeout, self._attempts, self._backoff = timeout, attempts, backoff
         self._has_pages = True
         self._runner = asyncio.Runner()
-        self._client = httpx.AsyncClient(timeout=None, trust_env=False)  # _attempt has the time limit
+        self._client = httpx.AsyncClient(timeout=None, trust_env=False)  # noqa: S113 - _attempt has the time limit
 
     def __enter__(self) -> Self:
         return self
