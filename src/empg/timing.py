@@ -8,12 +8,14 @@ stage's output and vanish with its end.
 from __future__ import annotations
 
 import contextlib
+import platform
 import resource
 import shutil
 import sys
 import threading
 import time
 import uuid
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,17 @@ def peak_memory() -> int:
     """Bytes: the most resident memory that this process ever had, or one of those that it started and waited for."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+@cache
+def processor() -> str:
+    """This machine's processor, and the vector instructions that torch uses on it: both decide how sums round."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:
