@@ -17,6 +17,7 @@ from empg.pipeline.origin import commit
 from empg.provenance import json_digest
 from empg.report.trajectories import page_name
 from empg.sources import source_hashes
+from empg.timing import PEAK, peak_memory
 from empg.tracking.embedded import write_embedded
 from empg.tracking.experiment import panel_metric
 from empg.tracking.models import log_policy
@@ -208,5 +209,5 @@ def rebuild(study: Path, *, progress: Callable[[int, int], None] = lambda done, 
     tracker = Tracker(study)
     Logbook(tracker).write(progress)
     tracker.describe_study()  # again, now that the report has a run
-    timing = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    timing = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, PEAK: peak_memory()}
     write_json(study / "track.timing.json", timing)
