@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from empg.policy.elementwise import rms_norm
-from empg.policy.initialisation import initialise, match_content, repeat_sequences, scale_residual_stream
+from empg.policy.initialisation import initialise, match_content, repeat_sequences, share_words, word_counts
 from empg.policy.transformer import Architecture, Transformer
 from empg.policy.weights import tiny_config
 
 VOCABULARY, LENGTH = 500, 60
 
 
-def network(family: str, layers: int = 2, *, induction: bool = True, eps: float = 1e-6) -> Transformer:
+def network(family: str, layers: int = 2, *, induction: bool = True) -> Transformer:
     config = tiny_config(
         family,
         VOCABULARY,
@@ -29,7 +29,7 @@ def network(family: str, layers: int = 2, *, induction: bool = True, eps: float 
         max_positions=256,
         rope_theta=1e6,
     )
-    made = Transformer(Architecture.from_config(config | {"rms_norm_eps": eps}, "here"))
+    made = Transformer(Architecture.from_config(config, "here"))
     generator = torch.Generator().manual_seed(0)
     initialise(made, generator)
     match_content(made)
@@ -79,10 +79,18 @@ def test_without_biases_or_with_one_layer_nothing_changes(repeated):
         assert torch.equal(with_it.states(repeated), without.states(repeated))
 
 
-def test_a_larger_residual_stream_is_the_same_function(repeated):
-    made = network("qwen2", eps=0.0).double()
-    embedding = made.embedding.detach().clone()
-    logits = (made.states(repeated) @ embedding.T).detach()
-    scale_residual_stream(made, 30)
-    torch.testing.assert_close(made.embedding.detach(), 30 * embedding)
-    torch.testing.assert_close((made.states(repeated) @ made.embedding.T).detach(), logits)
+def test_tokens_that_share_words_are_alike():
+    counts = word_counts([" mug 1", " mug", "two mugs, two cups", " ", "1"])
+    # mug, 1, two, mugs, comma, cups
+    assert counts.tolist() == [
+        [1, 1, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0],
+        [0, 0, 2, 1, 1, 1],
+        [0, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+    ]
+    embedding = torch.full((5, 96), 7.0)
+    share_words(embedding, counts, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(embedding[0], embedding[1] + embedding[4])
+    assert (embedding[3] == 7.0).all(), "a token without a word stays as it was"
+    assert embedding[1].std() == pytest.approx(0.02, rel=0.2)

@@ -11,7 +11,7 @@ from empg.config import Optimiser as Config
 from empg.policy.initialisation import initialise
 from empg.policy.transformer import Architecture, Transformer
 from empg.policy.weights import tiny_config
-from empg.training.optimiser import AdamW, Muon, Optimiser, orthogonalise
+from empg.training.optimiser import AdamW, Muon, Optimiser, SharedWords, orthogonalise
 
 
 def newton_schulz(value: float) -> float:
@@ -97,6 +97,40 @@ def test_matrices_go_to_muon_and_the_rest_to_adamw():
     assert {names[i] for i in adamw} == set(names.values()) - {names[i] for i in muon}
     (only,) = Optimiser(model, Config(lr=1e-3, muon_lr=0.0)).optimisers
     assert {id(p) for g in only.param_groups for p in g["params"]} == set(names)
+
+
+def test_words_learn_as_if_they_were_parameters():
+    """Three tokens "mug", "mug 1", "mug 1 1": the sum of words' vectors and an own part, each under AdamW."""
+    counts = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
+    random = torch.Generator().manual_seed(0)
+    start, target = torch.randn(2, 3, 4, generator=random)
+    words, own = torch.nn.Parameter(torch.randn(2, 4, generator=random)), torch.nn.Parameter(torch.zeros(3, 4))
+    own.data = start - counts @ words.detach()
+    embedding = torch.nn.Parameter(start.clone())
+    made_of_parts = torch.optim.AdamW([words, own], lr=0.01, betas=(0.9, 0.95), weight_decay=0.0)
+    whole = [
+        AdamW([embedding], lr=0.01, betas=(0.9, 0.95), weight_decay=0.0),
+        SharedWords(embedding, counts, lr=0.01, betas=(0.9, 0.95)),
+    ]
+    for _ in range(5):
+        made_of_parts.zero_grad()
+        (counts @ words + own - target).square().sum().backward()
+        made_of_parts.step()
+        embedding.grad = None
+        (embedding - target).square().sum().backward()
+        for rule in whole:
+            rule.step()
+    assert (embedding - start).abs().mean() > 0.01
+    torch.testing.assert_close(embedding.detach(), (counts @ words + own).detach(), atol=1e-5, rtol=0)
+
+
+def test_what_one_token_learns_holds_for_those_that_share_its_word():
+    embedding = torch.nn.Parameter(torch.zeros(3, 4))
+    embedding.grad = torch.zeros(3, 4)
+    embedding.grad[0] = 1.0
+    SharedWords(embedding, torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), lr=0.01).step()
+    expected = torch.tensor([-0.01, -0.01, 0.0])[:, None].expand(3, 4)
+    torch.testing.assert_close(embedding.detach(), expected, atol=1e-6, rtol=0)
 
 
 def test_a_step_returns_the_norm_and_clips_to_the_limit():

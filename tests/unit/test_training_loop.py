@@ -74,9 +74,7 @@ class Scripted:
 
 def batches(method: dict[str, object], sampler) -> Batches:
     """Batches without a collection, for iterations after the first."""
-    return Batches(
-        config(method), sampler, WeightedTasks(TASKS, np.ones(len(TASKS))), [], WeightedTasks([], np.ones(0))
-    )
+    return Batches(config(method), sampler, WeightedTasks(TASKS, np.ones(len(TASKS))), [])
 
 
 def groups(trajectories: list[Trajectory]) -> list[int]:
@@ -171,11 +169,22 @@ def test_tasks_are_drawn_by_difficulty(tmp_path, floor, drawn):
     opened = Batches.open(config(GRPO, floor=floor), sampler, tasks, folder)
     later = {t.episode.task.id for iteration in range(1, 31) for t in opened.collect(iteration).kept}
     assert later == drawn
-    first = set()
-    for seed in range(30):
+
+
+def test_the_first_batch_is_drawn_whatever_the_outcomes_of_its_groups(tmp_path):
+    """Its groups are as successful as the policy: every second task has mixed rewards, all others none.
+
+    Weights by difficulty would draw tasks with mixed rewards more often: .30 of the episodes would succeed, not .25.
+    """
+    episodes = group_episodes(TASKS, SIZE, 0, 0, "rollouts")
+    folder = collection(tmp_path, played(episodes, [0, 0, 1, 0] * 4))
+    opened = Batches.open(config(GRPO, floor=0.01), Scripted(), TASKS, folder)
+    drawn = []
+    for seed in range(400):
         other = opened.config.model_copy(update={"seed": seed})
-        first |= {t.episode.task.id for t in replace(opened, config=other).collect(0).kept}
-    assert first == drawn
+        drawn.append([t.reward for t in replace(opened, config=other).collect(0).kept])
+    # Three of eight tasks, half of which are mixed: a batch's mean deviates by .25·sqrt(1/3 · 5/7) = .122 about .25.
+    assert np.mean(drawn) == pytest.approx(0.25, abs=4 * 0.122 / np.sqrt(400))
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [6]), (2, [3, 3]), (4, [1, 2, 1, 2]), (9, [1] * 6)])

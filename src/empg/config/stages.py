@@ -35,7 +35,7 @@ class WarmStart(Model):
     mistake_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
     detour_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.03
-    decay: Annotated[float, Field(ge=0, le=1)] = 0.4
+    decay: Annotated[float, Field(ge=0, le=1)] = 1.0
     optimiser: Optimiser = Optimiser(lr=4e-3, muon_lr=2e-2)
     threads: Positive = 1
 

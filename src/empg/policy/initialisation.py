@@ -95,33 +95,31 @@ def repeat_sequences(network: Transformer, generator: torch.Generator) -> None:
             q.view(a.heads, a.head_width, a.width)[heads] = SHARPNESS * steady * read
 
 
-def scale_residual_stream(network: Transformer, scale: float) -> None:
-    """Multiply embeddings and block outputs by ``scale``, in place. The network's function is unchanged.
+def word_counts(texts: Sequence[str]) -> Tensor:
+    """How often each word is in each text, ``[texts, words]``: " mug 1" and " mug" both hold "mug".
 
-    AdamW moves each coordinate by about its learning rate, whatever the coordinate's size. It overwrites small initial
-    embeddings before the policy learns to copy with them; large ones last. Needs tied embeddings.
+    Words are runs of letters, runs of digits and single signs.
     """
-    with torch.no_grad():
-        for writer in (network.embedding, *(w for layer in network.layers for w in (layer.out, layer.down))):
-            writer.mul_(scale)
-        network.norm.div_(scale)
+    words = [re.findall(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9\s]", text) for text in texts]
+    number = {word: i for i, word in enumerate(dict.fromkeys(w for ws in words for w in ws))}
+    counts = torch.zeros(len(texts), len(number))
+    for row, ws in zip(counts, words, strict=True):
+        for word in ws:
+            row[number[word]] += 1
+    return counts
 
 
-def share_words(embedding: Tensor, texts: Sequence[str], generator: torch.Generator) -> None:
-    """Make tokens that share words alike, in place: " mug 1" and " mug" both hold the vector of "mug".
+def share_words(embedding: Tensor, words: Tensor, generator: torch.Generator) -> None:
+    """Make tokens that share words alike, in place: a token's vector is the sum of its words' random vectors.
 
     A policy this small is slow to learn which tokens name the same kind of thing.
 
     Args:
-        embedding: ``[vocabulary, width]``; rows of tokens with a word are overwritten, their norms stay.
-        texts: the text of each token of the vocabulary.
-        generator: of the words' vectors.
+        embedding: ``[vocabulary, width]``; rows of tokens without a word stay.
+        words: of each token of the vocabulary, from :func:`word_counts`.
+        generator: of the words' vectors, of deviation 0.02 a coordinate.
     """
-    words = [re.findall(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9\s]", text) for text in texts]
-    number = {word: i for i, word in enumerate(dict.fromkeys(w for ws in words for w in ws))}
-    vectors = torch.randn(len(number), embedding.shape[1], generator=generator)
+    vectors = 0.02 * torch.randn(words.shape[1], embedding.shape[1], generator=generator)
+    spoken = words.any(1)
     with torch.no_grad():
-        for row, ws in zip(embedding, words, strict=True):
-            if ws:
-                total = vectors[[number[w] for w in ws]].sum(0)
-                row.copy_(total * (row.norm() / total.norm()))
+        embedding[spoken] = words[spoken] @ vectors

@@ -52,14 +52,15 @@ class WeightedTasks:
 class Batches:
     """Collects the batch of an iteration: ``group_size`` episodes of each of ``groups`` tasks.
 
-    The first batch is part of the collection of the rollout stage, which the warm start sampled: exactly on-policy.
+    The first batch is part of the collection of the rollout stage, which the warm start sampled. Its tasks are drawn
+    uniformly. The weights of the other batches are made of the collection's outcomes, so they would prefer groups with
+    mixed rewards among those very groups, and such groups are no sample of the policy's (ours).
     """
 
     config: TrainRun
     sampler: Sampler
     tasks: WeightedTasks
     collection: Sequence[Trajectory]
-    collected_tasks: WeightedTasks
 
     @classmethod
     def open(cls, config: TrainRun, sampler: Sampler, tasks: Sequence[Task], rollouts: Path) -> Batches:
@@ -70,15 +71,10 @@ class Batches:
         train, path = config.train, rollouts / "rollouts.parquet"
         difficulty = read_table(rollouts / "difficulty.parquet", DIFFICULTY)
         collection = from_table(read_table(path, STEPS), config.environment)
-        collected = list(dict.fromkeys(t.episode.task for t in collection))
-        if len(collected) < train.groups:
-            raise DataError(
-                f"{path}: expected at least {train.groups} tasks for the first batch, found {len(collected)}"
-            )
-        drawn, first = (
-            WeightedTasks.by_difficulty(part, difficulty, train.difficulty_floor) for part in (tasks, collected)
-        )
-        return cls(config, sampler, drawn, collection, first)
+        if (found := len(_tasks_of(collection))) < train.groups:
+            raise DataError(f"{path}: expected at least {train.groups} tasks for the first batch, found {found}")
+        drawn = WeightedTasks.by_difficulty(tasks, difficulty, train.difficulty_floor)
+        return cls(config, sampler, drawn, collection)
 
     def collect(self, iteration: int) -> Collected:
         """The trajectories of an iteration.
@@ -121,10 +117,15 @@ class Batches:
         return batch
 
     def _first_groups(self, count: int, draw: int) -> list[Trajectory]:
-        """Groups of the collection, numbered anew; their tasks are drawn as in any other iteration."""
-        chosen = self.collected_tasks.draw(count, draw)
-        group = {task: number for number, task in enumerate(t for t in self.collected_tasks.tasks if t in chosen)}
+        """Groups of the collection, drawn whatever their outcomes and numbered anew in its order."""
+        tasks = _tasks_of(self.collection)
+        chosen = draw_tasks(tasks, np.ones(len(tasks)), count, draw)
+        group = {task: number for number, task in enumerate(t for t in tasks if t in chosen)}
         return [
             replace(t, episode=replace(t.episode, group=group[t.episode.task], trajectory=number))
             for number, t in enumerate(t for t in self.collection if t.episode.task in group)
         ]
+
+
+def _tasks_of(collection: Sequence[Trajectory]) -> list[Task]:
+    return list(dict.fromkeys(t.episode.task for t in collection))

@@ -96,6 +96,31 @@ class AdamW(StepRule):
         )
 
 
+class SharedWords(AdamW):
+    """AdamW on vectors of words, for an embedding of tokens that are made of words.
+
+    A token's vector is taken as the sum of its words' vectors and a part of its own, so what is learnt of "mug" holds
+    for " mug 1" and " mug 2". This rule adds the words' change to the embedding; the own part's comes from
+    :class:`AdamW` on the embedding itself. The words' values need not be known, because Adam's update depends on
+    gradients alone.
+    """
+
+    def __init__(self, embedding: Tensor, words: Tensor, **settings: Any) -> None:
+        """``embedding`` is ``[vocabulary, width]`` and ``words`` ``[vocabulary, words]``."""
+        self.embedding, self.words = embedding, words
+        self.change = torch.zeros(words.shape[1], embedding.shape[1], device=embedding.device)
+        super().__init__([self.change], weight_decay=0.0, **settings)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        if self.embedding.grad is None:
+            return
+        self.change.zero_()
+        self.change.grad = self.words.T @ self.embedding.grad
+        super().step()
+        self.embedding.addmm_(self.words, self.change)
+
+
 class Muon(StepRule):
     """Momentum with updates that Newton–Schulz steps orthogonalise, in float32.
 
@@ -156,7 +181,8 @@ def learning_rate_factor(done: float, warmup: float, decay: float) -> float:
 class Optimiser:
     """Both optimisers as one, with gradient clipping and a learning-rate factor for schedules."""
 
-    def __init__(self, network: Transformer, config: OptimiserConfig) -> None:
+    def __init__(self, network: Transformer, config: OptimiserConfig, words: Tensor | None = None) -> None:
+        """``words``, ``[vocabulary, words]``, makes tokens learn together where they share words."""
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         matrices = [p for n, p in network.named_parameters() if n.startswith("layers.") and p.dim() == 2]
         self.max_grad_norm = config.max_grad_norm
@@ -166,6 +192,8 @@ class Optimiser:
         self.optimisers: list[StepRule] = [
             AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
         ]
+        if words is not None:
+            self.optimisers.append(SharedWords(network.embedding, words, lr=config.lr, betas=(0.9, 0.95)))
         if use_muon:
             self.optimisers.append(Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay))
         self._base = [[group["lr"] for group in o.param_groups] for o in self.optimisers]

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from empg.config import ENVIRONMENTS, PretrainedPolicy, TinyPolicy, WarmStartRun
 from empg.environments.base import Dataset, DemonstrationStep
@@ -23,7 +24,7 @@ from empg.environments.datasets import open_dataset
 from empg.errors import ConfigError, DivergenceError
 from empg.files import atomic_directory
 from empg.policy.chat import Chat
-from empg.policy.initialisation import initialise, match_content, repeat_sequences, scale_residual_stream, share_words
+from empg.policy.initialisation import initialise, match_content, repeat_sequences, share_words, word_counts
 from empg.policy.policy import Policy, device, fetch
 from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Transformer
@@ -77,7 +78,7 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
 
 def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     """A policy of these sizes with random weights."""
-    start = {"type", "family", "vocab_size", "induction", "residual_scale"}
+    start = {"type", "family", "vocab_size", "induction"}
     model_config = tiny_config(
         sizes.family,
         len(chat.tokenizer),
@@ -89,11 +90,15 @@ def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     generator = torch.Generator().manual_seed(derive_seed(seed, "weights"))
     initialise(network, generator)
     match_content(network)
-    share_words(network.embedding, [str(chat.tokenizer.decode([i])) for i in range(len(chat.tokenizer))], generator)
+    share_words(network.embedding, words_of_tokens(chat), generator)
     if sizes.induction:
         repeat_sequences(network, generator)
-    scale_residual_stream(network, sizes.residual_scale)
     return Policy(network.to(device()), chat, model_config)
+
+
+def words_of_tokens(chat: Chat) -> Tensor:
+    """The words of each token of the vocabulary: :func:`~empg.policy.initialisation.word_counts`."""
+    return word_counts([str(chat.tokenizer.decode([i])) for i in range(len(chat.tokenizer))])
 
 
 def texts(demonstration: list[DemonstrationStep], system: str, format_step: FormatStep) -> Iterator[str]:
@@ -179,7 +184,8 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
     settings, network = config.warmstart, policy.network
     if settings.tokens == 0:
         return
-    optimiser = Optimiser(network, settings.optimiser)
+    words = words_of_tokens(policy.chat).to(network.embedding.device) if isinstance(config.policy, TinyPolicy) else None
+    optimiser = Optimiser(network, settings.optimiser, words)
     tokens = 0
     dataset = open_dataset(config.data, data, config.interface)
     longest = network.architecture.max_positions
