@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -17,14 +17,14 @@ import torch
 from benchmarks import engines, memory, page, rollouts, sizes, training
 from benchmarks.measure import DefaultStudy, Line
 
-Part = Callable[[DefaultStudy], list[Line]]
+Part = Callable[[DefaultStudy], Iterable[Line]]
 #: The parts of the first table, in its order.
 PARTS: dict[str, Part] = {
     "trl": training.against_trl,
     "sharing": training.against_no_sharing,
-    "rollouts": lambda study: [rollouts.against_generate(study, profile) for profile in ("official", "small")],
+    "rollouts": lambda study: (rollouts.against_generate(study, profile) for profile in ("official", "small")),
     "memory": lambda _: [memory.against_naive()],
-    "shares": lambda study: [line for name in study.study.environments for line in rollouts.shares(study, name)],
+    "shares": lambda study: (line for name in study.study.environments for line in rollouts.shares(study, name)),
     "engines": lambda study: [
         *(line for profile in engines.PROFILES for line in engines.alfworld(profile)),
         engines.webshop(study),
@@ -46,10 +46,9 @@ def main() -> None:
     lines: list[Line] = []
     for name, part in PARTS.items():
         if name in wanted:
-            print(f"{name} …", flush=True)
-            found = part(study)
-            print("\n".join(page.table(found)[2:]), flush=True)
-            lines += found
+            for line in part(study):
+                print(page.row(line), flush=True)
+                lines.append(line)
     sentence = engines.index() if "index" in wanted else ""
     print(sentence, flush=True)
     if "sizes" in wanted:

@@ -101,12 +101,12 @@ def _alfworld_steps(games: list[tuple[str, list[str | None]]], is_listed: bool) 
 def webshop(study: DefaultStudy) -> Line:
     """Milliseconds of a step with its search, in the episodes of three recorded iterations."""
     config = rollouts_run(study.study, dict(study.data_sets), "webshop")
-    arena = open_dataset(config.data, study.data / study.study.data_set("webshop"), config.interface).arena(
-        config.max_steps
-    )
     played = [t for batch in study.batches("webshop").values() for t in batch]
     steps, seconds = 0, 0.0
     for turn in range(4):
+        # Opened anew: what is kept of earlier searches is what these episodes asked before.
+        dataset = open_dataset(config.data, study.data / study.study.data_set("webshop"), config.interface)
+        arena = dataset.arena(config.max_steps)
         for trajectory in played:
             environment = arena.make()
             environment.reset(trajectory.episode.task)

@@ -27,6 +27,8 @@ Other processes slow all sides down, so a ratio says more than a speed.
 
 ## Beside public packages
 
+| what | ours | beside | ratio | target |
+|---|---|---|---|---|
 {lines}
 
 - TRL replays the same conversations through its `rollout_func`: no sampling, one micro-batch, KL coefficient 0.01.
@@ -70,16 +72,12 @@ def processor() -> str:
     return ", ".join(filter(None, (facts.get("model name", platform.processor()), widest)))
 
 
-def table(lines: Sequence[Line]) -> list[str]:
-    """The lines as a Markdown table."""
-    rows = ["| what | ours | beside | ratio | target |", "|---|---|---|---|---|"]
-    for line in lines:
-        ratio = f"{line.ratio:.1%}" if line.at_most else f"{line.ratio:,.{0 if line.ratio >= 100 else 2}f}"
-        target = "" if line.target is None else f"≤ {line.target:.0%}" if line.at_most else f"≥ {line.target:g}"
-        if target:
-            target += ": holds" if line.holds else ": **missed**"
-        rows.append(f"| {line.what} | {line.ours} | {line.other} | {ratio} | {target} |")
-    return rows
+def row(line: Line) -> str:
+    """A line as a row of a Markdown table."""
+    ratio = f"{line.ratio:.1%}" if line.at_most else f"{line.ratio:,.{0 if line.ratio >= 100 else 2}f}"
+    target = "" if line.target is None else f"≤ {line.target:.0%}" if line.at_most else f"≥ {line.target:,g}"
+    verdict = "" if line.target is None else ": holds" if line.holds else ": **missed**"
+    return f"| {line.what} | {line.ours} | {line.other} | {ratio} | {target}{verdict} |"
 
 
 def _page(lines: Sequence[Line], sentence: str, sizes: pl.DataFrame, minutes: float) -> str:
@@ -96,7 +94,7 @@ def _page(lines: Sequence[Line], sentence: str, sizes: pl.DataFrame, minutes: fl
         versions=", ".join(f"{name} {version(name)}" for name in PACKAGES),
         python=platform.python_version(),
         minutes=minutes,
-        lines="\n".join(table(lines)),
+        lines="\n".join(map(row, lines)),
         sentence=sentence,
         figure=FIGURE.relative_to("docs"),
         limit=sizes["limit"].median(),

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import DefaultStudy, Line, in_turns, times
-from empg.config import Method, TrainRun, train_run
+from empg.config import TrainRun, train_run
 from empg.policy.policy import Policy
 from empg.rollouts.episodes import Trajectory
 from empg.training.credit import credit_batch
@@ -53,6 +55,18 @@ class OurStep:
             temperature=self.config.sampling.temperature,
             micro_batch_tokens=self.config.train.micro_batch_tokens,
             lr_factor=1e-3,  # the weights stay those that sampled, about
+        )
+
+    def gradient(self, batch: TokenBatch) -> None:
+        """The gradient of the policy and the forward pass of the reference, without an optimiser step."""
+        self.network.zero_grad()
+        accumulate_gradients(
+            self.network,
+            self.reference,
+            batch,
+            self.method,
+            temperature=self.config.sampling.temperature,
+            micro_batch_tokens=self.config.train.micro_batch_tokens,
         )
 
 
@@ -146,9 +160,8 @@ def apart(batch: TokenBatch) -> TokenBatch:
     return TokenBatch(conversations, batch.old_logprob, batch.advantage, batch.weight)
 
 
-def against_no_sharing(study: DefaultStudy) -> list[Line]:
+def against_no_sharing(study: DefaultStudy) -> Iterator[Line]:
     """The gradient and the reference's pass of each environment's recorded batches, with shared beginnings."""
-    lines = []
     for environment, target in (("alfworld", 1.25), ("webshop", 1.1), ("deepsearch", 1.25)):
         seed, method = study.study.seeds[0], study.study.baseline
         config = train_run(study.study, dict(study.data_sets), environment, method, seed)
@@ -156,30 +169,12 @@ def against_no_sharing(study: DefaultStudy) -> list[Line]:
         for name, trajectories in study.batches(environment).items():
             shared = step.batch(trajectories)
             sides = {"with": shared, "without": apart(shared)}
-            taken = in_turns({side: _gradient(step, batch, step.method) for side, batch in sides.items()}, REPEATS)
+            taken = in_turns({side: partial(step.gradient, batch) for side, batch in sides.items()}, REPEATS)
             tokens = sum(len(c.ids) for c in shared.conversations)
-            lines.append(
-                Line(
-                    f"gradient with shared beginnings, {environment}, {name} iteration (tokens per CPU second)",
-                    f"{tokens / np.median(taken['with']):,.0f}",
-                    f"without {tokens / np.median(taken['without']):,.0f}",
-                    times(taken["without"], taken["with"]),
-                    target=target if name == "middle" else None,
-                )
+            yield Line(
+                f"gradient with shared beginnings, {environment}, {name} iteration (tokens per CPU second)",
+                f"{tokens / np.median(taken['with']):,.0f}",
+                f"without {tokens / np.median(taken['without']):,.0f}",
+                times(taken["without"], taken["with"]),
+                target=target if name == "middle" else None,
             )
-    return lines
-
-
-def _gradient(step: OurStep, batch: TokenBatch, method: Method) -> Any:
-    def call() -> None:
-        step.network.zero_grad()
-        accumulate_gradients(
-            step.network,
-            step.reference,
-            batch,
-            method,
-            temperature=step.config.sampling.temperature,
-            micro_batch_tokens=step.config.train.micro_batch_tokens,
-        )
-
-    return call
