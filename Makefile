@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run demo test test-integrations test-trl test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run demo test test-integrations test-browser test-trl test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -31,6 +31,10 @@ test-integrations:  ## test the environments in Gymnasium and verifiers, without
 	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check -r tests/integrations/requirements.txt
 	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-integrations/bin/python -m pytest tests/integrations
+
+test-browser: setup  ## test the report's pages in Chromium, with axe (`make test` does without, where there is one)
+	test -d .venv-axe || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-axe -r tests/browser/requirements.txt
+	EMPG_BROWSER=required EMPG_AXE=.venv-axe/axe_playwright_python/axe.min.js OMP_NUM_THREADS=1 pytest tests/browser
 
 test-trl: setup  ## train with the real TRL: losses, LoRA, two processes, resume (minutes)
 	OMP_NUM_THREADS=1 pytest -m longer tests/trl

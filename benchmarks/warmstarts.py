@@ -80,7 +80,7 @@ def train(job: Job) -> float:
     seconds = time.process_time() - start
     with TemporaryDirectory() as folder:
         policy.save(Path(folder))
-        solved = evaluate.summarise(evaluate.play(played, files, Path(folder), lambda *_: None))["tune"]
+        solved = evaluate.summarise(evaluate.play(played, files, Path(folder), lambda *_: None).episodes)["tune"]
     dataset = open_dataset(config.data, files, config.interface)
     shown = islice(demonstrate(dataset, config.model_copy(update={"warmstart": clean})), 40)
     length = policy.network.architecture.max_positions

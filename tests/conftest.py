@@ -75,14 +75,25 @@ def study_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy = _policy()
     policy.save(_folder(root / "alfworld" / "warmstart" / "model"))
     _warm_start(study, root)
-    _evaluation(study, root / "alfworld" / "warmstart_evaluate", "warmstart", 0)
+    _evaluation(study, root / "alfworld" / "warmstart_evaluate", "warmstart", 0, policy)
     _collection(root / "alfworld" / "rollouts" / "rollouts.parquet", policy)
     for method in study.methods:
         for seed in study.seeds:
             folder = root / "alfworld" / method / f"seed{seed}"
             policy.save(_folder(folder / "train" / "model"))
             _training(study, folder / "train", method, seed, policy)
-            _evaluation(study, folder / "evaluate", method, seed)
+            _evaluation(study, folder / "evaluate", method, seed, policy)
+    return root
+
+
+@pytest.fixture(scope="session")
+def study_report(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``results/made_up`` with its report in ``report``. Do not change what is in it."""
+    from empg.report.page import run
+
+    root = tmp_path_factory.mktemp("report") / "made_up"
+    shutil.copytree(study_results, root)
+    run(root / "config" / "study.json", root, root / "report")
     return root
 
 
@@ -109,7 +120,15 @@ def _manifest(folder: Path, stage: str, config, summary: dict[str, float]) -> No
     outputs = tree(folder)
     write_json(
         folder / "timing.json",
-        {"stage": stage, "wall_seconds": 2.0, "cpu_seconds": 1.5, "threads": 1, "iterations": []},
+        {
+            "stage": stage,
+            "wall_seconds": 2.0,
+            "cpu_seconds": 1.5,
+            "processes": 1,
+            "processor": "made up, AVX2",
+            "threads": 1,
+            "iterations": [{"collect": 0.1, "update": 0.1, "write": 0.05}] * (ITERATIONS if stage == "train" else 0),
+        },
     )
     write_json(
         folder / "manifest.json",
@@ -143,42 +162,58 @@ def _collection(path: Path, policy) -> None:
     )
 
 
-def _evaluation(study, folder: Path, method: str, seed: int) -> None:
+def _evaluation(study, folder: Path, method: str, seed: int, policy) -> None:
     from empg.config import evaluate_run
     from empg.environments.alfworld.registration import AlfworldData
+    from empg.environments.base import Task
     from empg.files import write_json
-    from empg.rollouts.evaluate import summarise
-    from empg.schema import EPISODES, write_table
+    from empg.rollouts.episodes import Episode, StopReason, Trajectory
+    from empg.rollouts.evaluate import summarise, tables
+    from empg.schema import EPISODES, EVALUATED_STEPS, write_table
 
     random = np.random.default_rng([len(method), seed])
-    frames = []
+    types = ("look_at_obj_in_light", "pick_two_obj_and_place")
+    parts = []
     for split in ("valid_seen", "valid_unseen"):
         for mode in ("greedy", "sampled"):
-            success = random.random(TASKS) < SUCCESS[method]
-            steps = random.integers(3, 20, TASKS)
-            columns = {
-                "split": [split] * TASKS,
-                "mode": [mode] * TASKS,
-                "task": np.arange(TASKS),
-                "task_type": ["look_at_obj_in_light", "pick_two_obj_and_place"] * (TASKS // 2),
-                "success": success,
-                "score": success,
-                "metrics": [[]] * TASKS,
-                "steps": steps,
-                "invalid_steps": steps // 4,
-                "agent_tokens": steps * 9,
-                "mean_entropy": random.random(TASKS),
-                "stop_reason": np.where(success, "success", "step_limit"),
-            }
-            frames.append(pl.DataFrame(columns, strict=False).cast(EPISODES))
-    episodes = pl.concat(frames)
+            trajectories = []
+            for number, success in enumerate(random.random(TASKS) < SUCCESS[method]):
+                task = Task("alfworld", split, number, types[number % 2])
+                steps = [_evaluated_step(random, i, policy) for i in range(int(random.integers(3, 20)))]
+                stop = StopReason.SUCCESS if success else StopReason.STEP_LIMIT
+                episode = Episode(task, number, number + TASKS * len(parts), seed=number)
+                trajectories.append(Trajectory(episode, steps, float(success), stop, float(success)))
+            parts.append(tables(trajectories, mode, 0))
+    episodes = pl.concat(part.episodes for part in parts)
     write_table(episodes, EPISODES, folder / "episodes.parquet")
+    write_table(pl.concat(part.steps for part in parts), EVALUATED_STEPS, folder / "steps.parquet")
     config = evaluate_run(study, {"alfworld": AlfworldData()}, "alfworld", method, seed)
     panels = summarise(episodes)
     summary = {"environment": "alfworld", "method": method, "seed": seed, "panels": panels}
+    if method == "warmstart":
+        cooled = {split: panels[split]["sampled"] | {"success": 0.4321} for split in panels}
+        summary["cooled"] = {"temperature": 0.5, "tune": [(0.5, 0.4)], "panels": cooled}
     write_json(folder / "summary.json", summary | {"about": {"metrics": {}, "stop_reasons": {}}})
     summary = {f"{split}_{mode}_success": p["success"] for split, modes in panels.items() for mode, p in modes.items()}
     _manifest(folder, "evaluate", config, summary)
+
+
+def _evaluated_step(random: np.random.Generator, number: int, policy):
+    from empg.rollouts.episodes import Step
+
+    text = f"<think>so {number}</think><action>look</action>"
+    response = np.array(policy.chat.agent(text), np.int32)
+    return Step(
+        observation=f"You see a mug {number}.",
+        prompt_ids=np.arange(10, 14, dtype=np.int32),
+        response_ids=response,
+        logprobs=np.full(len(response), -1.0, np.float32),
+        entropies=random.random(len(response)).astype(np.float32),
+        text=text,
+        action="look",
+        invalid=number % 4 == 3,
+        truncated=False,
+    )
 
 
 def _training(study, folder: Path, method: str, seed: int, policy) -> None:

@@ -27,7 +27,7 @@ from empg.errors import DataError
 from empg.files import atomic_path, file_digest, read_json, write_json
 from empg.schema import Schema, write_table
 from empg.sources import commit, source_hashes
-from empg.timing import Clock
+from empg.timing import Clock, processor
 
 MANIFEST, TIMING, CHECKPOINT, LOCK = "manifest.json", "timing.json", "checkpoint", ".lock"
 
@@ -108,7 +108,7 @@ def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path]
         finally:
             clock.stop()
         timing = {"stage": name, **clock.total(), "threads": threads, "iterations": record.iteration_seconds}
-        write_json(out / TIMING, timing | commit())
+        write_json(out / TIMING, timing | commit() | {"processor": processor()})
         write_json(out / MANIFEST, {**about, "outputs": tree(out), "summary": record.summary})
         clock.forget()
 

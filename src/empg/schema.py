@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -63,7 +64,10 @@ EPISODES: Schema = {
     "split": pl.String,
     "mode": pl.String,  # greedy or sampled
     "task": pl.Int64,
+    "episode": pl.Int32,  # 0, 1, …: which play of this task; greedy plays each task once
     "task_type": pl.String,
+    "cluster": pl.String,  # tasks of one cluster share a room, a product, …; empty: nothing known
+    "trained": pl.Boolean,  # a training task shares cluster and goal; null: neither is known
     "success": pl.Boolean,
     "score": pl.Float32,
     "metrics": pl.List(pl.Struct({"name": pl.String, "value": pl.Float64})),  # the environment's own, by name
@@ -74,28 +78,35 @@ EPISODES: Schema = {
     "stop_reason": pl.String,
 }
 
+# A step of an evaluation episode. ``group`` is the task's place in its panel, ``trajectory`` the episode's row in the
+# table of episodes; ``iteration`` and ``policy_version`` are 0.
+EVALUATED_STEPS: Schema = {"mode": pl.String, "episode": pl.Int32, **STEPS}
+
 
 def write_table(frame: pl.DataFrame, schema: Schema, path: Path) -> None:
     """Write a table atomically. Raises :class:`DataError` when the frame is not of the schema."""
-    _check(frame, schema, path)
+    _check(frame.schema, schema, path)
     with atomic_path(path) as temporary:
         frame.write_parquet(temporary, compression="zstd", statistics=False)
 
 
-def read_table(path: Path, schema: Schema) -> pl.DataFrame:
-    """Read a table. Raises :class:`DataError` when the file is missing, damaged or of another schema."""
+def read_table(path: Path, schema: Schema, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read a table, or only some of its columns.
+
+    Raises :class:`DataError` when the file is missing, damaged or of another schema.
+    """
     try:
-        frame = pl.read_parquet(path, hive_partitioning=False)
+        _check(pl.read_parquet_schema(path), schema, path)
+        frame = pl.read_parquet(path, columns=None if columns is None else list(columns), hive_partitioning=False)
     except FileNotFoundError:
         raise DataError(f"{path}: expected a Parquet file, found none") from None
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: expected a whole Parquet file, found {error}") from None
-    _check(frame, schema, path)
     return frame
 
 
-def _check(frame: pl.DataFrame, schema: Schema, path: Path) -> None:
-    expected, found = pl.Schema(schema), frame.schema
+def _check(found: Mapping[str, pl.DataType], schema: Schema, path: Path) -> None:
+    expected = pl.Schema(schema)
     for name, dtype in expected.items():
         if found.get(name) != dtype:
             raise DataError(f"{path}: column {name}: expected {dtype}, found {found.get(name, 'none')}")

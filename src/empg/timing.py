@@ -7,10 +7,12 @@ that ends the stage adds everything up. The files lie in a hidden folder of the 
 from __future__ import annotations
 
 import contextlib
+import platform
 import shutil
 import threading
 import time
 import uuid
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,17 @@ class Clock:
         self.write()
         while not self._ended.wait(SECONDS):
             self.write()
+
+
+@cache
+def processor() -> str:
+    """This machine's processor, and the vector instructions that torch uses on it: both decide how sums round."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -81,7 +81,10 @@ def test_a_whole_study_has_a_line_for_each_folder(study: Path) -> None:
     assert "alfworld.valid_seen.greedy.grpo.success" in differences(study)
 
 
-@pytest.mark.parametrize(("name", "column"), [("results", "difference_tasks_low"), ("aggregates", "improvement")])
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("results", "difference_tasks_low"), ("verdict", "p_equivalence"), ("aggregates", "improvement")],
+)
 def test_a_retouched_interval_is_found(study: Path, name: str, column: str) -> None:
     page.run(study / "config" / "study.json", study, study / "report")
     path = study / "report" / "tables" / f"{name}.parquet"
@@ -118,6 +121,33 @@ def test_a_retouched_success_is_found(study: Path) -> None:
     text = differences(study / RUN)
     assert text.count("the rows say") == 1
     assert f"success: {path} says" in text
+
+
+def test_a_success_that_its_steps_do_not_show_is_found(study: Path) -> None:
+    """The summary fits the retouched table; only the kept steps tell that the episode failed."""
+    from empg.rollouts.evaluate import summarise
+
+    folder = study / RUN / "evaluate"
+    episodes = pl.read_parquet(folder / "episodes.parquet")
+    failed = episodes.filter(split="valid_seen", mode="sampled", success=False)["task"][0]
+    one = (pl.col("split") == "valid_seen") & (pl.col("mode") == "sampled") & (pl.col("task") == failed)
+    retouched = episodes.with_columns(success=pl.col("success") | one)
+    retouched.write_parquet(folder / "episodes.parquet")
+    write_json(folder / "summary.json", read_json(folder / "summary.json") | {"panels": summarise(retouched)})
+    record_anew(folder)
+    text = differences(study / RUN)
+    assert text.count("the rows say") == 1
+    assert f"valid_seen/sampled task {failed} episode 0: success: " in text
+
+
+@pytest.mark.parametrize("lost", ["step", "episode"])
+def test_a_step_that_is_missing_is_found(study: Path, lost: str) -> None:
+    folder = study / RUN / "evaluate"
+    steps = pl.read_parquet(folder / "steps.parquet")
+    gone = (pl.col("trajectory") == 5) & (pl.col("step") == 1 if lost == "step" else True)
+    steps.filter(~gone).write_parquet(folder / "steps.parquet")
+    record_anew(folder)
+    assert "valid_seen/greedy task 5 episode 0: steps: " in differences(study / RUN)
 
 
 def test_a_retouched_advantage_is_found(study: Path) -> None:

@@ -27,6 +27,7 @@ PAGES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md"
 # Heading in config/README.md → the models whose settings its table explains.
 SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "The study": (config.Study,),
+    "`primary`": (config.Primary,),
     "An environment: `environments.NAME`": (config.EnvironmentStudy,),
     "`interface`": (webshop.WebshopInterface, deepsearch.DeepsearchInterface),
     "`policy`": (config.TinyPolicy, config.PretrainedPolicy),

@@ -55,8 +55,9 @@ outputs = {
     "warmstart": ["model/config.json", "metrics.parquet"],
     "rollouts": ["rollouts.parquet", "difficulty.parquet"],
     "train": ["model/config.json", "metrics.parquet"],
-    "evaluate": ["episodes.parquet", "summary.json"],
-    "report": ["report.html", "metrics.json", "figures/a.svg", "tables/a.csv", "trajectories/a.html"],
+    "evaluate": ["episodes.parquet", "steps.parquet", "summary.json"],
+    "report": ["report.html", "metrics.json", "figures/a.svg", "tables/a.csv"]
+    + ["trajectories/a.html", "episodes/a.html"],
 }
 if stage == "dvc":
     paths = [Path(options["--out"]), Path("data", sys.argv[2], "manifest.json")]

@@ -9,6 +9,7 @@ rule evaluate_warmstart:
     output:
         manifest=f"{STUDY}/{{environment}}/warmstart_evaluate/manifest.json",
         episodes=f"{STUDY}/{{environment}}/warmstart_evaluate/episodes.parquet",
+        steps=f"{STUDY}/{{environment}}/warmstart_evaluate/steps.parquet",
         summary=f"{STUDY}/{{environment}}/warmstart_evaluate/summary.json",
     log:
         f"{STUDY}/logs/{{environment}}/warmstart_evaluate.log",
@@ -41,6 +42,7 @@ use rule evaluate_warmstart as evaluate with:
     output:
         manifest=f"{RUN}/evaluate/manifest.json",
         episodes=f"{RUN}/evaluate/episodes.parquet",
+        steps=f"{RUN}/evaluate/steps.parquet",
         summary=f"{RUN}/evaluate/summary.json",
     log:
         f"{STUDY}/logs/{{environment}}/{{method}}/seed{{seed}}/evaluate.log",

@@ -35,6 +35,7 @@ rule report:
             caption="../report/trajectories.rst",
             category="Trajectories",
         ),
+        episodes=directory(f"{STUDY}/report/episodes"),
         tables=report(
             directory(f"{STUDY}/report/tables"),
             patterns=["{name}.csv"],

@@ -10,10 +10,21 @@ import polars as pl
 
 from empg.analysis import entropy_change, training_summaries
 from empg.analysis.aggregates import aggregate_table
+from empg.analysis.contrasts import noise_table, verdict_table
 from empg.analysis.cost import cost, cost_by_part
+from empg.analysis.detectable import detectable
+from empg.analysis.paired_runs import paired_runs
 from empg.analysis.results import Results
 from empg.analysis.sensitivity import sensitivity
-from empg.analysis.success import PANEL_KEY, episode_metrics, result_table, stop_reasons, success_by_type, with_seeds
+from empg.analysis.success import (
+    PANEL_KEY,
+    episode_metrics,
+    result_table,
+    stop_reasons,
+    success_by_type,
+    trained_share,
+    with_seeds,
+)
 from empg.analysis.training_curves import histograms, learning_curves, over_seeds
 from empg.files import atomic_path
 
@@ -25,6 +36,7 @@ def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: N
     """Every table of the report by name. Calls ``on_run`` with the number of runs whose steps are rescored."""
     study = results.study
     panels, episodes, training = results.panels(), results.episodes(), results.training()
+    tasks = results.task_means()
     credited = pl.concat(results.credited(run, CREDITED_COLUMNS) for run in results.trained())
     scored = []
     for done, run in enumerate(results.trained()):
@@ -35,12 +47,18 @@ def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: N
     efficiency = training_summaries.sample_efficiency(study, progress)
     scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
     trained = credited.filter(pl.col("trained"))
-    results_table = result_table(study, panels, episodes)
+    results_table, verdict = result_table(study, panels, tasks), verdict_table(study, tasks)
     tables = {
+        "verdict": verdict,
         "results": results_table,
-        "aggregates": aggregate_table(study, episodes),
+        "aggregates": aggregate_table(study, tasks),
+        "detectable": detectable(verdict),
+        "paired_runs": paired_runs(study, tasks),
         "panels": panels,
-        "success_by_type": success_by_type(episodes),
+        "evaluation_noise": noise_table(study, episodes),
+        "cooled_warm_start": results.cooled(),
+        "trained_tasks": trained_share(tasks),
+        "success_by_type": success_by_type(tasks),
         "stop_reasons": stop_reasons(episodes),
         "episode_metrics": episode_metrics(episodes),
         "learning_curves": learning_curves(training, credited),

@@ -15,7 +15,7 @@ import polars as pl
 from empg.config import Study, TrainRun, parse
 from empg.errors import DataError
 from empg.files import read_json
-from empg.schema import CREDIT, CREDITED_STEPS, DIFFICULTY, EPISODES, STEPS, read_table
+from empg.schema import CREDIT, CREDITED_STEPS, DIFFICULTY, EPISODES, EVALUATED_STEPS, STEPS, read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,15 @@ class Numbers:
 
 
 def evaluation(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
-    """Every number of each panel from the panel's episodes."""
-    from empg.rollouts.evaluate import summarise
+    """Every episode's row from the steps that were kept of it, and every number of each panel from these rows."""
+    from empg.rollouts.evaluate import GIVING, episodes_of, summarise
 
     path, summary = folder / "episodes.parquet", folder / "summary.json"
     episodes = read_table(path, EPISODES)
+    steps = read_table(folder / "steps.parquet", EVALUATED_STEPS, GIVING)
+    played, kept = (_episode_cells(rows) for rows in (episodes.filter(pl.col("steps") > 0), episodes_of(steps)))
+    what = f"success, steps, entropy and ending of {len(episodes)} episodes"
+    yield Numbers(what, path, f"{len(steps)} rows of steps.parquet", played, kept)
     panels, again = read_json(summary)["panels"], summarise(episodes)
     for split in dict.fromkeys([*panels, *again]):
         for mode in dict.fromkeys([*panels.get(split, {}), *again.get(split, {})]):
@@ -95,9 +99,10 @@ def collection(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
 def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     """The report's numbers: success of each policy from its summary, and of each method as the mean over its seeds.
 
-    Every number of the tables ``results`` and ``aggregates``, with intervals, comes from the episodes.
+    Every number of the tables ``results``, ``verdict`` and ``aggregates``, with intervals, comes from the episodes.
     """
     from empg.analysis.aggregates import aggregate_table
+    from empg.analysis.contrasts import verdict_table
     from empg.analysis.results import Results
     from empg.analysis.success import result_table
 
@@ -116,11 +121,12 @@ def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     recorded = {name: written.get(name) for name in again}
     what = f"success of {len(means)} methods' panels, each the mean over its seeds"
     yield Numbers(what, folder / "metrics.json", rows, recorded, again, 1e-12)
-    episodes = results.episodes()
-    rows = f"{len(episodes)} rows of the episodes.parquet files"
+    tasks = results.task_means()
+    rows = f"{len(tasks)} tasks of the episodes.parquet files"
     for name, table in (
-        ("results", result_table(study, panels, episodes)),
-        ("aggregates", aggregate_table(study, episodes)),
+        ("verdict", verdict_table(study, tasks)),
+        ("results", result_table(study, panels, tasks)),
+        ("aggregates", aggregate_table(study, tasks)),
     ):
         path = folder / "tables" / f"{name}.parquet"
         recorded, again = map(_cells, (pl.read_parquet(path, hive_partitioning=False), table))
@@ -136,6 +142,16 @@ RECOMPUTED: dict[str, Callable[[Path, dict[str, Any]], Iterator[Numbers]]] = {
     "rollouts": collection,
     "report": tables,
 }
+
+
+def _episode_cells(episodes: pl.DataFrame) -> dict[str, Any]:
+    """Every value of a table of episodes that their steps give, named by its episode and column."""
+    return {
+        f"{row['split']}/{row['mode']} task {row['task']} episode {row['episode']}: {column}": value
+        for row in episodes.drop("cluster", "trained", "metrics", strict=False).iter_rows(named=True)
+        for column, value in row.items()
+        if column not in ("split", "mode", "task", "episode")
+    }
 
 
 def _cells(table: pl.DataFrame) -> dict[str, Any]:

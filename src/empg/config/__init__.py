@@ -37,7 +37,7 @@ from empg.config.slices import (
     warmstart_run,
 )
 from empg.config.stages import Evaluate, Optimiser, Rollouts, Train, WarmStart
-from empg.config.study import EnvironmentStudy, Study
+from empg.config.study import EnvironmentStudy, Primary, Study
 
 __all__ = [
     "ADVANTAGES",
@@ -63,6 +63,7 @@ __all__ = [
     "Policy",
     "Positive",
     "PretrainedPolicy",
+    "Primary",
     "Rollouts",
     "RolloutsRun",
     "Sampling",

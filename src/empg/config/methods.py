@@ -213,9 +213,9 @@ class EmpgSettings(BonusSettings, ScaleSettings):
 GRPO = AdvantageRegistration(NoSettings, "empg.core.advantages:grpo_advantages")
 DAPO = AdvantageRegistration(DapoDefaults, "empg.core.advantages:grpo_advantages")
 RLOO = AdvantageRegistration(NoSettings, "empg.core.advantages:rloo_advantages")
-GIGPO = AdvantageRegistration(GigpoSettings, "empg.core.advantages:gigpo_advantages")
+GIGPO = AdvantageRegistration(GigpoSettings, "empg.core.advantages:gigpo_advantages", title="GiGPO")
 
 NONE = ModulationRegistration(NoSettings, "empg.core.modulation:unmodulated")
 EMPG = ModulationRegistration(EmpgSettings, "empg.core.modulation:empg")
-EMPG_SCALE = ModulationRegistration(ScaleSettings, "empg.core.modulation:empg_scale")
-EMPG_BONUS = ModulationRegistration(BonusSettings, "empg.core.modulation:empg_bonus")
+EMPG_SCALE = ModulationRegistration(ScaleSettings, "empg.core.modulation:empg_scale", title="EMPG (scale)")
+EMPG_BONUS = ModulationRegistration(BonusSettings, "empg.core.modulation:empg_bonus", title="EMPG (bonus)")

@@ -122,11 +122,12 @@ def cut(
     """A stage's settings: each field of ``model`` has the value that the study gives to this name."""
     settings, data_set = study.environments[environment], data[study.data_set(environment)]
     splits = settings.evaluate.splits or ENVIRONMENTS[data_set.type].panels
+    evaluate = {"splits": splits} | ({} if method == WARM_START else {"temperatures": ()})
     values = dict(settings) | {
         "environment": environment,
         "data": data_set,
         "group_size": settings.train.group_size,
-        "evaluate": settings.evaluate.model_copy(update={"splits": splits}),
+        "evaluate": settings.evaluate.model_copy(update=evaluate),
         "method_name": method,
         "seed": seed,
     }

@@ -1,107 +1,112 @@
-"""Trajectory pages: a declared sample of a run's last training episodes, step by step, with their credit."""
+"""Trajectory pages: the episodes of a run's last training iteration, step by step, with their credit."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from jinja2 import Environment
 from markupsafe import Markup
 
 from empg.analysis.results import Results, Run
-from empg.seeding import derive_seed
+from empg.report.addresses import episode_anchor, trajectories_page
+from empg.report.listing import drawn_first, page_parts
+from empg.report.panels import marked_text, step_views
+from empg.report.tokens import MarkedText
 
-EPISODES = 40  # at most, per page
-SIZE = 600_000  # characters per page at most, roughly
-MARKUP = 700  # characters of markup around a step, roughly
-
-_THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+NOTHING = 1e-9  # an advantage below this moves nothing
 
 
 def page_name(environment: str, method: str, seed: int | None) -> str:
-    """The file name of a run's page. It is unique, because names contain no hyphen."""
-    return f"{environment}-{method}-seed{seed}.html"
-
-
-def sample(rollouts: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """The steps of a sample of episodes: whole groups in random order up to :data:`EPISODES` and :data:`SIZE`.
-
-    The last group may be cut. Rows are sorted by group, trajectory and step.
-    """
-    size = pl.col("observation").str.len_chars() + pl.col("text").str.len_chars() + MARKUP
-    episodes = rollouts.group_by("group", "trajectory", maintain_order=True).agg(size.sum().alias("size"))
-    groups = episodes["group"].unique(maintain_order=True)
-    order = np.random.default_rng(seed).permutation(len(groups))
-    drawn = pl.DataFrame({"group": groups[order]}).join(episodes, on="group", maintain_order="left_right")
-    taken = drawn.head(EPISODES).filter(pl.col("size").cum_sum() <= SIZE)["trajectory"]
-    return rollouts.filter(pl.col("trajectory").is_in(taken.implode())).sort("group", "trajectory", "step")
+    """The file name of a run's page."""
+    return Path(trajectories_page(environment, method, seed)).name
 
 
 def render(results: Results, run: Run, templates: Environment) -> str:
     """The page of a run as HTML."""
-    rollouts = results.last_rollouts(run)
-    steps = sample(rollouts, derive_seed("trajectories", run.name))
-    largest, highest = _largest(steps["advantage"]), _largest(steps["step_entropy"])
-    groups = [
-        {
-            "task": part["task"][0],
-            "type": part["task_type"][0],
-            "episodes": [
-                _episode(rows, largest, highest) for _, rows in part.group_by("trajectory", maintain_order=True)
-            ],
-        }
-        for _, part in steps.group_by("group", maintain_order=True)
-    ]
-    script = str(templates.get_template("trajectories.js").render())
+    rollouts = results.last_rollouts(run).sort("group", "trajectory", "step")
+    settings = results.study.methods[run.method].in_environment(results.study.environments[run.environment].zeta)
+    groups = list(_groups(rollouts, marked_text(results, run)))
+    episodes = [episode for group in groups for episode in group["episodes"]]
+    body = templates.get_template("steps.html.j2")
+    bodies = [body.render(steps=episode.pop("steps"), credited=True).strip() for episode in episodes]
+    plain = drawn_first([episode["group"] for episode in episodes], run.name)
+    for i, episode in enumerate(episodes):
+        episode["body"] = Markup(bodies[i]) if i in plain else ""  # escaped by its own template
     return templates.get_template("trajectories.html.j2").render(
         study=results.study,
         run=run,
-        method=results.study.methods[run.method],
+        method=settings,
+        terms=settings.modulation_settings(),
         groups=groups,
         iteration=rollouts["iteration"][0],
         source="../" + results.relative(results.rollout_files(run)[-1]),
-        shown=steps["trajectory"].n_unique(),
-        played=rollouts["trajectory"].n_unique(),
-        types=sorted(steps["task_type"].unique()),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        played=len(episodes),
+        plain=len(plain),
+        types=sorted(rollouts["task_type"].unique()),
+        endings=sorted({episode["ended"] for episode in episodes}),
+        **page_parts(templates, bodies),
     )
 
 
-def _largest(column: pl.Series) -> float:
-    """The largest absolute value, or 1 if all are 0 or missing."""
-    return max((abs(value) for value in column.drop_nulls()), default=0.0) or 1.0
+def _groups(rollouts: pl.DataFrame, mark: MarkedText) -> Iterator[dict[str, Any]]:
+    """Each group for the template: its task, its episodes, and ``moved``, what training does with it.
+
+    ``moved`` is ``left out`` (dynamic sampling), ``unequal`` (the rewards differ) or, where no episode did better than
+    another, ``nothing``, ``alike`` (every step has the same advantage) or ``bonus`` (only the modulation tells steps
+    apart).
+    """
+    largest, highest = _largest(rollouts["advantage"]), _largest(rollouts["step_entropy"])
+    for _, part in rollouts.group_by("group", maintain_order=True):
+        first, advantages = part.row(0, named=True), part["advantage"].drop_nulls()
+        if not first["trained"]:
+            moved = "left out"
+        elif _largest(part["outcome_advantage"], 0.0) > NOTHING:
+            moved = "unequal"
+        elif _largest(advantages, 0.0) <= NOTHING:
+            moved = "nothing"
+        else:
+            moved = "bonus" if float(advantages.max() - advantages.min()) > NOTHING else "alike"  # type: ignore[operator, arg-type]
+        episodes = [
+            _episode(rows, place, mark, (largest, highest))
+            for place, (_, rows) in enumerate(part.group_by("trajectory", maintain_order=True))
+        ]
+        yield {"task": first["task"], "type": first["task_type"], "moved": moved, "episodes": episodes}
 
 
-def _episode(rows: pl.DataFrame, largest: float, highest: float) -> dict[str, Any]:
-    """One episode for the template.
+def _largest(column: pl.Series, otherwise: float = 1.0) -> float:
+    """The largest absolute value, or ``otherwise`` if all are 0 or missing."""
+    return max((abs(value) for value in column.drop_nulls()), default=0.0) or otherwise
 
-    ``shade`` shows the advantage and ``height`` the entropy, in percent of the page's largest value. ``height`` takes
-    the square root, so that one outlier does not flatten the rest.
+
+def _episode(rows: pl.DataFrame, place: int, mark: MarkedText, scales: tuple[float, float]) -> dict[str, Any]:
+    """One episode for the template; ``place`` is that in its group.
+
+    ``shade`` shows a step's advantage and ``height`` its entropy, in percent of the page's largest value (``scales``).
+    ``height`` takes the square root, so that one outlier does not flatten the rest.
     """
     first = rows.row(0, named=True)
+    largest, highest = scales
+    steps = [
+        step
+        | {
+            "shade": round(100 * abs(step["advantage"] or 0.0) / largest),
+            "sign": "none" if step["advantage"] is None else "minus" if step["advantage"] < 0 else "plus",
+            "height": round(100 * ((step["step_entropy"] or 0.0) / highest) ** 0.5),
+        }
+        for step in step_views(rows, mark)
+    ]
     return {
-        "trajectory": first["trajectory"],
+        "anchor": episode_anchor(first["task"], place),
+        "group": first["group"],
         "type": first["task_type"],
         "solved": first["reward"] == 1.0,
-        "stop_reason": first["stop_reason"].replace("_", " "),
+        "ended": first["stop_reason"].replace("_", " "),
         "trained": first["trained"],
         "outcome_advantage": first["outcome_advantage"],
         "invalid": int(rows["invalid"].sum()),
-        "steps": [_step(step, largest, highest) for step in rows.iter_rows(named=True)],
-    }
-
-
-def _step(step: dict[str, Any], largest: float, highest: float) -> dict[str, Any]:
-    thought = _THOUGHT.search(step["text"])
-    kept = ("step", "observation", "action", "invalid", "truncated", "step_entropy", "gradient_scale", "clarity_bonus")
-    return {name: step[name] for name in (*kept, "advantage")} | {
-        "thought": thought[1] if thought else step["text"],
-        "shade": round(100 * abs(step["advantage"] or 0.0) / largest),
-        "sign": "none" if step["advantage"] is None else "minus" if step["advantage"] < 0 else "plus",
-        "height": round(100 * ((step["step_entropy"] or 0.0) / highest) ** 0.5),
+        "strip": [(step["sign"], step["shade"], step["height"]) for step in steps],
+        "steps": steps,
     }
