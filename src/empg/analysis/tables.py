@@ -29,6 +29,7 @@ from empg.analysis.training_curves import histograms, learning_curves, over_seed
 from empg.files import atomic_path
 
 GRADIENTS = ("norm", "before", "after")
+SCALING = ("calibrated", "decisive", "empg", "empg_inverted", "empg_scale", "empg_shuffled")  # g varies and has mean 1
 CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy", "gradient_scale")
 
 
@@ -45,7 +46,7 @@ def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: N
     rescored = pl.concat(scored)
     progress = training_summaries.training_progress(results, training, credited)
     efficiency = training_summaries.sample_efficiency(study, progress)
-    scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
+    scaled = [name for name, method in study.methods.items() if method.modulation in SCALING]
     trained = credited.filter(pl.col("trained"))
     results_table, verdict = result_table(study, panels, tasks), verdict_table(study, tasks)
     tables = {

@@ -8,8 +8,10 @@ from pydantic import Field, model_validator
 
 from empg.config.base import Model, Name, Positive
 from empg.config.methods import UNMODULATED, Method
-from empg.config.policy import Policy, Sampling, TinyPolicy
+from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
+from empg.config.pretrained import check_precision, with_defaults
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
+from empg.config.testbed import Testbed
 
 DEFAULT_STUDY = "quick"
 
@@ -19,7 +21,8 @@ class EnvironmentStudy(Model):
 
     ``data`` names its data set and defaults to the environment's name. ``base`` names the entry of
     ``config/environments.yaml`` that the other keys are laid over. ``interface`` holds settings of the data set's type;
-    :func:`empg.config.load_study` validates and completes them.
+    :func:`empg.config.load_study` validates and completes them. A pretrained policy has defaults of its own
+    (:mod:`empg.config.pretrained`).
     """
 
     base: Name | None = None
@@ -35,6 +38,22 @@ class EnvironmentStudy(Model):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_policy(cls, value: Any) -> Any:
+        return with_defaults(value)
+
+    @model_validator(mode="after")
+    def _fits_the_policy(self) -> EnvironmentStudy:
+        if isinstance(self.policy, PretrainedPolicy):
+            check_precision(self.policy, warmstart=self.warmstart.optimiser, train=self.train.optimiser)
+            if self.sampling.max_response >= self.sampling.max_context:
+                raise ValueError(
+                    f"sampling.max_response: expected less than max_context, {self.sampling.max_context}, "
+                    f"found {self.sampling.max_response}"
+                )
+        return self
+
 
 class Primary(Model):
     """The one question that the verdict answers: does ``method`` differ from ``against``, by ``margin`` or more?
@@ -49,15 +68,16 @@ class Primary(Model):
 
 
 class Study(Model):
-    """A grid: environments × methods × seeds."""
+    """A grid: environments × methods × seeds; or, with ``testbed``, methods in a world whose gradient is known."""
 
     study: Name = DEFAULT_STUDY
     description: str = ""
-    environments: dict[Name, EnvironmentStudy]
+    environments: dict[Name, EnvironmentStudy] = Field(default_factory=dict)
     methods: dict[Name, Method]
     baseline: Name = "grpo"
     primary: Primary = Primary()
-    seeds: tuple[Annotated[int, Field(ge=0)], ...]
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    testbed: Testbed | None = None
 
     def data_set(self, environment: str) -> str:
         """The name of the environment's data set."""
@@ -92,7 +112,7 @@ class Study(Model):
 
     @model_validator(mode="after")
     def _complete(self) -> Study:
-        for name in ("environments", "methods", "seeds"):
+        for name in ("methods",) if self.testbed and not self.environments else ("environments", "methods", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: expected at least one, found none")
         if self.baseline not in self.methods:
@@ -104,4 +124,7 @@ class Study(Model):
             raise ValueError(f"primary.method: expected another method than {self.primary.method!r}, found the same")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, found {list(self.seeds)}")
+        for name in self.testbed.compared if self.testbed else ():
+            if name not in self.methods:
+                raise ValueError(f"testbed.compared: expected some of {', '.join(self.methods)}, found {name!r}")
         return self
