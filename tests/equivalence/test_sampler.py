@@ -15,6 +15,7 @@ from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
 from empg.environments.base import Arena, StepResult, Task, step_each
 from empg.environments.text import parse_action
+from empg.policy import decoding
 from empg.rollouts import sampler as sampling
 from empg.rollouts.collect import group_episodes
 from empg.rollouts.episodes import Episode, StopReason, Trajectory
@@ -161,7 +162,7 @@ def test_waves_change_nothing_but_how_many_are_in_play(make_policy, monkeypatch)
 def test_openings_are_shared_rows_wait_and_ended_ones_leave(make_policy, monkeypatch):
     policy = make_policy("qwen2")
     calls = []
-    prefill, compact, turn = sampling.prefill, sampling._Batch._compact, sampling._Batch._turn
+    prefill, compact, turn = decoding.prefill, sampling._Batch._compact, sampling._Batch._turn
 
     def spy_prefill(network, token_ids, lengths, *args, **options):
         calls.append(list(lengths))
@@ -177,7 +178,7 @@ def test_openings_are_shared_rows_wait_and_ended_ones_leave(make_policy, monkeyp
         sizes.append(len(self.rows))
         return compact(self, decoding)
 
-    monkeypatch.setattr(sampling, "prefill", spy_prefill)
+    monkeypatch.setattr(decoding, "prefill", spy_prefill)
     monkeypatch.setattr(sampling._Batch, "_turn", spy_turn)
     monkeypatch.setattr(sampling._Batch, "_compact", spy_compact)
     told = []

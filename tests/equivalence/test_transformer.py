@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from empg.policy import decoding
 from empg.policy.chat import Chat
 from empg.policy.decoding import Cache
 from empg.policy.policy import Policy
-from empg.policy.prefix_tree import PrefixTree
+from empg.policy.prefix_tree import PrefixTree, attend_by_products, causal_mask
 from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Transformer
 from empg.policy.weights import load_transformer, save_transformer
@@ -98,16 +99,52 @@ def test_transformers_loads_what_we_save(model, tokens, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
-def test_a_bfloat16_model_is_a_float32_one_from_loading_on(model, tmp_path, key):
+@pytest.mark.parametrize("asked", [None, torch.float32, torch.bfloat16], ids=str)
+def test_a_bfloat16_model_stays_one_unless_float32_is_asked_for(model, tmp_path, key, asked):
     _, folder = model
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(tmp_path)
     config = {k: v for k, v in read_json(folder / "config.json").items() if k != "dtype"} | {key: "bfloat16"}
     write_json(tmp_path / "config.json", config)
-    network = load_transformer(tmp_path)
-    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    network = load_transformer(tmp_path, dtype=asked)
+    assert {parameter.dtype for parameter in network.parameters()} == {asked or torch.bfloat16}
     save_transformer(network, config, tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in again.parameters()} == {asked or torch.bfloat16}
+
+
+@torch.no_grad()
+def test_bfloat16_is_float32_up_to_its_rounding(model, tokens):
+    """Scoring, prefill and decoding; the distances are those of transformers' own bfloat16 model, at most twice."""
+    theirs, folder = model
+    exact = theirs(tokens[None]).logits[0]
+    rough = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)(tokens[None]).logits[0].float()
+    bound = 2 * (rough - exact).abs().max() + 0.02
+    network = load_transformer(folder, dtype=torch.bfloat16)
+    assert (network.logits(network.states(tokens)) - exact).abs().max() < bound
+    cache = network.open_cache(1, 100)
+    assert (network.logits(cache.prefill(tokens[:50], [50], [0], [0])) - exact[49]).abs().max() < bound
+    for n in range(50, 100):
+        hidden = cache.decode(tokens[n : n + 1], torch.tensor([n]))
+        assert (network.logits(hidden) - exact[n]).abs().max() < bound
+
+
+def test_attention_by_products_is_attention():
+    random = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(h, n, 8, generator=random, dtype=torch.float64) for h, n in ((6, 5), (2, 9), (2, 9)))
+    mask = causal_mask(torch.arange(4, 9), torch.arange(9), torch.float64)
+    expected = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], mask, enable_gqa=True)[0]
+    torch.testing.assert_close(attend_by_products(q, k, v, mask), expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(model, tmp_path, bad):
+    theirs = AutoModelForCausalLM.from_pretrained(model[1])
+    with torch.no_grad():
+        theirs.model.layers[1].mlp.up_proj.weight[3, 4] = bad
+    theirs.save_pretrained(tmp_path)
+    message = "tensor model.layers.1.mlp.up_proj.weight: expected finite numbers, found NaN or infinity"
+    with pytest.raises(DataError, match=re.escape(message)):
+        load_transformer(tmp_path)
 
 
 @torch.no_grad()
@@ -148,7 +185,7 @@ def test_extending_a_cache_in_any_portions_gives_the_packed_hidden_states(model,
     monkeypatch.setattr(decoding, "COPIED", copied)
     network = load_transformer(model[1])
     rows = [tokens[:60], tokens[30:74], tokens[40:100]]
-    cache = Cache(network.architecture, 3, 60, torch.float32, torch.device("cpu"))
+    cache = Cache(network, 3, 60)
     lengths, found = [0, 0, 0], [{}, {}, {}]
     # Some of the rows in any order and portions, then all of them token by token.
     for portions in ({0: 25, 1: 9, 2: 25}, {2: 5, 1: 5}, {1: 1}):

@@ -211,6 +211,9 @@ def test_an_environment_is_laid_over_its_base(tmp_path, bases):
     assert found["large"].policy.model_dump() == {
         "type": "pretrained",
         "model": "there",
+        "dtype": "bfloat16",
+        "lora": None,
+        "freeze_embeddings": True,
         "gradient_checkpointing": True,
     }
     assert found["deepsearch"].data == "deepsearch"

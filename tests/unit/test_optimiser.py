@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 
 import pytest
@@ -248,3 +249,32 @@ def test_a_state_of_another_network_is_refused(rule):
     saved = rule(parameters[:2], lr=0.1).state_dict()
     with pytest.raises(ValueError, match="expected the state of 3 parameters, found 2"):
         rule(parameters, lr=0.1).load_state_dict(saved)
+
+
+def test_bfloat16_weights_add_up_updates_in_float32():
+    """Each update is far smaller than half of a bfloat16's last digit at 1; a hundred of them are not."""
+    exact = torch.nn.Parameter(torch.ones(5))
+    rounded = torch.nn.Parameter(torch.ones(5, dtype=torch.bfloat16))
+    ours = [AdamW([p], lr=1e-4, weight_decay=0.0) for p in (exact, rounded)]
+    for step in range(100):
+        for parameter, optimiser in zip((exact, rounded), ours, strict=True):
+            parameter.grad = torch.ones(5, dtype=parameter.dtype)
+            optimiser.step()
+        assert torch.equal(rounded.detach(), exact.detach().bfloat16()), step
+    assert (rounded < 1).all()
+
+
+def test_a_float32_copy_is_part_of_the_state():
+    parameters = [torch.nn.Parameter(torch.ones(5, dtype=torch.bfloat16)) for _ in range(2)]
+    first, second = (AdamW([p], lr=1e-4, weight_decay=0.0) for p in parameters)
+    for _ in range(7):
+        parameters[0].grad = torch.full((5,), 0.5, dtype=torch.bfloat16)
+        first.step()
+    parameters[1].data.copy_(parameters[0].data)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for parameter, optimiser in zip(parameters, (first, second), strict=True):
+        for _ in range(40):
+            parameter.grad = torch.ones(5, dtype=torch.bfloat16)
+            optimiser.step()
+    assert torch.equal(*(p.detach() for p in parameters))
+    assert (parameters[0] < 1).all()

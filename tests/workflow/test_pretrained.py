@@ -28,7 +28,7 @@ DATA = {"alfworld": AlfworldData.model_validate({"sizes": {"train": 4, "valid_se
 def study(model: Path, **policy: object) -> Study:
     settings = {
         "max_steps": 2,
-        "policy": {"type": "pretrained", "model": str(model), **policy},
+        "policy": {"type": "pretrained", "model": str(model), "dtype": "float32", **policy},
         "sampling": {"max_response": 6},
         "warmstart": {"tokens": 0, "warmup": 0, "decay": 0},
         "rollouts": {"tasks": 2},

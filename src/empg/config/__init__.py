@@ -11,7 +11,7 @@ from __future__ import annotations
 from empg.config.base import Model, Name, Positive
 from empg.config.environments import ENVIRONMENTS, Data, DataSet, EnvironmentRegistration, Interface
 from empg.config.methods import Method, method_model
-from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
+from empg.config.policy import Lora, Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.reading import DataFile, load_data, load_environments, load_study, parse, read_yaml
 from empg.config.registrations import (
     ADVANTAGES,
@@ -54,6 +54,7 @@ __all__ = [
     "Evaluate",
     "EvaluateRun",
     "Interface",
+    "Lora",
     "Method",
     "Model",
     "ModulationRegistration",

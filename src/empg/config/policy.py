@@ -37,11 +37,26 @@ class TinyPolicy(Model):
         return self
 
 
+class Lora(Model):
+    """Low-rank adapters (arXiv 2106.09685): W + (alpha / rank)·B·A for each linear layer of ``targets``, or of all."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    targets: tuple[str, ...] = ()
+
+
 class PretrainedPolicy(Model):
-    """Any Qwen2-, Qwen3- or Llama-family causal LM with a chat template: a folder or a hub id."""
+    """Any causal language model of `transformers` with a chat template: a folder or a hub id.
+
+    Qwen2, Qwen3 and Llama run in our own forward pass, other families and ``lora`` in that of `transformers`. bfloat16
+    weights are trained with float32 copies.
+    """
 
     type: Literal["pretrained"]
     model: str
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    lora: Lora | None = None
+    freeze_embeddings: bool = True
     gradient_checkpointing: bool = True
 
 

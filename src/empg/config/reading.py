@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from empg.config.base import UNKNOWN, Model, Name
 from empg.config.environments import Data, DataSet, read_interface
+from empg.config.pretrained import OF_THE_POLICY, check_folder
 from empg.config.study import EnvironmentStudy, Study
 from empg.errors import ConfigError
 from empg.registry import did_you_mean
@@ -102,6 +103,7 @@ def _completed(study: Study, name: str, data: dict[str, DataSet], path: Path) ->
         interface = read_interface(data[data_set], settings.interface)
     except ValidationError as error:
         raise ConfigError(_lines(error, str(path), "environments", name)) from None
+    check_folder(settings, where)
     return settings.model_copy(update={"interface": interface.model_dump(mode="json")})
 
 
@@ -119,7 +121,11 @@ def _over_base(entry: Any, environments: dict[str, EnvironmentStudy], where: str
     if not isinstance(base, str) or base not in environments:
         known = ", ".join(environments)
         raise ConfigError(f"{where}.base: expected one of environments.yaml's entries {known}, found {base!r}")
-    return _laid_over(environments[base].model_dump(mode="json"), entry)
+    settings = environments[base].model_dump(mode="json")
+    policy = entry.get("policy")
+    if isinstance(policy, dict) and policy.get("type", settings["policy"]["type"]) != settings["policy"]["type"]:
+        settings = {key: value for key, value in settings.items() if key not in OF_THE_POLICY}
+    return _laid_over(settings, entry)
 
 
 def _laid_over(base: Any, change: Any) -> Any:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from empg.config.base import Model, Name, Positive
 from empg.config.environments import ENVIRONMENTS, Data, DataSet, read_interface
 from empg.config.methods import Method
-from empg.config.policy import Policy, Sampling
+from empg.config.policy import Policy, PretrainedPolicy, Sampling
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
 from empg.config.study import Study
 
@@ -37,6 +37,8 @@ class WarmStartRun(_Run):
 
     policy: Policy
     warmstart: WarmStart
+    max_response: Positive | None = None  # what sampling allows a pretrained policy, and so its demonstrations
+    max_context: Positive | None = None
 
 
 class RolloutsRun(_Run):
@@ -130,6 +132,8 @@ def cut(
         "method_name": method,
         "seed": seed,
     }
+    if isinstance(settings.policy, PretrainedPolicy):
+        values |= settings.sampling.model_dump(include={"max_response", "max_context"})
     if method in study.methods:
         values["method"] = study.methods[method].in_environment(settings.zeta)
     return model(**{name: value for name, value in values.items() if name in model.model_fields})

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from empg.config.base import Model, Name, Positive
 from empg.config.methods import UNMODULATED, Method
-from empg.config.policy import Policy, Sampling, TinyPolicy
+from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
+from empg.config.pretrained import check_precision, with_defaults
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
 
 DEFAULT_STUDY = "quick"
@@ -19,7 +20,8 @@ class EnvironmentStudy(Model):
 
     ``data`` names its data set and defaults to the environment's name. ``base`` names the entry of
     ``config/environments.yaml`` that the other keys are laid over. ``interface`` holds settings of the data set's type;
-    :func:`empg.config.load_study` validates and completes them.
+    :func:`empg.config.load_study` validates and completes them. A pretrained policy has defaults of its own
+    (:mod:`empg.config.pretrained`).
     """
 
     base: Name | None = None
@@ -34,6 +36,22 @@ class EnvironmentStudy(Model):
     rollouts: Rollouts = Rollouts()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_policy(cls, value: Any) -> Any:
+        return with_defaults(value)
+
+    @model_validator(mode="after")
+    def _fits_the_policy(self) -> EnvironmentStudy:
+        if isinstance(self.policy, PretrainedPolicy):
+            check_precision(self.policy, warmstart=self.warmstart.optimiser, train=self.train.optimiser)
+            if self.sampling.max_response >= self.sampling.max_context:
+                raise ValueError(
+                    f"sampling.max_response: expected less than max_context, {self.sampling.max_context}, "
+                    f"found {self.sampling.max_response}"
+                )
+        return self
 
 
 class Study(Model):

@@ -10,10 +10,11 @@ from torch.autograd.function import once_differentiable
 
 from empg.core.checks import require_index, require_number, require_vector
 
-# The default chunk is 2 MiB of float32 logits, which fit into the cache of a CPU (750 tokens with 700 words). It has at
-# least 64 tokens (37 MiB with 150,000 words): in smaller ones, adding up the gradient of the weight would dominate.
+# The default chunk is 2 MiB of float32 logits, which fit into the cache of a CPU (750 tokens with 700 words). With a
+# large vocabulary that would be few tokens, and adding up the gradient of the weight would dominate: such a chunk has
+# more (60 MiB of logits with 50,000 words, 185 MiB with 150,000).
 CHUNK_ELEMENTS = 2**19
-MIN_CHUNK = 64
+LARGE_VOCABULARY, LARGE_CHUNK = 2**13, 320
 
 
 def token_statistics(
@@ -67,7 +68,7 @@ def token_renyi2(hidden: Tensor, weight: Tensor, *, temperature: float = 1.0, ch
 
 
 def _default_chunk(weight: Tensor) -> int:
-    return max(MIN_CHUNK, CHUNK_ELEMENTS // len(weight))
+    return LARGE_CHUNK if len(weight) > LARGE_VOCABULARY else CHUNK_ELEMENTS // len(weight)
 
 
 class _TokenStatistics(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 — its customary name
 
 from empg.policy.elementwise import rms_norm
-from empg.policy.transformer import Architecture, Layer, Transformer
+from empg.policy.transformer import Layer, Transformer
 
 # Chunks of at most so many tokens are attended to together, padded, if a conversation's keys are at most so many
 # numbers a layer: longer chunks lose more by padding, and longer conversations by being copied, than calls cost.
@@ -28,7 +28,9 @@ class Cache:
     A slot beyond a row's length may hold stale values: it is overwritten before any query may see it.
     """
 
-    def __init__(self, a: Architecture, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, network: Transformer, rows: int, length: int) -> None:
+        self.network = network
+        a, dtype, device = network.architecture, network.dtype, network.device
         shapes = (rows, a.kv_heads, a.head_width, length), (rows, a.kv_heads, length, a.head_width)
         self.keys, self.values = (
             [torch.zeros(shape, dtype=dtype, device=device) for _ in range(a.layers)] for shape in shapes
@@ -50,6 +52,12 @@ class Cache:
         if extra > 0:
             self.keys = [F.pad(k, (0, extra)) for k in self.keys]
             self.values = [F.pad(v, (0, 0, 0, extra)) for v in self.values]
+
+    def prefill(self, token_ids: Tensor, lengths: Sequence[int], start: Sequence[int], rows: Sequence[int]) -> Tensor:
+        return prefill(self.network, token_ids, lengths, start, cache=self, rows=rows)
+
+    def decode(self, token_ids: Tensor, start: Tensor) -> Tensor:
+        return decode(self.network, token_ids, start, self)
 
 
 @torch.no_grad()

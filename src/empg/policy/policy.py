@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from empg.config import Lora, PretrainedPolicy
 from empg.errors import DataError
 from empg.files import read_json
 from empg.policy.chat import Chat
-from empg.policy.transformer import Transformer
-from empg.policy.weights import load_transformer, save_transformer
+from empg.policy.network import Network
+from empg.policy.transformer import FAMILIES
+from empg.policy.weights import load_transformer, own_dtype
 
 
 def device() -> str:
@@ -24,22 +26,47 @@ def device() -> str:
 class Policy:
     """A network and its conversation format; ``config`` is the folder's ``config.json``."""
 
-    network: Transformer
+    network: Network
     chat: Chat
     config: dict[str, Any]
 
     @classmethod
-    def load(cls, folder: Path, system: str) -> Policy:
-        """The policy of a model folder. Raises :class:`DataError` that names the file and what is wrong with it."""
+    def load(cls, folder: Path, system: str, *, dtype: torch.dtype | None = None, lora: Lora | None = None) -> Policy:
+        """The policy of a model folder, in ``dtype`` or in the precision that its config names.
+
+        Raises :class:`DataError` that names the file and what is wrong with it, and :class:`ConfigError` for ``lora``
+        on modules that the model lacks.
+        """
         if not folder.is_dir():
             raise DataError(f"{folder}: expected a model folder, found none")
+        config = read_json(folder / "config.json")
         chat = Chat.load(folder, system)
-        return cls(load_transformer(folder, device()), chat, read_json(folder / "config.json"))
+        if config.get("model_type") in FAMILIES and lora is None:
+            network: Network = load_transformer(folder, device(), dtype)
+        else:
+            from empg.policy.foreign import load_foreign  # imports `transformers`
+
+            network = load_foreign(folder, device(), dtype or own_dtype(config), lora)
+        words, rows = len(chat.tokenizer), len(network.output_weight)
+        if words > rows:
+            raise DataError(
+                f"{folder}: vocab_size: expected at least the tokenizer's {words} tokens, found {rows} in the network"
+            )
+        return cls(network, chat, config)
+
+    @classmethod
+    def load_pretrained(cls, settings: PretrainedPolicy, folder: Path, system: str) -> Policy:
+        """The policy of a folder, ready to be trained as ``settings`` say: precision, adapters, what stays as it is."""
+        policy = cls.load(folder, system, dtype=getattr(torch, settings.dtype), lora=settings.lora)
+        policy.network.gradient_checkpointing = settings.gradient_checkpointing
+        if settings.freeze_embeddings:
+            policy.network.freeze_embeddings()
+        return policy
 
     def save(self, folder: Path) -> None:
         """Write the folder's files; the caller makes the write atomic."""
         self.chat.tokenizer.save_pretrained(folder)
-        save_transformer(self.network, self.config, folder)
+        self.network.save(self.config, folder)
 
 
 def fetch(model: str) -> Path:

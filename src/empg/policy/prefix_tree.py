@@ -98,11 +98,37 @@ class PrefixTree:
         )
         queries = torch.split(q.transpose(0, 1)[None], [len(run.mask) for run in runs], dim=2)
         grouped = q.shape[1] > k.shape[1]
+        by_products = q.dtype == torch.bfloat16 and q.device.type == "cpu"
         attended = [q[:0]]  # there may be no query
         for q_i, (branch, mask) in zip(queries, runs, strict=True):
             k_i, v_i = (t[branch][:, :, : mask.shape[1]] for t in (keys, values))
-            attended.append(F.scaled_dot_product_attention(q_i, k_i, v_i, mask, enable_gqa=grouped)[0].transpose(0, 1))
+            if by_products:
+                found = attend_by_products(q_i[0], k_i[0], v_i[0], mask)
+            else:
+                found = F.scaled_dot_product_attention(q_i, k_i, v_i, mask, enable_gqa=grouped)[0]
+            attended.append(found.transpose(0, 1))
         return torch.cat(attended).flatten(1)
+
+
+def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention ``[heads, queries, w]`` as two products and a softmax. Heads that share keys are the rows of one.
+
+    In bfloat16 on a CPU this is three times as fast, forward and backward, as ``scaled_dot_product_attention``, whose
+    kernel computes in float32. The scores are rounded to bfloat16, as they are in decoding.
+
+    Args:
+        q: ``[heads, queries, w]``.
+        k: ``[kv_heads, keys, w]``.
+        v: alike.
+        mask: ``[queries, keys]``, added to the scores.
+    """
+    heads, queries, width = q.shape
+    kv_heads = len(k)
+    together = (q * width**-0.5).reshape(kv_heads, -1, width)
+    scores = (together @ k.transpose(1, 2)).view(heads, queries, -1) + mask
+    weights = scores.softmax(dim=-1).view(kv_heads, -1, scores.shape[-1])
+    attended: Tensor = weights @ v
+    return attended.view(heads, queries, width)
 
 
 def tree_portions(sequences: Sequence[NDArray[np.int32]], most: int) -> Iterator[slice]:

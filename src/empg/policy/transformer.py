@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn import functional as F  # noqa: N812 — its customary name
 
 from empg.errors import DataError
 from empg.policy.elementwise import rms_norm, rotate, swiglu
+from empg.policy.network import ConversationCache, Network
 from empg.policy.prefix_tree import PrefixTree, Run
 
 FEW = 0.75  # share of wanted tokens below which the last layer skips the others
@@ -172,7 +174,7 @@ class Layer(nn.Module):
         return x + F.linear(swiglu(gate_up), self.down, self.down_bias)
 
 
-class Transformer(nn.Module):
+class Transformer(Network):
     """The network. Parameters are uninitialised until loaded or drawn (:mod:`empg.policy.weights`)."""
 
     cos: Tensor
@@ -193,8 +195,29 @@ class Transformer(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """``[vocabulary, width]``."""
         return self.embedding if self.head is None else self.head
+
+    @property
+    def max_positions(self) -> int:
+        return self.architecture.max_positions
+
+    def matrices(self) -> list[nn.Parameter]:
+        return [p for name, p in self.named_parameters() if name.startswith("layers.") and p.dim() == 2]
+
+    def freeze_embeddings(self) -> None:
+        self.embedding.requires_grad_(False)
+        if self.head is not None:
+            self.head.requires_grad_(False)
+
+    def open_cache(self, rows: int, length: int) -> ConversationCache:
+        from empg.policy.decoding import Cache
+
+        return Cache(self, rows, length)
+
+    def save(self, config: dict[str, Any], folder: Path) -> None:
+        from empg.policy.weights import save_transformer
+
+        save_transformer(self, config, folder)
 
     def forward(self, tree: PrefixTree, wanted: Tensor | None = None) -> Tensor:
         """Final hidden states ``[tokens, width]`` of the tokens of a prefix tree.
@@ -217,10 +240,6 @@ class Transformer(nn.Module):
                 x = block(layer, x, cos, sin, tree, runs=runs)
         x = rms_norm(x, self.norm, self.architecture.norm_eps)
         return x if wanted is None or pruned is not None else x[wanted]
-
-    def states(self, token_ids: Tensor) -> Tensor:
-        """Final hidden states ``[tokens, width]`` of one sequence, ``token_ids`` ``[tokens]``."""
-        return cast("Tensor", self(PrefixTree.of([token_ids.cpu().numpy()], token_ids.device)))
 
 
 def portions(lengths: Sequence[int], most: int) -> Iterator[slice]:

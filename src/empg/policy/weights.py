@@ -39,13 +39,15 @@ def name_map(a: Architecture) -> Iterator[tuple[str, list[tuple[str, int]]]]:
     yield "head", [("lm_head.weight", a.vocab_size)]
 
 
-def load_transformer(folder: Path, device: str = "cpu") -> Transformer:
-    """The folder's network in float32, whatever its files hold.
+def load_transformer(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
+    """The folder's network in ``dtype``; without one, in bfloat16 if the folder's config says so, else in float32.
 
-    Raises :class:`DataError` when a file or tensor is missing, damaged or of another shape than the config says.
+    Raises :class:`DataError` when a file or tensor is missing, damaged, not finite or of another shape than the config
+    says.
     """
     config = read_json(folder / "config.json")
-    network = Transformer(Architecture.from_config(config, str(folder / "config.json")))
+    dtype = dtype or own_dtype(config)
+    network = Transformer(Architecture.from_config(config, str(folder / "config.json"))).to(dtype)
     tensors = read_tensors(folder)
     parameters = dict(network.named_parameters())
     for ours, theirs in name_map(network.architecture):
@@ -60,9 +62,17 @@ def load_transformer(folder: Path, device: str = "cpu") -> Transformer:
                 raise DataError(
                     f"{folder}: tensor {name}: expected shape {expected}, found {tuple(tensors[name].shape)}"
                 )
+            if not tensors[name].isfinite().all():
+                raise DataError(f"{folder}: tensor {name}: expected finite numbers, found NaN or infinity")
             parts.append(tensors[name])
-        parameters[ours].data = torch.cat(parts).float()
+        parameters[ours].data = torch.cat(parts).to(dtype)
     return network.to(device)
+
+
+def own_dtype(config: dict[str, Any]) -> torch.dtype:
+    """The precision that a model's ``config.json`` asks for: bfloat16, or float32 for all others."""
+    written = config.get("dtype", config.get("torch_dtype"))
+    return torch.bfloat16 if written == "bfloat16" else torch.float32
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -81,7 +91,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def save_transformer(network: Transformer, config: dict[str, Any], folder: Path) -> None:
-    """Write ``config.json`` and ``model.safetensors`` under Hugging Face's names, in float32."""
+    """Write ``config.json`` and ``model.safetensors`` under Hugging Face's names, in the network's precision."""
     parameters = dict(network.named_parameters())
     tensors: dict[str, Tensor] = {}
     for ours, theirs in name_map(network.architecture):
@@ -89,7 +99,8 @@ def save_transformer(network: Transformer, config: dict[str, Any], folder: Path)
             parts = torch.split(parameters[ours].detach().cpu(), [rows for _, rows in theirs])
             tensors |= {name: part.contiguous().clone() for (name, _), part in zip(theirs, parts, strict=True)}
     config = {key: value for key, value in config.items() if key != "torch_dtype"}  # an earlier name of "dtype"
-    write_json(folder / "config.json", config | {"dtype": "float32"})
+    dtype = str(network.embedding.dtype).removeprefix("torch.")
+    write_json(folder / "config.json", config | {"dtype": dtype})
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from empg.environments.base import Arena, Environment, StepResult
 from empg.errors import DivergenceError
 from empg.policy.chat import Chat
-from empg.policy.decoding import Cache, decode, prefill
-from empg.policy.transformer import Transformer, portions
+from empg.policy.network import Network
+from empg.policy.transformer import portions
 from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
 
 CACHE_BLOCK = 64  # slots that a full cache grows by, or a quarter of its length if that is more
@@ -61,7 +61,7 @@ class Sampler:
 
     def __init__(
         self,
-        network: Transformer,
+        network: Network,
         chat: Chat,
         arena: Arena,
         *,
@@ -74,10 +74,10 @@ class Sampler:
     ) -> None:
         self.network, self.chat, self.arena = network, chat, arena
         self.max_response = max_response
-        self.max_context = min(max_context, network.architecture.max_positions)
+        self.max_context = min(max_context, network.max_positions)
         self.max_refused, self.rows = max_refused, rows
         self.temperature, self.greedy = temperature, greedy
-        self.device = network.embedding.device
+        self.device = network.device
 
     @torch.no_grad()
     def play(self, episodes: Sequence[Episode], progress: Callable[[int], None] = lambda _: None) -> list[Trajectory]:
@@ -120,7 +120,7 @@ class Sampler:
             hidden: ``[rows, width]``, final hidden states.
             uniforms: ``[rows]``, in (0, 1].
         """
-        logits = (hidden @ self.network.output_weight.T).float() / self.temperature
+        logits = self.network.logits(hidden) / self.temperature
         logprobs = logits.log_softmax(-1)
         probabilities = logprobs.exp()
         entropies = -(probabilities * logprobs).sum(-1)
@@ -228,11 +228,10 @@ class _Batch:
         index = [distinct.setdefault(tuple(row.prompt), len(distinct)) for row in self.rows]
         prompts = [list(prompt) for prompt in distinct]
         longest = max(map(len, prompts))
-        a = self.network.architecture
-        weight = self.network.embedding
-        self.cache = Cache(a, len(prompts), longest + CACHE_BLOCK, weight.dtype, self.device)
+        network = self.network
+        self.cache = network.open_cache(len(prompts), longest + CACHE_BLOCK)
         self.length = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
-        self.hidden = torch.empty(len(prompts), a.width, dtype=weight.dtype, device=self.device)
+        self.hidden = torch.empty(len(prompts), network.width, dtype=network.dtype, device=self.device)
         self._prefill(list(range(len(prompts))), prompts)
         rows = torch.tensor(index, device=self.device)
         self.cache.select(rows)
@@ -246,7 +245,7 @@ class _Batch:
         for part in portions(sizes, PREFILL_TOKENS):
             ids = torch.tensor([i for chunk in chunks[part] for i in chunk], device=self.device)
             row, size = (torch.tensor(x[part], device=self.device) for x in (rows, sizes))
-            self.hidden[row] = prefill(self.network, ids, sizes[part], start[part], cache=self.cache, rows=rows[part])
+            self.hidden[row] = self.cache.prefill(ids, sizes[part], start[part], rows[part])
             self.length[row] += size
 
     def _decode(self, decoding: list[int]) -> list[int]:
@@ -281,7 +280,7 @@ class _Batch:
         ids[active] = tokens
         index = torch.tensor(going, device=self.device)
         self._reserve(int(self.length.max()) + 1)
-        self.hidden = decode(self.network, ids, self.length, self.cache)
+        self.hidden = self.cache.decode(ids, self.length)
         self.length[index] += 1
 
     def _reserve(self, length: int) -> None:

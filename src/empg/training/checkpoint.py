@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from empg.errors import DataError
 from empg.files import atomic_directory, read_json, write_json
-from empg.policy.transformer import Transformer
+from empg.policy.network import Network
 from empg.training.optimiser import Optimiser
 
 WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.pt", "state.json"
@@ -34,7 +34,7 @@ class Progress:
     seconds: list[dict[str, float]] = field(default_factory=list)
 
 
-def save(directory: Path, network: Transformer, optimiser: Optimiser, progress: Progress) -> None:
+def save(directory: Path, network: Network, optimiser: Optimiser, progress: Progress) -> None:
     """Write a checkpoint, then delete the older ones: there is a whole one at every moment."""
     target = directory / f"{progress.iteration:06d}"
     with atomic_directory(target) as folder:
@@ -51,7 +51,7 @@ def save(directory: Path, network: Transformer, optimiser: Optimiser, progress: 
             shutil.rmtree(old)
 
 
-def load_latest(directory: Path, network: Transformer, optimiser: Optimiser, config: str) -> Progress | None:
+def load_latest(directory: Path, network: Network, optimiser: Optimiser, config: str) -> Progress | None:
     """Restore the newest checkpoint in place. None where there is none, or none with the digest ``config``.
 
     Raises :class:`DataError`, which names the folder, for a damaged checkpoint.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from empg.config import Optimiser as OptimiserConfig
-from empg.policy.transformer import Transformer
+from empg.policy.network import Network
 
 
 class StepRule:
@@ -52,7 +52,8 @@ class StepRule:
 class AdamW(StepRule):
     """Adam with decoupled weight decay (arXiv 1711.05101), bit for bit ``torch.optim.AdamW(fused=True)``.
 
-    The parameters share one device and one type. Each loads the state of the other.
+    The parameters share one device and one type. Each loads the state of the other. bfloat16 parameters have a float32
+    copy (``master``) that the updates add up in: most updates are smaller than half of a bfloat16's last digit.
     """
 
     def __init__(
@@ -74,14 +75,21 @@ class AdamW(StepRule):
         for p in parameters:
             if not self.state[p]:
                 step = torch.zeros((), dtype=torch.float32, device=p.device)
-                self.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                exact = p if p.dtype != torch.bfloat16 else p.float()
+                self.state[p] = {
+                    "step": step,
+                    "exp_avg": torch.zeros_like(exact),
+                    "exp_avg_sq": torch.zeros_like(exact),
+                }
+                if exact is not p:
+                    self.state[p]["master"] = exact
         states = [self.state[p] for p in parameters]
         steps = [state["step"] for state in states]
         torch._foreach_add_(steps, 1)
         beta1, beta2 = group["betas"]
         torch._fused_adamw_(
-            parameters,
-            [p.grad for p in parameters],
+            [state.get("master", p) for p, state in zip(parameters, states, strict=True)],
+            [_like(p.grad, state["exp_avg"]) for p, state in zip(parameters, states, strict=True)],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -94,6 +102,14 @@ class AdamW(StepRule):
             amsgrad=False,
             maximize=False,
         )
+        for p, state in zip(parameters, states, strict=True):
+            if "master" in state:
+                p.copy_(state["master"])
+
+
+def _like(gradient: Tensor | None, state: Tensor) -> Tensor:
+    assert gradient is not None
+    return gradient.to(state.dtype)
 
 
 class SharedWords(AdamW):
@@ -181,10 +197,10 @@ def learning_rate_factor(done: float, warmup: float, decay: float) -> float:
 class Optimiser:
     """Both optimisers as one, with gradient clipping and a learning-rate factor for schedules."""
 
-    def __init__(self, network: Transformer, config: OptimiserConfig, words: Tensor | None = None) -> None:
+    def __init__(self, network: Network, config: OptimiserConfig, words: Tensor | None = None) -> None:
         """``words``, ``[vocabulary, words]``, makes tokens learn together where they share words."""
         self.parameters = [p for p in network.parameters() if p.requires_grad]
-        matrices = [p for n, p in network.named_parameters() if n.startswith("layers.") and p.dim() == 2]
+        matrices = [p for p in network.matrices() if p.requires_grad]
         self.max_grad_norm = config.max_grad_norm
         use_muon = config.muon_lr > 0
         names = {id(p) for p in matrices} if use_muon else set()
@@ -193,7 +209,7 @@ class Optimiser:
             AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
         ]
         if words is not None:
-            self.optimisers.append(SharedWords(network.embedding, words, lr=config.lr, betas=(0.9, 0.95)))
+            self.optimisers.append(SharedWords(network.output_weight, words, lr=config.lr, betas=(0.9, 0.95)))
         if use_muon:
             self.optimisers.append(Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay))
         self._base = [[group["lr"] for group in o.param_groups] for o in self.optimisers]

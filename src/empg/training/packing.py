@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from empg.core.entropy import token_renyi2, token_statistics
+from empg.policy.network import Network
 from empg.policy.prefix_tree import PrefixTree, tree_portions
-from empg.policy.transformer import Transformer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +50,18 @@ class Pack:
         )
         return cls(tree, places, states, target, of_target, slice(first, first + len(follows)))
 
-    def statistics(self, network: Transformer, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def statistics(self, network: Network, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probability and Shannon entropy (nats) of each masked token, ``[targets]``, with gradients."""
         hidden = network(self.tree, self.asked)[self.state]
-        answers = token_statistics(hidden, network.output_weight, self.target, temperature=temperature)
+        answers = network.statistics(hidden, self.target, temperature)
         logprob, entropy = (x[self.question] for x in answers)
         return logprob, entropy
 
     @torch.no_grad()
-    def renyi2(self, network: Transformer, temperature: float = 1.0) -> Tensor:
+    def renyi2(self, network: Network, temperature: float = 1.0) -> Tensor:
         """Rényi-2 entropy (nats) of the distribution of each masked token, ``[targets]``, without gradient."""
         hidden = network(self.tree, self.asked)
-        return token_renyi2(hidden, network.output_weight, temperature=temperature)[self.state][self.question]
+        return network.renyi2(hidden, temperature)[self.state][self.question]
 
 
 def packs(conversations: Sequence[Conversation], max_tokens: int, device: torch.device) -> Iterator[Pack]:

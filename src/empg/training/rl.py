@@ -20,8 +20,9 @@ from empg.config import PretrainedPolicy, TrainRun
 from empg.environments.datasets import open_dataset
 from empg.errors import DivergenceError
 from empg.files import atomic_directory
+from empg.policy import memory
+from empg.policy.network import Network
 from empg.policy.policy import Policy
-from empg.policy.transformer import Transformer
 from empg.provenance import Record, stage
 from empg.rollouts.collect import make_sampler
 from empg.rollouts.episodes import Trajectory
@@ -40,7 +41,7 @@ class Loop:
 
     config: TrainRun
     policy: Policy
-    reference: Transformer | None
+    reference: Network | None
     optimiser: Optimiser
     batches: Batches
     writer: Writer
@@ -82,7 +83,7 @@ class Loop:
         factor = learning_rate_factor(iteration / train.iterations, warmup=0.0, decay=train.decay)
         parts = []
         for part, advantage in minibatches(trajectories, credited.token_advantage, train.updates):
-            batch = token_batch(part, advantage, method.aggregation, network.embedding.device)
+            batch = token_batch(part, advantage, method.aggregation, network.device)
             parts.append(
                 update(
                     network,
@@ -122,11 +123,25 @@ def minibatches(
             yield trajectories[start:end], token_advantage[tokens[start] : tokens[end]]
 
 
+def check_memory(config: TrainRun, policy: PretrainedPolicy, model: Path) -> None:
+    """Raises :class:`ConfigError` with the numbers where an update or the episodes in play do not fit into memory."""
+    sizes, context = memory.Sizes.of(model), config.sampling.max_context
+    copies = 2 if config.method.kl_coef > 0 else 1
+    tokens = max(config.train.micro_batch_tokens, context)
+    parts = memory.update_bytes(sizes, policy, tokens, context, copies)
+    memory.require("train", parts, "lower train.micro_batch_tokens or sampling.max_context, or use lora")
+    rows = min(config.sampling.rows, config.train.groups * config.train.group_size)
+    parts = memory.sampling_bytes(sizes, policy, rows, context)
+    memory.require("train", parts, "lower sampling.rows or sampling.max_context")
+
+
 def build(config: TrainRun, data: Path, model: Path, rollouts: Path, record: Record) -> Loop:
     """The loop of a run, from the warm-start model and the collection, or from its last checkpoint."""
-    policy = Policy.load(model, config.system)
     if isinstance(config.policy, PretrainedPolicy):
-        policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
+        check_memory(config, config.policy, model)
+        policy = Policy.load_pretrained(config.policy, model, config.system)
+    else:
+        policy = Policy.load(model, config.system)
     reference = Policy.load(model, config.system).network if config.method.kl_coef > 0 else None
     optimiser = Optimiser(policy.network, config.train.optimiser)
     dataset = open_dataset(config.data, data, config.interface)

@@ -12,7 +12,7 @@ from torch import Tensor
 from empg.config import Method
 from empg.core.loss import clipped_tokens, entropy_bonus, kl_k3, policy_loss, token_weights
 from empg.errors import DivergenceError
-from empg.policy.transformer import Transformer
+from empg.policy.network import Network
 from empg.rollouts.episodes import Trajectory
 from empg.training.optimiser import Optimiser
 from empg.training.packing import Conversation, packs
@@ -36,7 +36,7 @@ def conversation(trajectory: Trajectory) -> Conversation:
 
 
 def renyi2_entropies(
-    network: Transformer, trajectories: Sequence[Trajectory], *, temperature: float, micro_batch_tokens: int
+    network: Network, trajectories: Sequence[Trajectory], *, temperature: float, micro_batch_tokens: int
 ) -> Tensor:
     """Rényi-2 entropy (nats) of the distribution that each sampled token came from, ``[tokens]``, on the CPU.
 
@@ -44,7 +44,7 @@ def renyi2_entropies(
     So one pass without gradients gives what the sampler would have recorded.
     """
     conversations = [conversation(t) for t in trajectories]
-    parts = packs(conversations, micro_batch_tokens, network.embedding.device)
+    parts = packs(conversations, micro_batch_tokens, network.device)
     return torch.cat([pack.renyi2(network, temperature) for pack in parts]).cpu()
 
 
@@ -64,8 +64,8 @@ def token_batch(
 
 
 def accumulate_gradients(
-    network: Transformer,
-    reference: Transformer | None,
+    network: Network,
+    reference: Network | None,
     batch: TokenBatch,
     method: Method,
     *,
@@ -78,7 +78,7 @@ def accumulate_gradients(
     """
     totals = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0}
     clip = {"clip_low": method.clip_low, "clip_high": method.clip_high}
-    for pack in packs(batch.conversations, micro_batch_tokens, network.embedding.device):
+    for pack in packs(batch.conversations, micro_batch_tokens, network.device):
         old, advantage, weight = (x[pack.rows] for x in (batch.old_logprob, batch.advantage, batch.weight))
         logprob, entropy = pack.statistics(network, temperature)
         loss = policy_loss(logprob, old, advantage, weight, **clip)
@@ -98,8 +98,8 @@ def accumulate_gradients(
 
 
 def update(
-    network: Transformer,
-    reference: Transformer | None,
+    network: Network,
+    reference: Network | None,
     optimiser: Optimiser,
     batch: TokenBatch,
     method: Method,

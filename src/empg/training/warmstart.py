@@ -6,7 +6,7 @@ The budget is in tokens and not in seconds, so that the load of the machine does
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from empg.environments.base import Dataset, DemonstrationStep
 from empg.environments.datasets import open_dataset
 from empg.errors import ConfigError, DivergenceError
 from empg.files import atomic_directory
+from empg.policy import memory
 from empg.policy.chat import Chat
 from empg.policy.initialisation import initialise, match_content, repeat_sequences, share_words, word_counts
 from empg.policy.policy import Policy, device, fetch
@@ -35,6 +36,7 @@ from empg.training.optimiser import Optimiser, learning_rate_factor
 from empg.training.packing import Conversation, packs
 
 TOKENIZER_DEMONSTRATIONS = 400
+CHECKED = 100  # demonstrations whose answers must fit into a response of a pretrained policy
 FormatStep = Callable[[str, str], str]
 
 
@@ -64,9 +66,12 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
     """The policy before fine-tuning: a tiny one with random weights, or a pretrained one."""
     torch.manual_seed(derive_seed(config.warmstart.seed, "policy"))
     if isinstance(config.policy, PretrainedPolicy):
-        policy = Policy.load(fetch(config.policy.model), config.system)
-        policy.network.gradient_checkpointing = config.policy.gradient_checkpointing
-        return policy
+        folder = fetch(config.policy.model)
+        if config.warmstart.tokens:
+            needed = max(config.warmstart.micro_batch_tokens, config.max_context or 0)
+            parts = memory.update_bytes(memory.Sizes.of(folder), config.policy, needed, config.max_context or needed)
+            memory.require("warmstart", parts, "lower its micro_batch_tokens or sampling.max_context, or use lora")
+        return Policy.load_pretrained(config.policy, folder, config.system)
     dataset = open_dataset(config.data, data, config.interface)
     demonstrations = islice(demonstrate(dataset, config), TOKENIZER_DEMONSTRATIONS)
     spoken = (text for d in demonstrations for text in texts(d, config.system, dataset.format_step))
@@ -165,6 +170,19 @@ def make_example(
     return Example(Conversation(np.array(ids, dtype=np.int32), mask), np.array(own)[mask])
 
 
+def check_responses(
+    demonstrations: Iterable[list[DemonstrationStep]], chat: Chat, format_step: FormatStep, max_response: int
+) -> None:
+    """Raises :class:`ConfigError` if an answer of the demonstrations is longer than the policy may sample."""
+    answers = (chat.agent(format_step(step.thought, step.action)) for d in demonstrations for step in d)
+    longest = max(answers, key=len)
+    if len(longest) > max_response:
+        raise ConfigError(
+            f"sampling.max_response: expected at least the {len(longest)} tokens of the longest demonstrated answer, "
+            f"{chat.text(longest)!r}, found {max_response}"
+        )
+
+
 def batches(examples: Iterator[Example], batch_tokens: int) -> Iterator[list[Example]]:
     """Consecutive examples in batches of at least ``batch_tokens`` tokens; examples without a target are left out."""
     batch: list[Example] = []
@@ -184,11 +202,15 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
     settings, network = config.warmstart, policy.network
     if settings.tokens == 0:
         return
-    words = words_of_tokens(policy.chat).to(network.embedding.device) if isinstance(config.policy, TinyPolicy) else None
+    words = words_of_tokens(policy.chat).to(network.device) if isinstance(config.policy, TinyPolicy) else None
     optimiser = Optimiser(network, settings.optimiser, words)
     tokens = 0
     dataset = open_dataset(config.data, data, config.interface)
-    longest = network.architecture.max_positions
+    longest = min(network.max_positions, config.max_context or network.max_positions)
+    if config.max_response is not None:
+        check_responses(
+            islice(demonstrate(dataset, config), CHECKED), policy.chat, dataset.format_step, config.max_response
+        )
     weight = settings.observation_weight
     stream = (
         make_example(d, policy.chat, dataset.format_step, longest, observations=weight > 0)
@@ -198,11 +220,11 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
         if tokens >= settings.tokens:
             return
         factor = learning_rate_factor(tokens / settings.tokens, settings.warmup, settings.decay)
-        own = torch.from_numpy(np.concatenate([e.own for e in batch])).to(network.embedding.device)
+        own = torch.from_numpy(np.concatenate([e.own for e in batch])).to(network.device)
         conversations = [e.conversation for e in batch]
         optimiser.zero_grad()
         loss = 0.0
-        for pack in packs(conversations, settings.micro_batch_tokens, network.embedding.device):
+        for pack in packs(conversations, settings.micro_batch_tokens, network.device):
             logprobs, _ = pack.statistics(network)
             is_own = own[pack.rows]
             part = -logprobs[is_own].sum() / own.sum()
