@@ -79,6 +79,9 @@ class Sampler:
         self.temperature, self.greedy = temperature, greedy
         self.device = network.device
 
+    def renew(self) -> None:
+        """Take notice that the policy's weights have changed."""
+
     @torch.no_grad()
     def play(self, episodes: Sequence[Episode], progress: Callable[[int], None] = lambda _: None) -> list[Trajectory]:
         """Play the episodes to their ends, in waves of ``rows``. Returns one trajectory for each, in order.
