@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-integrations test-browser test-trl test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run test fuzz test-integrations test-browser test-trl test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -27,14 +27,18 @@ test-integrations:  ## test the environments in Gymnasium and verifiers, without
 	.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-integrations/bin/python -m pytest tests/integrations
 
-test-browser: setup  ## test the report's pages in Chromium (`make test` does too, where there is one)
-	EMPG_BROWSER=required OMP_NUM_THREADS=1 pytest tests/browser
+test-browser: setup  ## test the report's pages in Chromium, with axe (`make test` does without, where there is one)
+	test -d .venv-axe || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-axe -r tests/browser/requirements.txt
+	EMPG_BROWSER=required EMPG_AXE=.venv-axe/axe_playwright_python/axe.min.js OMP_NUM_THREADS=1 pytest tests/browser
 
 test-trl: setup  ## train with the real TRL: losses, LoRA, two processes, resume (minutes)
 	OMP_NUM_THREADS=1 pytest -m longer tests/trl
 
 test-package: setup  ## install the wheel in clean environments, with an old and a new torch (downloads gigabytes)
 	pytest -m longer tests/package
+
+fuzz: setup  ## damage 100,000 inputs of all readers, and 36,400 texts of agents an environment (hours)
+	OMP_NUM_THREADS=1 EMPG_FUZZ_EXAMPLES=9100 pytest -n 2 tests/fault/test_fuzz.py
 
 lint: setup  ## check style, types, import layers and the workflow
 	ruff check .

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from empg.analysis.aggregates import Block, aggregate
-from empg.analysis.statistics import mean_over_seeds
+from empg.analysis.statistics import mean_over_runs
 
 STUDIES = 200
 CASES = {"tasks matter as much": (120, 0.25), "seeds matter most": (480, 0.4)}  # tasks, seeds' deviation (log-odds)
@@ -36,7 +36,7 @@ def main() -> None:
             for number in range(STUDIES):
                 success = study(random, seeds, tasks, deviation)
                 found = aggregate([Block(success, types)], [0, 0], seed=number)[1]
-                over_seeds = mean_over_seeds((success[1] - success[0]).mean(1))
+                over_seeds = mean_over_runs((success[1] - success[0]).mean(1))
                 truths = ((found.difference, 0.0), (over_seeds, 0.0), (found.improvement, 0.5))
                 held += [e.low is not None and e.high is not None and e.low <= truth <= e.high for e, truth in truths]
             shares = held / STUDIES

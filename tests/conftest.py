@@ -86,6 +86,17 @@ def study_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def study_report(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``results/made_up`` with its report in ``report``. Do not change what is in it."""
+    from empg.report.page import run
+
+    root = tmp_path_factory.mktemp("report") / "made_up"
+    shutil.copytree(study_results, root)
+    run(root / "config" / "study.json", root, root / "report")
+    return root
+
+
 def _folder(path: Path) -> Path:
     path.mkdir(parents=True)
     return path
@@ -109,7 +120,15 @@ def _manifest(folder: Path, stage: str, config, summary: dict[str, float]) -> No
     outputs = tree(folder)
     write_json(
         folder / "timing.json",
-        {"stage": stage, "wall_seconds": 2.0, "cpu_seconds": 1.5, "threads": 1, "iterations": []},
+        {
+            "stage": stage,
+            "wall_seconds": 2.0,
+            "cpu_seconds": 1.5,
+            "processes": 1,
+            "processor": "made up, AVX2",
+            "threads": 1,
+            "iterations": [{"collect": 0.1, "update": 0.1, "write": 0.05}] * (ITERATIONS if stage == "train" else 0),
+        },
     )
     write_json(
         folder / "manifest.json",
@@ -171,6 +190,9 @@ def _evaluation(study, folder: Path, method: str, seed: int, policy) -> None:
     config = evaluate_run(study, {"alfworld": AlfworldData()}, "alfworld", method, seed)
     panels = summarise(episodes)
     summary = {"environment": "alfworld", "method": method, "seed": seed, "panels": panels}
+    if method == "warmstart":
+        cooled = {split: panels[split]["sampled"] | {"success": 0.4321} for split in panels}
+        summary["cooled"] = {"temperature": 0.5, "tune": [(0.5, 0.4)], "panels": cooled}
     write_json(folder / "summary.json", summary | {"about": {"metrics": {}, "stop_reasons": {}}})
     summary = {f"{split}_{mode}_success": p["success"] for split, modes in panels.items() for mode, p in modes.items()}
     _manifest(folder, "evaluate", config, summary)

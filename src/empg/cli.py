@@ -131,6 +131,21 @@ def parser() -> argparse.ArgumentParser:
         results=RESULTS,
         out="folder for the report",
     )
+    command(
+        "testbed",
+        _testbed,
+        "measure methods in a world whose policy gradient is known",
+        config=CONFIG,
+        out="folder for the table",
+    )
+    command(
+        "testbed-report",
+        _testbed_report,
+        "write the testbed's tables, figures and page",
+        config=STUDY,
+        results="folder with a folder for each part of the testbed",
+        out="folder for the report",
+    )
     track = command(
         "track", _track, "rebuild a study's runs in the MLflow database from its results folder", results=RESULTS
     )
@@ -244,6 +259,20 @@ def _report(args: argparse.Namespace) -> None:
 
     with progress.shown("parts") as report:
         page.run(args.config, args.results, args.out, progress=report)
+
+
+def _testbed(args: argparse.Namespace) -> None:
+    from empg.config.testbed import TestbedRun
+    from empg.testbed import run
+
+    with progress.shown("places") as report:
+        run.run(_read(TestbedRun, args.config), args.out, progress=report)
+
+
+def _testbed_report(args: argparse.Namespace) -> None:
+    from empg.report import testbed
+
+    testbed.run(args.config, args.results, args.out)
 
 
 def _track(args: argparse.Namespace) -> None:

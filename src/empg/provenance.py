@@ -27,7 +27,7 @@ from empg.errors import DataError
 from empg.files import atomic_path, file_digest, read_json, write_json
 from empg.schema import Schema, write_table
 from empg.sources import commit, source_hashes
-from empg.timing import Clock
+from empg.timing import Clock, processor
 
 MANIFEST, TIMING, CHECKPOINT, LOCK = "manifest.json", "timing.json", "checkpoint", ".lock"
 
@@ -44,7 +44,15 @@ def digest(path: Path) -> str:
     if not path.is_dir():
         raise DataError(f"{path}: expected a file or a folder, found none")
     manifest = path / MANIFEST
-    return json_digest(read_json(manifest)["outputs"] if manifest.exists() else tree(path))
+    return json_digest(_outputs(manifest) if manifest.exists() else tree(path))
+
+
+def _outputs(manifest: Path) -> dict[str, str]:
+    found = read_json(manifest)
+    outputs = found.get("outputs") if isinstance(found, dict) else None
+    if not isinstance(outputs, dict):
+        raise DataError(f"{manifest}: expected the hashes of a stage's outputs, found {str(found)[:100]}")
+    return outputs
 
 
 def json_digest(value: Any) -> str:
@@ -108,7 +116,7 @@ def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path]
         finally:
             clock.stop()
         timing = {"stage": name, **clock.total(), "threads": threads, "iterations": record.iteration_seconds}
-        write_json(out / TIMING, timing | commit())
+        write_json(out / TIMING, timing | commit() | {"processor": processor()})
         write_json(out / MANIFEST, {**about, "outputs": tree(out), "summary": record.summary})
         clock.forget()
 

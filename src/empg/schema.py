@@ -71,6 +71,8 @@ EPISODES: Schema = {
     "task": pl.Int64,
     "episode": pl.Int32,  # 0, 1, …: which play of this task; greedy plays each task once
     "task_type": pl.String,
+    "cluster": pl.String,  # tasks of one cluster share a room, a product, …; empty: nothing known
+    "trained": pl.Boolean,  # a training task shares cluster and goal; null: neither is known
     "success": pl.Boolean,
     "score": pl.Float32,
     "metrics": pl.List(pl.Struct({"name": pl.String, "value": pl.Float64})),  # the environment's own, by name

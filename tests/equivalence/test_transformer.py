@@ -121,7 +121,7 @@ def test_bfloat16_is_float32_up_to_its_rounding(model, tokens):
     bound = 2 * (rough - exact).abs().max() + 0.02
     network = load_transformer(folder, dtype=torch.bfloat16)
     assert (network.logits(network.states(tokens)) - exact).abs().max() < bound
-    cache = network.open_cache(1, 100)
+    cache = Cache(network, 1, 100)
     assert (network.logits(cache.prefill(tokens[:50], [50], [0], [0])) - exact[49]).abs().max() < bound
     for n in range(50, 100):
         hidden = cache.decode(tokens[n : n + 1], torch.tensor([n]))

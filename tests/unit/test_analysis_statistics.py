@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from empg.analysis.statistics import mean_over_seeds, paired_difference, wilson
+from empg.analysis.statistics import mean_over_runs, mean_over_seeds, wilson
 
 
 def test_wilson_by_hand() -> None:
@@ -39,43 +39,18 @@ def test_wilson_covers() -> None:
     assert 0.94 < mass[held].sum() < 0.96
 
 
-def test_mean_over_seeds_by_hand() -> None:
-    # Two seeds: s = 0.141421, s/√2 = 0.1, t₁ = 12.706205.  Three: s = 1, s/√3 = 0.577350, t₂ = 4.302653.
-    assert mean_over_seeds(np.array([0.4, 0.6])) == pytest.approx((0.5, 0.5 - 1.2706205, 0.5 + 1.2706205), abs=1e-6)
+def test_mean_over_runs_by_hand() -> None:
+    # Two runs: s = 0.141421, s/√2 = 0.1, t₁ = 12.706205.  Three: s = 1, s/√3 = 0.577350, t₂ = 4.302653.
+    assert mean_over_runs(np.array([0.4, 0.6])) == pytest.approx((0.5, 0.5 - 1.2706205, 0.5 + 1.2706205), abs=1e-6)
     assert mean_over_seeds(np.array([1.0, 2.0, 3.0])) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138), abs=1e-6)
 
 
-def test_one_seed_has_no_interval() -> None:
-    assert mean_over_seeds(np.array([0.4])) == (0.4, None, None)
+@pytest.mark.parametrize("values", [[0.4], [0.4, 0.4]])
+def test_fewer_than_three_seeds_have_no_interval(values: list[float]) -> None:
+    assert mean_over_seeds(np.array(values)) == (0.4, None, None)
 
 
 @pytest.mark.parametrize("values", [np.array([]), np.array([0.1, np.nan]), np.zeros((2, 2))])
 def test_mean_over_seeds_refuses(values: np.ndarray) -> None:
     with pytest.raises(ValueError, match="finite values"):
         mean_over_seeds(values)
-
-
-def test_paired_difference_by_hand() -> None:
-    method = np.array([[1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
-    baseline = np.array([[0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
-    found = paired_difference(method, baseline)  # by seed: 1/4 and 3/4; s = 0.353553, s/√2 = 0.25
-    assert found[:3] == pytest.approx((0.5, 0.5 - 0.25 * 12.706205, 0.5 + 0.25 * 12.706205), abs=1e-6)
-
-
-def test_paired_difference_draws_whole_tasks() -> None:
-    """Both seeds differ on the same 50 of 100 tasks: the standard error is √(0.25/100), not √(0.25/200)."""
-    method = np.tile(np.repeat([1.0, 0.0], 50), (2, 1))
-    found = paired_difference(method, np.zeros_like(method))
-    assert found.value == 0.5
-    assert (found.tasks_low, found.tasks_high) == pytest.approx((0.5 - 0.098, 0.5 + 0.098), abs=0.011)
-    assert found == paired_difference(method, np.zeros_like(method))
-
-
-def test_paired_difference_of_equals() -> None:
-    outcomes = np.array([[1.0, 0.0, 1.0]])
-    assert paired_difference(outcomes, outcomes) == (0.0, None, None, 0.0, 0.0)
-
-
-def test_paired_difference_refuses() -> None:
-    with pytest.raises(ValueError, match="alike"):
-        paired_difference(np.zeros((2, 3)), np.zeros((2, 4)))

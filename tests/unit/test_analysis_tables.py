@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from empg.analysis.contrasts import VERDICT, noise_table, verdict_table
 from empg.analysis.cost import cost_by_part
 from empg.analysis.results import Results
-from empg.analysis.success import episode_metrics, result_table, success_by_type, with_seeds
+from empg.analysis.success import episode_metrics, result_table, success_by_type, trained_share, with_seeds
 from empg.analysis.training_curves import histograms, learning_curves, over_seeds
-from empg.analysis.verdict import conclusion, verdict
+from empg.analysis.verdict import conclusion, trained_text, verdict
 from empg.config import Study, parse, read_yaml
+from empg.errors import ConfigError
 from empg.files import read_json
 
 
@@ -24,7 +27,7 @@ def results(study_results: Path) -> Results:
 
 @pytest.fixture(scope="module")
 def table(results: Results) -> pl.DataFrame:
-    return result_table(results.study, results.panels(), results.episodes())
+    return result_table(results.study, results.panels(), results.task_means())
 
 
 def test_result_table_says_what_the_summaries_say(results: Results, table: pl.DataFrame) -> None:
@@ -43,10 +46,10 @@ def test_result_table_says_what_the_summaries_say(results: Results, table: pl.Da
 
 
 def test_types_add_up(results: Results, table: pl.DataFrame) -> None:
-    types = success_by_type(results.episodes()).filter(split="valid_seen", mode="greedy", method="grpo")
+    types = success_by_type(results.task_means()).filter(split="valid_seen", mode="greedy", method="grpo")
     row = table.filter(split="valid_seen", mode="greedy", method="grpo").row(0, named=True)
-    assert types["n"].sum() == 80
-    assert types["successes"].sum() / 80 == pytest.approx(row["success"])
+    assert types["n"].sum() == 40
+    assert (types["n"] * types["success"]).sum() / 40 == pytest.approx(row["success"])
 
 
 def test_learning_curve_counts_the_episodes(results: Results) -> None:
@@ -58,7 +61,7 @@ def test_learning_curve_counts_the_episodes(results: Results) -> None:
     row = curve.filter(method="grpo", iteration=3).row(0, named=True)
     one, two = results.training().filter(method="grpo", iteration=3)["success"]
     assert (row["seeds"], row["seeds_mean"]) == (2, pytest.approx((one + two) / 2))
-    assert row["seeds_high"] == pytest.approx(min(1.0, (one + two) / 2 + 12.706205 * abs(one - two) / 2), abs=1e-6)
+    assert row["seeds_high"] is None  # two seeds
 
 
 def test_histogram_by_hand() -> None:
@@ -74,69 +77,159 @@ def test_histogram_by_hand() -> None:
 
 
 def test_every_table_of_methods_says_how_many_seeds(results: Results) -> None:
-    types = with_seeds(results.study, success_by_type(results.episodes()))
+    types = with_seeds(results.study, success_by_type(results.task_means()))
     assert dict(types.select("method", "seeds").iter_rows()) == {"warmstart": 1, "grpo": 2, "grpo_empg": 2}
     panels = results.panels()
     assert with_seeds(results.study, panels).columns == panels.columns  # a row there is one seed
 
 
-BASE = {"environment": "e", "split": "valid_unseen", "mode": "sampled", "seeds": 3, "tasks": 9, "warm_start": 0.2}
+def study_of(*methods: str, seeds: int, environments: str = "e", **keys: object) -> Study:
+    grid = {
+        "environments": {name: {} for name in environments},
+        "methods": {name: {"advantage": "grpo", "kl_coef": i / 10} for i, name in enumerate(methods)},
+        "baseline": methods[0],
+        "seeds": list(range(1, seeds + 1)),
+    }
+    return parse(Study, grid | keys, "test")
 
 
-def _verdict(seeds: tuple[float | None, float | None], tasks: tuple[float, float]) -> str:
-    methods = {name: {"advantage": "grpo"} for name in ("base", "new")}
-    grid = {"environments": {"e": {}}, "methods": methods, "baseline": "base", "seeds": [1, 2, 3]}
-    study = parse(Study, grid, "test")
+def tasks_of(study: Study, success: dict[str, float], tasks: int = 200, seed: int = 0) -> pl.DataFrame:
+    """Tasks of two panels, solved with these probabilities whatever the seed; five tasks of each cluster."""
+    random = np.random.default_rng(seed)
     rows = [
-        BASE | {"method": "base", "success": 0.4},
-        BASE
-        | {
-            "method": "new",
-            "success": 0.5,
-            "against": "base",
-            "difference": 0.1,
-            "difference_seeds_low": seeds[0],
-            "difference_seeds_high": seeds[1],
-            "difference_tasks_low": tasks[0],
-            "difference_tasks_high": tasks[1],
-        },
-    ]
-    (sentence,) = verdict(study, pl.DataFrame(rows, infer_schema_length=None))
-    return sentence
-
-
-def test_verdict_claims_a_gain_only_with_both_intervals() -> None:
-    undecided = "new is not shown to be better or worse than base on the one panel."
-    assert "new beats base on e valid_unseen." in _verdict((0.01, 0.19), (0.02, 0.18))
-    assert undecided in _verdict((-0.01, 0.21), (0.02, 0.18))
-    assert undecided in _verdict((0.01, 0.19), (-0.02, 0.22))
-
-
-def test_verdict_owns_up_to_a_loss() -> None:
-    sentence = _verdict((-0.3, -0.1), (-0.2, -0.05))
-    assert "new loses to base on e valid_unseen." in sentence
-    assert "−30.0 to −10.0 for other seeds" in sentence
-
-
-def test_verdict_with_one_seed_claims_nothing() -> None:
-    sentence = _verdict((None, None), (0.02, 0.18))
-    assert "no difference between new and base can be shown" in sentence
-
-
-def test_conclusion_names_the_panels() -> None:
-    ends = {"better": (0.01, 0.2), "worse": (-0.2, -0.01), "open": (-0.1, 0.1)}
-    rows = [
-        {"environment": "e", "split": split}
-        | {
-            f"difference_{of}_{end}": value
-            for of in ("seeds", "tasks")
-            for end, value in (("low", low), ("high", high))
+        {
+            "environment": environment,
+            "split": split,
+            "mode": mode,
+            "method": method,
+            "seed": number,
+            "task": task,
+            "task_type": "x",
+            "cluster": str(task // 5),
+            "trained": task < 30 if split == "seen" else False,
+            "success": float(random.random() < share),
         }
-        for split, (low, high) in ends.items()
+        for environment in study.environments
+        for split in ("seen", "unseen")
+        for mode in ("greedy", "sampled")
+        for method, share in success.items()
+        for number in study.seeds
+        for task in range(tasks)
     ]
-    assert conclusion(rows, "new", "base") == (
-        "new beats base on e better and loses to base on e worse; on the other 1 an interval includes 0."
+    return pl.DataFrame(rows)
+
+
+def test_verdict_table_shows_a_gain_and_an_equivalence() -> None:
+    study = study_of("base", "new", "same", seeds=5, environments="ef", primary={"margin": 0.1})
+    table = verdict_table(study, tasks_of(study, {"base": 0.4, "new": 0.7, "same": 0.4}))
+    assert table.schema == pl.Schema(VERDICT)
+    primary, other = table.filter("primary"), table.filter(~pl.col("primary"))
+    assert primary.select("method", "against").unique().rows() == [("new", "base")]
+    assert primary["claim"].to_list() == ["better"] * 10
+    assert primary["equivalent"].to_list() == [False] * 10
+    assert primary.filter(environment="all").select("tasks", "clusters").rows() == [(800, 160)] * 2
+    assert other.select("claim", "equivalent", "p_difference_adjusted").null_count().row(0) == (10, 10, 10)
+    assert other["over"].unique().to_list() == ["seeds and tasks"]
+    chosen = study.model_copy(update={"primary": study.primary.model_copy(update={"method": "same"})})
+    same = verdict_table(chosen, tasks_of(study, {"base": 0.4, "new": 0.7, "same": 0.4})).filter("primary")
+    assert same["claim"].null_count() == 10
+    assert same.filter(environment="all")["equivalent"].to_list() == [True, True]
+    for row in same.rows(named=True):
+        assert row["difference"] == pytest.approx(row["success"] - row["success_against"])
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["p_difference"] <= row["p_difference_adjusted"]
+
+
+def test_primary_contrast_is_the_baseline_with_empg() -> None:
+    methods = {"a": {"advantage": "grpo"}, "b": {"advantage": "dapo"}, "c": {"advantage": "grpo", "modulation": "empg"}}
+    grid = {"environments": {"e": {}}, "methods": methods, "baseline": "a", "seeds": [1]}
+    assert parse(Study, grid, "test").contrast() == ("c", "a")
+    assert parse(Study, grid | {"baseline": "b"}, "test").contrast() == ("a", "b")
+    assert parse(Study, grid | {"primary": {"method": "b", "against": "c"}}, "test").contrast() == ("b", "c")
+    assert parse(Study, grid | {"methods": {"a": methods["a"]}}, "test").contrast() is None
+    with pytest.raises(ConfigError, match=r"primary\.method: expected one of a, b, c, found 'd'"):
+        parse(Study, grid | {"primary": {"method": "d"}}, "test")
+
+
+def test_verdict_says_what_is_shown() -> None:
+    study = study_of("base", "new", "same", seeds=5)
+    table = verdict_table(study, tasks_of(study, {"base": 0.4, "new": 0.7, "same": 0.4}))
+    first, sampled, greedy, other = verdict(study, table, pl.DataFrame())
+    assert first.startswith("new is better than base on ")
+    assert "all panels together (greedy)" in first
+    assert "probability of at most 5\N{NO-BREAK SPACE}%" in first
+    assert first.endswith("It holds for other seeds and other tasks; 5 seeds.")
+    assert sampled.startswith(
+        "Difference in points of success, sampled (95\N{NO-BREAK SPACE}% interval for other seeds"
     )
+    assert "e unseen +" in greedy
+    assert other.startswith("Exploratory, without a claim: same against base.")
+
+
+@pytest.mark.parametrize(("seeds", "runs"), [(1, "one run"), (2, "2 runs")])
+def test_verdict_of_few_seeds_is_about_these_runs(seeds: int, runs: str) -> None:
+    study = study_of("base", "new", seeds=seeds)
+    table = verdict_table(study, tasks_of(study, {"base": 0.4, "new": 0.7}))
+    first, sampled, _ = verdict(study, table, pl.DataFrame())
+    assert first.startswith(f"For these {runs} of each method only: new is better than base on ")
+    assert "not for other seeds" in first
+    assert "interval for other tasks" in sampled
+
+
+def test_conclusion_names_what_is_shown_and_what_is_not() -> None:
+    base = {"environment": "e", "mode": "sampled", "method": "new", "against": "base", "margin": 0.02, "seeds": 3}
+    claims = {"up": ("better", False), "down": ("worse", False), "near": (None, True), "open": (None, False)}
+    rows = [
+        base | {"split": split, "over": "seeds and tasks", "claim": claim, "equivalent": equivalent}
+        for split, (claim, equivalent) in claims.items()
+    ]
+    assert conclusion(rows).startswith(
+        "new is better than base on e up (sampled); is worse than base on e down (sampled); differs from base by less "
+        "than 2.0 points on e near (sampled); is not shown to differ from base, nor to be within 2.0 points of it, on "
+        "the other 1."
+    )
+    assert "on the one panel." in conclusion(rows[-1:])
+
+
+def test_types_have_intervals_that_know_of_shared_tasks() -> None:
+    """Five seeds that solve the same tasks say as much as one."""
+    study = study_of("base", "new", seeds=5)
+    tasks = tasks_of(study, {"base": 0.4, "new": 0.7})
+    same = tasks.with_columns(success=pl.col("success").first().over("split", "mode", "method", "task"))
+    once = same.filter(seed=1)
+    found, one = success_by_type(same), success_by_type(once)
+    for column in ("success", "low", "high"):
+        assert found[column].to_list() == pytest.approx(one[column].to_list())
+    assert (found["design"] > 2.5).all()
+    independent = success_by_type(tasks)
+    assert (independent["high"] - independent["low"]).mean() < 0.8 * (found["high"] - found["low"]).mean()
+
+
+def test_training_tasks_among_a_panels_are_counted() -> None:
+    study = study_of("base", "new", seeds=2)
+    found = trained_share(tasks_of(study, {"base": 0.4, "new": 0.7}))
+    assert found.rows() == [("e", "seen", 200, 30, 40), ("e", "unseen", 200, 0, 40)]
+    assert trained_text(found, "e", "seen").startswith("30 of 200 tasks of seen share room, product or page and goal")
+    assert trained_text(found, "e", "unseen") == ""
+
+
+def test_noise_of_single_episodes_is_told_from_what_tasks_and_seeds_do() -> None:
+    """Episodes of probability ½ whatever task, seed and method: nothing but noise. Fixed outcomes: none."""
+    study = study_of("base", "new", seeds=4)
+    tasks = tasks_of(study, {"base": 0.5, "new": 0.5}, tasks=400).with_columns(cluster=pl.lit(""))
+    random = np.random.default_rng(1)
+    fixed = pl.concat([tasks.with_columns(episode=pl.lit(i)) for i in range(4)])
+    played = fixed.with_columns(success=pl.Series(random.random(len(fixed)) < 0.5))
+    noisy, quiet = noise_table(study, played), noise_table(study, fixed)
+    assert quiet["noise_share"].to_list() == [0.0] * 4
+    assert noisy["noise_share"].mean() > 0.7
+    expected = (2 * 0.25 / (4 * 400 * 4)) ** 0.5
+    assert noisy["standard_error"].mean() == pytest.approx(expected, rel=0.4)
+    one = noisy.filter(pl.col("noise_share") < 1).row(0, named=True)
+    noise = one["standard_error"] ** 2 - one["standard_error_limit"] ** 2
+    assert noise == pytest.approx(one["noise_share"] * one["standard_error"] ** 2)
+    assert one["standard_error_1"] ** 2 == pytest.approx(one["standard_error"] ** 2 + 3 * noise)
+    assert len(noise_table(study, fixed.filter(episode=0))) == 0
 
 
 def test_episode_metrics_by_hand() -> None:

@@ -81,7 +81,10 @@ def test_a_whole_study_has_a_line_for_each_folder(study: Path) -> None:
     assert "alfworld.valid_seen.greedy.grpo.success" in differences(study)
 
 
-@pytest.mark.parametrize(("name", "column"), [("results", "difference_tasks_low"), ("aggregates", "improvement")])
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("results", "difference_tasks_low"), ("verdict", "p_equivalence"), ("aggregates", "improvement")],
+)
 def test_a_retouched_interval_is_found(study: Path, name: str, column: str) -> None:
     page.run(study / "config" / "study.json", study, study / "report")
     path = study / "report" / "tables" / f"{name}.parquet"

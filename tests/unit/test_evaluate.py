@@ -11,8 +11,10 @@ from empg.config import EvaluateRun, Study, evaluate_run, parse, read_yaml
 from empg.environments.alfworld.generated.writer import write_dataset
 from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.alfworld.tasks import StoredGames
+from empg.environments.base import Task
 from empg.files import read_json
 from empg.rollouts import evaluate, sampler
+from empg.rollouts.episodes import StopReason, Trajectory
 from empg.schema import EPISODES, EVALUATED_STEPS, read_table
 
 TASKS = 5
@@ -21,7 +23,9 @@ TASKS = 5
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, profile="small", seed=3, sizes={"valid_seen": TASKS, "valid_unseen": TASKS})
+    write_dataset(
+        folder, profile="small", seed=3, sizes={"train": 60, "tune": 6, "valid_seen": TASKS, "valid_unseen": TASKS}
+    )
     return folder
 
 
@@ -49,7 +53,7 @@ def test_run_writes_every_episode_of_every_panel(study_results: Path, data: Path
     files = {"episodes.parquet", "steps.parquet", "summary.json"}
     assert set(read_json(tmp_path / "manifest.json")["outputs"]) == files
     steps = read_table(tmp_path / "steps.parquet", EVALUATED_STEPS)
-    assert evaluate.episodes_of(steps).equals(episodes.drop("metrics"))
+    assert evaluate.episodes_of(steps).equals(episodes.drop("cluster", "trained", "metrics"))
     assert len(steps) == episodes["steps"].sum()
     assert steps["trajectory"].unique(maintain_order=True).to_list() == list(range(4 * TASKS))
     for (row,), part in steps.group_by("trajectory"):
@@ -60,6 +64,64 @@ def test_run_writes_every_episode_of_every_panel(study_results: Path, data: Path
         assert (first["reward"] == 1.0, first["score"]) == (episode["success"], episode["score"])
         same = ("split", "mode", "task", "episode", "task_type", "stop_reason")
         assert [first[key] for key in same] == [episode[key] for key in same]
+
+
+def test_the_warm_start_is_cooled_to_what_is_best_on_tune(
+    study_results: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Success is what the temperature says, on tune and on the panels; .5 and .7 tie on tune, .5 is lower."""
+    shares = {0.2: 1 / 3, 0.5: 2 / 3, 0.7: 2 / 3}
+    asked: list[tuple[float, str, int]] = []
+
+    class Scripted:
+        def __init__(self, sampling) -> None:
+            self.temperature = sampling.temperature
+
+        def play(self, episodes, on_ended=None) -> list[Trajectory]:
+            asked.append((self.temperature, episodes[0].task.split, len(episodes)))
+            solved = round(shares[self.temperature] * len(episodes))
+            return [Trajectory(e, [], float(i < solved), StopReason.STEP_LIMIT) for i, e in enumerate(episodes)]
+
+    monkeypatch.setattr(evaluate, "make_sampler", lambda policy, sampling, dataset, steps: Scripted(sampling))
+    own = config(study_results)
+    setting = own.evaluate.model_copy(update={"temperatures": (0.7, 0.2, 0.5), "tune_tasks": 3, "episodes": 2})
+    model = study_results / "alfworld" / "grpo" / "seed1" / "train" / "model"
+    found = evaluate.cool(own.model_copy(update={"evaluate": setting}), data, model)
+    assert found["temperature"] == 0.5
+    assert found["tune"] == [(t, pytest.approx(share)) for t, share in shares.items()]
+    assert {split: (panel["n"], panel["success"]) for split, panel in found["panels"].items()} == {
+        split: (2 * TASKS, pytest.approx(0.6)) for split in ("valid_seen", "valid_unseen")
+    }
+    panels = [(0.5, split, TASKS) for split in ("valid_seen", "valid_unseen") for _ in range(2)]
+    assert asked == [(t, "tune", 3) for t in (0.2, 0.5, 0.7)] + panels
+
+
+def test_only_the_warm_start_is_cooled(study_results: Path) -> None:
+    path = study_results / "config" / "study.json"
+    grid = read_yaml(path)
+    grid["environments"]["alfworld"]["evaluate"] = {"temperatures": [0.5]}
+    study, data = parse(Study, grid, str(path)), {"alfworld": AlfworldData(seed=3)}
+    assert evaluate_run(study, data, "alfworld", "warmstart", 0).evaluate.temperatures == (0.5,)
+    assert evaluate_run(study, data, "alfworld", "grpo", 1).evaluate.temperatures == ()
+
+
+def test_rows_name_the_room_and_whether_training_has_the_same_goal_there() -> None:
+    """Tasks 0 and 1 share room and goal with a training task; 2 and 3 only one of them; of 4 neither is known."""
+    what = [("1", "mug"), ("2", "cup"), ("1", "cup"), ("3", "mug"), ("", "")]
+    tasks = [Task("e", "s", i, "x", cluster=room, goal=goal) for i, (room, goal) in enumerate(what)]
+    played = [Trajectory(e, [], 0.0, StopReason.STEP_LIMIT) for e in evaluate.panel(tasks, "greedy", 0)]
+    rows = evaluate.tables(played, "greedy", 0, {("1", "mug"), ("2", "cup")}).episodes
+    assert rows["cluster"].to_list() == ["1", "2", "1", "3", ""]
+    assert rows["trained"].to_list() == [True, True, False, False, None]
+
+
+def test_a_games_path_names_room_and_goal(data: Path) -> None:
+    game = StoredGames(data)
+    for task in game.tasks("train"):
+        folder = game._index("train")[task.id].path.split("/")[0]
+        assert f"{task.goal}-{task.cluster}" == folder
+        assert task.cluster.isdigit()
+    assert Task("alfworld", "train", task.id, task.type) == task  # no part of a task's identity
 
 
 def test_further_plays_have_luck_of_their_own_and_leave_the_first_as_it_was(study_results: Path, data: Path) -> None:
@@ -123,6 +185,8 @@ def test_summary_by_hand() -> None:
         "task": [0, 1, 2, 3],
         "episode": 0,
         "task_type": ["look", "pick", "look", "pick"],
+        "cluster": "",
+        "trained": None,
         "success": [True, True, False, True],
         "score": [1.0, 1.0, 0.4, 1.0],
         "metrics": [named(recall=0.5), named(recall=1.0, f1=0.2), [], named(recall=0.0)],

@@ -19,14 +19,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from empg.analysis.statistics import LEVEL, Estimate
+from empg.analysis.statistics import FEWEST_SEEDS, LEVEL, Estimate
 from empg.analysis.success import PANEL_KEY, outcomes
 from empg.config import Study
 
 Array = NDArray[np.float64]
 
 RESAMPLES = 2_000
-FEWEST_SEEDS = 3  # resamples of two runs take three values only, too few for an interval
 
 
 @dataclass(frozen=True, slots=True)

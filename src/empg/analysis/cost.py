@@ -25,12 +25,17 @@ def cost(results: Results) -> pl.DataFrame:
 
 
 def cost_by_part(results: Results) -> pl.DataFrame:
-    """CPU seconds of each trained run by part: collect, update, write, rest, evaluate. One row per run and part."""
+    """CPU seconds of each trained run by part: collect, update, write, rest, evaluate. One row per run and part.
+
+    The parts of a training are null where nobody recorded an iteration: the others would read as a cheap run.
+    """
     rows: list[dict[str, Any]] = []
     for run in results.trained():
         train, evaluate = (read_json(folder / "timing.json") for folder in (run.train, run.evaluate))
-        parts = {part: sum(i[part] for i in train["iterations"]) for part in ("collect", "update", "write")}
-        parts["rest"] = max(0.0, train["cpu_seconds"] - sum(parts.values()))
-        parts["evaluate"] = evaluate["cpu_seconds"]
-        rows += ({**run.key, "part": part, "cpu_seconds": float(seconds)} for part, seconds in parts.items())
-    return pl.DataFrame(rows)
+        parts: dict[str, float | None] = dict.fromkeys(("collect", "update", "write", "rest"))
+        if None not in results.iteration_seconds(run):
+            recorded = {part: sum(i[part] for i in train["iterations"]) for part in ("collect", "update", "write")}
+            parts = recorded | {"rest": max(0.0, train["cpu_seconds"] - sum(recorded.values()))}
+        parts["evaluate"] = float(evaluate["cpu_seconds"])
+        rows += ({**run.key, "part": part, "cpu_seconds": seconds} for part, seconds in parts.items())
+    return pl.DataFrame(rows, schema_overrides={"cpu_seconds": pl.Float64})

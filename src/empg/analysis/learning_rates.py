@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from empg.analysis.statistics import mean_over_seeds
+from empg.analysis.statistics import mean_over_runs
 
 
 def rate_choice(search: pl.DataFrame) -> pl.DataFrame:
@@ -21,7 +21,7 @@ def rate_choice(search: pl.DataFrame) -> pl.DataFrame:
         runs = search.filter(environment=environment).sort("method")
         own = runs.filter(factor=1)["sampled"].to_numpy()
         found = {
-            factor: mean_over_seeds(runs.filter(factor=factor)["sampled"].to_numpy() - own)
+            factor: mean_over_runs(runs.filter(factor=factor)["sampled"].to_numpy() - own)
             for factor in runs["factor"].unique().sort()
             if factor != 1
         }

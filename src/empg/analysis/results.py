@@ -70,12 +70,23 @@ class Results:
 
         Episodes of one task depend on each other, so whatever draws or counts tasks starts from these rows.
         """
-        key = ["environment", "method", "seed", "split", "mode", "task", "task_type"]
+        key = ["environment", "method", "seed", "split", "mode", "task", "task_type", "cluster", "trained"]
         return self.episodes().group_by(key, maintain_order=True).agg(pl.col("success").mean())
 
     def panels(self) -> pl.DataFrame:
         """The numbers of every ``summary.json``: one row for each run, split and mode."""
         return pl.DataFrame(list(self._panels()), schema=PANEL)
+
+    def cooled(self) -> pl.DataFrame:
+        """The warm starts at the temperature that was best on ``tune`` (:func:`empg.rollouts.evaluate.cool`): one row
+        for each environment and split, sampled. Environments without temperatures to choose from have none."""
+        rows = []
+        for environment in self.study.environments:
+            found = read_json(self.warm_start(environment).evaluate / "summary.json").get("cooled")
+            for split, numbers in found["panels"].items() if found else ():
+                where = {"environment": environment, "split": split, "mode": "sampled"}
+                rows.append(where | {"temperature": found["temperature"], **numbers})
+        return pl.DataFrame(rows, schema=COOLED)
 
     def _panels(self) -> Iterator[dict[str, Any]]:
         for run in self.runs():
@@ -140,6 +151,12 @@ class Results:
         return "../" + path.relative_to(self.root).as_posix()
 
 
+COOLED: dict[str, pl.DataType | type[pl.DataType]] = {
+    **dict.fromkeys(("environment", "split", "mode"), pl.String),
+    "temperature": pl.Float64,
+    "n": pl.Int64,
+    **dict.fromkeys(("success", "success_low", "success_high"), pl.Float64),
+}
 PANEL: dict[str, pl.DataType | type[pl.DataType]] = {
     "environment": pl.String,
     "method": pl.String,

@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from empg.analysis.crossed import PairedDifference, crossed_mean, paired_difference, share_interval
 from empg.analysis.results import WARM_START
-from empg.analysis.statistics import PairedDifference, clip_share, mean_over_seeds, paired_difference, wilson
+from empg.analysis.statistics import clip_share, mean_over_seeds
 from empg.config import Study
 
 PANEL_KEY = ("environment", "split", "mode")
@@ -43,7 +44,7 @@ def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> 
             paired: dict[str, float | None] = dict.fromkeys(PairedDifference._fields)
             row["against"] = against = study.compared_with(method)
             if against is not None:
-                paired = paired_difference(outcome, by_method[against])._asdict()
+                paired = paired_difference(outcome, by_method[against], clusters(played, method))._asdict()
             row |= {f"difference_{name}".removesuffix("_value"): value for name, value in paired.items()}
             rows.append(row)
     # With one method, or one seed, whole columns are null.
@@ -57,14 +58,46 @@ def outcomes(played: pl.DataFrame, method: str) -> NDArray[np.float64]:
     return np.stack([np.array(success, dtype=np.float64) for success in by_seed["success"]])
 
 
-def success_by_type(episodes: pl.DataFrame) -> pl.DataFrame:
-    """Success for each panel, method and task type over all seeds together, with Wilson's interval."""
-    key = [*PANEL_KEY, "method", "task_type"]
-    counts = episodes.group_by(key, maintain_order=True).agg(pl.len().alias("n"), pl.col("success").sum().alias("k"))
-    estimates = [wilson(k, n) for k, n in counts.select("k", "n").iter_rows()]
-    columns = {name: [getattr(e, name) for e in estimates] for name in ("value", "low", "high")}
-    return counts.rename({"k": "successes"}).with_columns(
-        pl.Series("success", columns["value"]), pl.Series("low", columns["low"]), pl.Series("high", columns["high"])
+def clusters(played: pl.DataFrame, method: str) -> NDArray[np.str_]:
+    """The cluster of each task in the order of :func:`outcomes`; a task without one is its own. Splits share none."""
+    rows = played.filter(pl.col("method") == method).sort("seed", "split", "task")
+    first = rows.filter(pl.col("seed").eq_missing(rows["seed"][0]))
+    own = pl.concat_str(pl.lit("task "), pl.col("task"))
+    what = pl.when(pl.col("cluster") == "").then(own).otherwise(pl.concat_str(pl.lit("cluster "), pl.col("cluster")))
+    return first.select(pl.concat_str("split", pl.lit(" "), what)).to_series().to_numpy().astype(str)
+
+
+def success_by_type(tasks: pl.DataFrame) -> pl.DataFrame:
+    """Success for each panel, method and task type, mean over seeds and tasks, with an interval of 95 %.
+
+    ``tasks`` has one row for each run, panel and task (:meth:`~empg.analysis.results.Results.task_means`). The interval
+    is for other seeds and other tasks at once, or for other tasks and these runs with fewer than three seeds. Seeds
+    share tasks and random numbers, so their episodes count as one where they agree: ``n`` counts tasks, and ``design``
+    says how many times the variance of as many independent episodes the variance is (null where all agree).
+    """
+    rows = []
+    for key, part in tasks.group_by(*PANEL_KEY, "method", "task_type", maintain_order=True):
+        row = dict(zip((*PANEL_KEY, "method", "task_type"), key, strict=True))
+        success = outcomes(part, row["method"])
+        found = crossed_mean(success, clusters(part, row["method"]))
+        interval = share_interval(found, len(np.unique(clusters(part, row["method"]))))
+        spread = found.value * (1 - found.value) / success.size
+        row |= {"n": success.shape[1], "success": interval.value, "low": interval.low, "high": interval.high}
+        rows.append(row | {"design": found.variance / spread if found.known else None})
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
+
+
+def trained_share(tasks: pl.DataFrame) -> pl.DataFrame:
+    """For each panel, how many of its tasks share cluster (room, product, …) and goal with a training task.
+
+    Columns: environment, split, ``tasks``, ``trained`` and ``clusters``; panels of which neither is known are left out.
+    """
+    panel = ["environment", "split"]
+    known = tasks.drop_nulls("trained").unique([*panel, "task"], maintain_order=True)
+    return known.group_by(panel, maintain_order=True).agg(
+        pl.len().cast(pl.Int64).alias("tasks"),
+        pl.col("trained").sum().cast(pl.Int64),
+        pl.col("cluster").n_unique().cast(pl.Int64).alias("clusters"),
     )
 
 

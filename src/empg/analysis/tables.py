@@ -10,14 +10,26 @@ import polars as pl
 
 from empg.analysis import entropy_change, training_summaries
 from empg.analysis.aggregates import aggregate_table
+from empg.analysis.contrasts import noise_table, verdict_table
 from empg.analysis.cost import cost, cost_by_part
+from empg.analysis.detectable import detectable
+from empg.analysis.paired_runs import paired_runs
 from empg.analysis.results import Results
 from empg.analysis.sensitivity import sensitivity
-from empg.analysis.success import PANEL_KEY, episode_metrics, result_table, stop_reasons, success_by_type, with_seeds
+from empg.analysis.success import (
+    PANEL_KEY,
+    episode_metrics,
+    result_table,
+    stop_reasons,
+    success_by_type,
+    trained_share,
+    with_seeds,
+)
 from empg.analysis.training_curves import histograms, learning_curves, over_seeds
 from empg.files import atomic_path
 
 GRADIENTS = ("norm", "before", "after")
+SCALING = ("calibrated", "decisive", "empg", "empg_inverted", "empg_scale", "empg_shuffled")  # g varies and has mean 1
 CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy", "gradient_scale")
 
 
@@ -34,14 +46,20 @@ def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: N
     rescored = pl.concat(scored)
     progress = training_summaries.training_progress(results, training, credited)
     efficiency = training_summaries.sample_efficiency(study, progress)
-    scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
+    scaled = [name for name, method in study.methods.items() if method.modulation in SCALING]
     trained = credited.filter(pl.col("trained"))
-    results_table = result_table(study, panels, tasks)
+    results_table, verdict = result_table(study, panels, tasks), verdict_table(study, tasks)
     tables = {
+        "verdict": verdict,
         "results": results_table,
         "aggregates": aggregate_table(study, tasks),
+        "detectable": detectable(verdict),
+        "paired_runs": paired_runs(study, tasks),
         "panels": panels,
-        "success_by_type": success_by_type(episodes),
+        "evaluation_noise": noise_table(study, episodes),
+        "cooled_warm_start": results.cooled(),
+        "trained_tasks": trained_share(tasks),
+        "success_by_type": success_by_type(tasks),
         "stop_reasons": stop_reasons(episodes),
         "episode_metrics": episode_metrics(episodes),
         "learning_curves": learning_curves(training, credited),

@@ -1,93 +1,113 @@
-"""The verdict on each method in sentences, which claim no more than the intervals show."""
+"""The verdict in sentences: what the primary contrast shows, and the numbers of all others without a claim."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Any
 
 import polars as pl
 
+from empg.analysis.contrasts import ALL, ALPHA
 from empg.config import Study
 
+Row = dict[str, Any]
 
-def verdict(study: Study, results: pl.DataFrame) -> list[str]:
-    """One sentence per method: what its intervals show about sampled success, and the numbers of every panel.
 
-    Methods that are shown to be better come last.
+def verdict(study: Study, table: pl.DataFrame, results: pl.DataFrame) -> list[str]:
+    """The sentences, one paragraph each, from the tables of :mod:`empg.analysis.contrasts` and of results.
+
+    First the claims of the primary contrast and how sure they are, then its numbers, sampled and greedy, then the other
+    contrasts, which are exploratory. A study of one method has none and gets its success.
     """
-    sampled = results.filter(mode="sampled")
-    sentences: list[tuple[int, str]] = []
-    for method in study.methods:
-        rows = sampled.filter(method=method).rows(named=True)
-        if (against := study.compared_with(method)) is not None:
-            panels = "; ".join(f"{row['environment']} {row['split']} {_difference(row)}" for row in rows)
-            numbers = f"{_seeds(rows)}, difference in points of success, sampled: {panels}."
-            sentences.append((len(_shown_better(rows)), f"{conclusion(rows, method, against)} {numbers}"))
-        elif len(study.methods) == 1:
-            solved = (
-                f"{percent(row['success'])} of {row['environment']} {row['split']} (warm start "
-                f"{percent(row['warm_start'])})"
-                for row in rows
-            )
-            sentences.append((0, f"{method}, sampled, {_seeds(rows)}, solves {'; '.join(solved)}."))
-    return [text for _, text in sorted(sentences, key=itemgetter(0))]
+    rows = table.filter(pl.col("primary")).rows(named=True)
+    if not rows:
+        return [_alone(name, results) for name in study.methods]
+    sentences = [conclusion(rows), *_numbers(rows)]
+    for (method, against), part in table.filter(~pl.col("primary")).group_by("method", "against", maintain_order=True):
+        head = f"Exploratory, without a claim: {method} against {against}."
+        sentences.append(" ".join([head, *_numbers(part.rows(named=True))]))
+    return sentences
 
 
-def _shown_better(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The panels where both intervals are above 0."""
-    return [
-        row
-        for row in rows
-        if row["difference_seeds_low"] is not None and min(row["difference_seeds_low"], row["difference_tasks_low"]) > 0
+def conclusion(rows: Sequence[Row]) -> str:
+    """What the rows of the primary contrast show, and how likely any false claim among them is."""
+    first = rows[0]
+    method, against, margin = first["method"], first["against"], points(first["margin"]).lstrip("+")
+    claims = [
+        f"{words} on {_places(part)}"
+        for words, part in (
+            (f"is better than {against}", [row for row in rows if row["claim"] == "better"]),
+            (f"is worse than {against}", [row for row in rows if row["claim"] == "worse"]),
+            (f"differs from {against} by less than {margin} points", [row for row in rows if row["equivalent"]]),
+        )
+        if part
     ]
+    rest = sum(row["claim"] is None and not row["equivalent"] for row in rows)
+    open_rows = f"the other {rest}" if claims else ("the one panel" if len(rows) == 1 else f"any of {len(rows)} rows")
+    open_text = f"is not shown to differ from {against}, nor to be within {margin} points of it, on {open_rows}"
+    text = f"{method} {'; '.join([*claims, *([open_text] if rest else [])])}."
+    sure = f"Any false claim among these has a probability of at most {ALPHA:.0%}.".replace("%", f"{NBSP}%")
+    if first["over"] == "tasks":
+        runs = "one run" if first["seeds"] == 1 else f"{first['seeds']} runs"
+        return (
+            f"For these {runs} of each method only: {text} {sure} It holds for other tasks, not for other seeds: "
+            "at least three seeds are needed to speak of the methods."
+        )
+    return f"{text} {sure} It holds for other seeds and other tasks; {first['seeds']} seeds."
 
 
-def _difference(row: dict[str, Any]) -> str:
-    tasks = f"{points(row['difference_tasks_low'])} to {points(row['difference_tasks_high'])} for other tasks"
-    if row["difference_seeds_low"] is None:
-        return f"{points(row['difference'])} (95\N{NO-BREAK SPACE}% interval {tasks})"
-    seeds = f"{points(row['difference_seeds_low'])} to {points(row['difference_seeds_high'])} for other seeds"
-    return f"{points(row['difference'])} (95\N{NO-BREAK SPACE}% interval {seeds}, {tasks})"
+def trained_text(table: pl.DataFrame, environment: str, split: str) -> str:
+    """How many of a panel's tasks training has seen in another form, from the table ``trained_tasks``; empty: none."""
+    rows = table.filter(pl.col("trained") > 0, environment=environment, split=split)
+    return "".join(
+        f"{row['trained']} of {row['tasks']} tasks of {split} share room, product or page and goal "
+        "with a training task."
+        for row in rows.iter_rows(named=True)
+    )
 
 
-def conclusion(rows: Sequence[dict[str, Any]], method: str, against: str) -> str:
-    """The claim that the intervals allow. A difference counts as shown if both intervals, seeds and tasks, exclude 0.
-
-    ``rows`` are the rows of ``method`` in the table of results, one per panel.
-    """
-    if any(row["difference_seeds_low"] is None for row in rows):
-        return f"With one seed no difference between {method} and {against} can be shown."
-    better = _shown_better(rows)
-    worse = [row for row in rows if max(row["difference_seeds_high"], row["difference_tasks_high"]) < 0]
-    shown = [f"{word} {against} on {_panels(part)}" for word, part in (("beats", better), ("loses to", worse)) if part]
-    if not shown:
-        return f"{method} is not shown to be better or worse than {against} on {_any_of(len(rows))}."
-    rest = len(rows) - len(better) - len(worse)
-    undecided = f"; on the other {rest} an interval includes 0" if rest else ""
-    return f"{method} {' and '.join(shown)}{undecided}."
+def _numbers(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each mode: every panel's difference with its interval."""
+    sentences = []
+    for mode in ("sampled", "greedy"):
+        part = [row for row in rows if row["mode"] == mode]
+        if part:
+            over = f"95{NBSP}% interval for other {part[0]['over'].replace(' and ', ' and other ')}"
+            values = "; ".join(f"{_panel(row)} {_difference(row)}" for row in part)
+            sentences.append(f"Difference in points of success, {mode} ({over}): {values}.")
+    return sentences
 
 
-def _panels(rows: Sequence[dict[str, Any]]) -> str:
-    return ", ".join(f"{row['environment']} {row['split']}" for row in rows)
+def _difference(row: Row) -> str:
+    interval = "all alike" if row["low"] is None else f"{points(row['low'])} to {points(row['high'])}"
+    return f"{points(row['difference'])} ({interval})"
 
 
-def _seeds(rows: Sequence[dict[str, Any]]) -> str:
-    return _plural(rows[0]["seeds"], "seed")
+def _places(rows: Sequence[Row]) -> str:
+    return ", ".join(f"{_panel(row)} ({row['mode']})" for row in rows)
+
+
+def _panel(row: Row) -> str:
+    return "all panels together" if row["environment"] == ALL else f"{row['environment']} {row['split']}"
+
+
+def _alone(method: str, results: pl.DataFrame) -> str:
+    rows = results.filter(method=method, mode="sampled").rows(named=True)
+    solved = (
+        f"{percent(row['success'])} of {row['environment']} {row['split']} (warm start {percent(row['warm_start'])})"
+        for row in rows
+    )
+    seeds = f"{rows[0]['seeds']} seed" + ("" if rows[0]["seeds"] == 1 else "s")
+    return f"{method}, sampled, {seeds}, solves {'; '.join(solved)}."
+
+
+NBSP = "\N{NO-BREAK SPACE}"
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    return f"{100 * share:.1f}{NBSP}%"
 
 
 def points(share: float) -> str:
     """A signed difference in percentage points."""
     return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def _any_of(panels: int) -> str:
-    return "the one panel" if panels == 1 else f"any of {panels} panels"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")

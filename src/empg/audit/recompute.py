@@ -99,9 +99,10 @@ def collection(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
 def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     """The report's numbers: success of each policy from its summary, and of each method as the mean over its seeds.
 
-    Every number of the tables ``results`` and ``aggregates``, with intervals, comes from the episodes.
+    Every number of the tables ``results``, ``verdict`` and ``aggregates``, with intervals, comes from the episodes.
     """
     from empg.analysis.aggregates import aggregate_table
+    from empg.analysis.contrasts import verdict_table
     from empg.analysis.results import Results
     from empg.analysis.success import result_table
 
@@ -123,6 +124,7 @@ def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     tasks = results.task_means()
     rows = f"{len(tasks)} tasks of the episodes.parquet files"
     for name, table in (
+        ("verdict", verdict_table(study, tasks)),
         ("results", result_table(study, panels, tasks)),
         ("aggregates", aggregate_table(study, tasks)),
     ):
@@ -146,7 +148,7 @@ def _episode_cells(episodes: pl.DataFrame) -> dict[str, Any]:
     """Every value of a table of episodes that their steps give, named by its episode and column."""
     return {
         f"{row['split']}/{row['mode']} task {row['task']} episode {row['episode']}: {column}": value
-        for row in episodes.drop("metrics", strict=False).iter_rows(named=True)
+        for row in episodes.drop("cluster", "trained", "metrics", strict=False).iter_rows(named=True)
         for column, value in row.items()
         if column not in ("split", "mode", "task", "episode")
     }

@@ -33,11 +33,12 @@ from empg.config.slices import (
     cut,
     evaluate_run,
     rollouts_run,
+    testbed_runs,
     train_run,
     warmstart_run,
 )
 from empg.config.stages import Evaluate, Optimiser, Rollouts, Train, WarmStart
-from empg.config.study import EnvironmentStudy, Study
+from empg.config.study import EnvironmentStudy, Primary, Study
 
 __all__ = [
     "ADVANTAGES",
@@ -64,6 +65,7 @@ __all__ = [
     "Policy",
     "Positive",
     "PretrainedPolicy",
+    "Primary",
     "Rollouts",
     "RolloutsRun",
     "Sampling",
@@ -85,6 +87,7 @@ __all__ = [
     "parse",
     "read_yaml",
     "rollouts_run",
+    "testbed_runs",
     "train_run",
     "warmstart_run",
 ]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from empg.config.base import Model
 from empg.config.policy import PretrainedPolicy
 from empg.errors import ConfigError
 from empg.files import read_json
-
-if TYPE_CHECKING:
-    from empg.config.study import EnvironmentStudy
 
 # Settings that are made for a policy: one of another type does not take them over from a base.
 OF_THE_POLICY = ("policy", "sampling", "warmstart", "rollouts", "train")
@@ -66,13 +63,12 @@ def check_precision(policy: PretrainedPolicy, **optimisers: Model) -> None:
             raise ValueError(f"{name}.optimiser.muon_lr: expected 0 with policy.dtype bfloat16, found {rate}")
 
 
-def check_folder(settings: EnvironmentStudy, where: str) -> None:
+def check_folder(policy: Model, max_context: int, where: str) -> None:
     """Look into a pretrained policy's folder, if it is a folder and not a hub id, for what no run could do without.
 
     Raises :class:`ConfigError` or :class:`~empg.errors.DataError` with the file, the key, what was expected and what
     was found: no chat template, no architecture, or a context that is longer than the model's positions.
     """
-    policy = settings.policy
     if not isinstance(policy, PretrainedPolicy) or not (folder := Path(policy.model)).is_dir():
         return
     config = read_json(folder / "config.json")
@@ -87,8 +83,8 @@ def check_folder(settings: EnvironmentStudy, where: str) -> None:
             f"{folder}: expected a chat template in chat_template.jinja or in tokenizer_config.json, found none"
         )
     positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and settings.sampling.max_context > positions:
+    if isinstance(positions, int) and max_context > positions:
         raise ConfigError(
             f"{where}.sampling.max_context: expected at most the {positions} positions of {folder / 'config.json'}, "
-            f"found {settings.sampling.max_context}"
+            f"found {max_context}"
         )

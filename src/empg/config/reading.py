@@ -103,7 +103,7 @@ def _completed(study: Study, name: str, data: dict[str, DataSet], path: Path) ->
         interface = read_interface(data[data_set], settings.interface)
     except ValidationError as error:
         raise ConfigError(_lines(error, str(path), "environments", name)) from None
-    check_folder(settings, where)
+    check_folder(settings.policy, settings.sampling.max_context, where)
     return settings.model_copy(update={"interface": interface.model_dump(mode="json")})
 
 

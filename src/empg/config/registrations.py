@@ -48,10 +48,12 @@ class AdvantageRegistration:
             field that :class:`SharedSettings` also has only changes the default there and does not reach the function.
         function: ``module:attribute`` of ``function(batch, **settings)``, from an :class:`empg.core.advantages.Batch`
             to :class:`empg.core.advantages.Advantages`.
+        title: what people call it, such as "GiGPO"; left out, its name in capitals.
     """
 
     settings: type[Model]
     function: str
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,14 @@ class ModulationRegistration:
         function: ``module:attribute`` of ``function(advantages, entropy, trajectory, **settings)``, from
             :class:`empg.core.advantages.Advantages` and, for every step (or token), its entropy in nats and the index
             of its trajectory, to :class:`empg.core.modulation.Modulation`.
+        of_batch: whether the function takes the :class:`empg.core.advantages.Batch` as well, after the trajectory.
+        title: what people call it; left out, its name in capitals.
     """
 
     settings: type[Model]
     function: str
+    of_batch: bool = False
+    title: str = ""
 
 
 ADVANTAGES = Registry("empg.advantages", AdvantageRegistration, "outcome advantage")

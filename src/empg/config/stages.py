@@ -68,9 +68,12 @@ class Train(Model):
 class Evaluate(Model):
     """Fixed panels: every task of each split, once greedy and ``episodes`` times sampled.
 
-    No ``splits``: the environment's.
+    No ``splits``: the environment's. The warm start is played at one of ``temperatures`` as well: the one with which it
+    solves most of ``tune_tasks`` tasks of the split ``tune``.
     """
 
     seed: int = 0
     splits: tuple[Name, ...] = ()
     episodes: Positive = 1
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    tune_tasks: Positive = 200

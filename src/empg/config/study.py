@@ -11,6 +11,7 @@ from empg.config.methods import UNMODULATED, Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.pretrained import check_precision, with_defaults
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
+from empg.config.testbed import Testbed
 
 DEFAULT_STUDY = "quick"
 
@@ -56,15 +57,29 @@ class EnvironmentStudy(Model):
         return self
 
 
+class Primary(Model):
+    """The one question that the verdict answers: does ``method`` differ from ``against``, by ``margin`` or more?
+
+    By default the method is the baseline with EMPG, or the first other method where the study has none, and is compared
+    with the baseline. ``margin`` is a share: differences within it count as none in practice.
+    """
+
+    method: Name | None = None
+    against: Name | None = None
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
+
+
 class Study(Model):
-    """A grid: environments × methods × seeds."""
+    """A grid: environments × methods × seeds; or, with ``testbed``, methods in a world whose gradient is known."""
 
     study: Name = DEFAULT_STUDY
     description: str = ""
-    environments: dict[Name, EnvironmentStudy]
+    environments: dict[Name, EnvironmentStudy] = Field(default_factory=dict)
     methods: dict[Name, Method]
     baseline: Name = "grpo"
-    seeds: tuple[Annotated[int, Field(ge=0)], ...]
+    primary: Primary = Primary()
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    testbed: Testbed | None = None
 
     def data_set(self, environment: str) -> str:
         """The name of the environment's data set."""
@@ -82,13 +97,36 @@ class Study(Model):
                     return name
         return None if method == self.baseline else self.baseline
 
+    def contrast(self) -> tuple[str, str] | None:
+        """The primary contrast, (method, what it is compared with); None for a study of one method."""
+        against = self.primary.against or self.baseline
+        method = self.primary.method
+        if method is None:
+            own = self.methods[against].unmodulated()
+            others = [name for name in self.methods if name != against]
+            with_empg = (
+                name
+                for name in others
+                if self.methods[name].modulation == "empg" and self.methods[name].unmodulated() == own
+            )
+            method = next(with_empg, others[0] if others else None)
+        return None if method is None else (method, against)
+
     @model_validator(mode="after")
     def _complete(self) -> Study:
-        for name in ("environments", "methods", "seeds"):
+        for name in ("methods",) if self.testbed and not self.environments else ("environments", "methods", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: expected at least one, found none")
         if self.baseline not in self.methods:
             raise ValueError(f"baseline: expected one of {', '.join(self.methods)}, found {self.baseline!r}")
+        for key, chosen in (("method", self.primary.method), ("against", self.primary.against)):
+            if chosen is not None and chosen not in self.methods:
+                raise ValueError(f"primary.{key}: expected one of {', '.join(self.methods)}, found {chosen!r}")
+        if self.primary.method is not None and self.primary.method == (self.primary.against or self.baseline):
+            raise ValueError(f"primary.method: expected another method than {self.primary.method!r}, found the same")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, found {list(self.seeds)}")
+        for name in self.testbed.compared if self.testbed else ():
+            if name not in self.methods:
+                raise ValueError(f"testbed.compared: expected some of {', '.join(self.methods)}, found {name!r}")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -17,12 +17,18 @@ from empg.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task: (environment, split, id) always names the same task, on every machine and in every process."""
+    """One task: (environment, split, id) always names the same task, on every machine and in every process.
+
+    Tasks of one ``cluster`` share something that makes them alike, such as a room or a product; empty: nothing known.
+    ``goal`` is what is asked for. Statistics use both; they are no part of a task's identity.
+    """
 
     environment: str
     split: str
     id: int
     type: str
+    cluster: str = field(default="", compare=False)
+    goal: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from empg.errors import ConfigError, DataError
 from empg.files import read_json, write_json, write_text
 from empg.pipeline.job_files import write_sources
 from empg.registry import did_you_mean
+from empg.timing import PEAK, peak_memory
 
 LOCKFILE = Path("dvc.lock")
 
@@ -45,7 +46,10 @@ def run(name: str, config: Path, out: Path) -> None:
         entry = _reproduce(name, data[name], lock.fileno())
     output = entry["outs"][0]
     identity = {"name": name, "path": output["path"], "config": data[name].model_dump(mode="json")}
-    write_json(out.with_suffix(".timing.json"), {"stage": "data", "wall_seconds": time.perf_counter() - begin})
+    write_json(
+        out.with_suffix(".timing.json"),
+        {"stage": "data", "wall_seconds": time.perf_counter() - begin, PEAK: peak_memory()},
+    )
     write_json(out, identity | {key: output[key] for key in ("md5", "size", "nfiles")})
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 — its customary name
 
 from empg.policy.elementwise import rms_norm
+from empg.policy.network import ConversationCache, Network
 from empg.policy.transformer import Layer, Transformer
 
 # Chunks of at most so many tokens are attended to together, padded, if a conversation's keys are at most so many
@@ -58,6 +59,11 @@ class Cache:
 
     def decode(self, token_ids: Tensor, start: Tensor) -> Tensor:
         return decode(self.network, token_ids, start, self)
+
+
+def open_cache(network: Network, rows: int, length: int) -> ConversationCache:
+    """An empty cache for so many conversations of any network."""
+    return Cache(network, rows, length) if isinstance(network, Transformer) else network.open_cache(rows, length)
 
 
 @torch.no_grad()

@@ -77,11 +77,14 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def open_cache(self, rows: int, length: int) -> ConversationCache:
-        """An empty cache for so many conversations."""
+        """An empty cache for so many conversations; :func:`empg.policy.decoding.open_cache` has that of our own."""
         raise NotImplementedError
 
     def save(self, config: dict[str, Any], folder: Path) -> None:
-        """Write the network as a Hugging Face folder, ``config`` being that of the folder which it was loaded from."""
+        """Write a Hugging Face folder, ``config`` being that of the folder which the network was loaded from.
+
+        Our own network's is :func:`empg.policy.weights.save_transformer`.
+        """
         raise NotImplementedError
 
     def states(self, token_ids: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from empg.errors import DataError
 from empg.files import read_json
 from empg.policy.chat import Chat
 from empg.policy.network import Network
-from empg.policy.transformer import FAMILIES
-from empg.policy.weights import load_transformer, own_dtype
+from empg.policy.transformer import FAMILIES, Transformer
+from empg.policy.weights import load_transformer, own_dtype, save_transformer
 
 
 def device() -> str:
@@ -66,7 +66,10 @@ class Policy:
     def save(self, folder: Path) -> None:
         """Write the folder's files; the caller makes the write atomic."""
         self.chat.tokenizer.save_pretrained(folder)
-        self.network.save(self.config, folder)
+        if isinstance(self.network, Transformer):
+            save_transformer(self.network, self.config, folder)
+        else:
+            self.network.save(self.config, folder)
 
 
 def fetch(model: str) -> Path:

@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812 — its customary name
 
 from empg.errors import DataError
 from empg.policy.elementwise import rms_norm, rotate, swiglu
-from empg.policy.network import ConversationCache, Network
+from empg.policy.network import Network
 from empg.policy.prefix_tree import PrefixTree, Run
 
 FEW = 0.75  # share of wanted tokens below which the last layer skips the others
@@ -208,16 +207,6 @@ class Transformer(Network):
         self.embedding.requires_grad_(False)
         if self.head is not None:
             self.head.requires_grad_(False)
-
-    def open_cache(self, rows: int, length: int) -> ConversationCache:
-        from empg.policy.decoding import Cache
-
-        return Cache(self, rows, length)
-
-    def save(self, config: dict[str, Any], folder: Path) -> None:
-        from empg.policy.weights import save_transformer
-
-        save_transformer(self, config, folder)
 
     def forward(self, tree: PrefixTree, wanted: Tensor | None = None) -> Tensor:
         """Final hidden states ``[tokens, width]`` of the tokens of a prefix tree.

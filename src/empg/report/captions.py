@@ -20,11 +20,11 @@ CAPTIONS = {
     "difference": Caption(
         "Results",
         "Difference in success",
-        "Success minus that of the method compared with, in percentage points: the same method without modulation, or "
-        "else the baseline; same tasks, seeds and random numbers. A dot is the mean over seeds. Thin line: 95 % "
-        "interval over seeds (Student's t), for other seeds; cut off at ± 50 points. Thick line: 95 % interval over "
-        "tasks (bootstrap), for other tasks and these policies. The page claims a difference only where both "
-        "intervals exclude 0.",
+        "Success minus that of the method compared with, in points, sampled (full dots) and greedy (hollow dots): the "
+        "same method without modulation, or else the baseline; same tasks, seeds and random numbers. With fewer than "
+        "three seeds each row is a run, with its 95 % interval for other tasks and these policies (bootstrap). "
+        "Otherwise a dot is the mean over seeds, the thick line that interval over tasks, the thin line the 95 % "
+        "interval for other seeds (Student's t); a triangle marks an interval that goes on beyond the axis.",
     ),
     "success": Caption(
         "Results",
@@ -36,11 +36,10 @@ CAPTIONS = {
     "learning_curves": Caption(
         "Training",
         "Learning curves",
-        "Success of each iteration's training episodes, in percent. Their tasks are drawn anew each time, and those "
-        "that the warm start always or never solves are drawn less often, so a curve is not comparable with a panel. "
-        "Left: the episodes of all seeds together, with Wilson's 95 % interval: the noise of measuring, not the "
-        "spread of seeds. Right: a line per run; from three seeds on, a band shows the 95 % interval over seeds "
-        "(Student's t).",
+        "Success of the training episodes, a line for each run: strong the mean of the last 10 iterations, faint each "
+        "iteration. Tasks are drawn anew each time, and those that the warm start always or never solves are drawn "
+        "less often, so a curve is not comparable with a panel. From three seeds on, a band shows the 95 % interval "
+        "over seeds (Student's t) of each iteration.",
     ),
     "stability": Caption(
         "Training",
@@ -102,8 +101,9 @@ CAPTIONS = {
         "Gradient variance with and without scaling",
         "Trace of the covariance of a step's weighted gradient, for the steps of the figure before, as a ratio. "
         "Weights are the outcome advantage times g (scaled) and EMPG's final advantage; the denominator has the "
-        "outcome advantage alone. A dot is a seed; below 1 the variance is smaller. Smaller weights reduce variance "
-        "and signal alike, so the second panel divides by the square of the weights' mean size.",
+        "outcome advantage alone. A mark is a seed: a circle scaled, a diamond final; below 1 the variance is smaller. "
+        "Smaller weights reduce variance and signal alike, so the second row divides by the square of the weights' "
+        "mean size.",
     ),
     "sensitivity": Caption(
         "Sensitivity",

@@ -3,44 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from empg.analysis.aggregates import FEWEST_SEEDS
 from empg.analysis.results import WARM_START
 from empg.analysis.sensitivity import SETTINGS, maps
+from empg.analysis.statistics import FEWEST_SEEDS
 from empg.config import Study
-from empg.report import charts
+from empg.report import charts, style
 from empg.report.captions import CAPTIONS, Caption
-from empg.report.charts import Panel
+from empg.report.overview import axis_limit, comparisons
+from empg.report.style import Panel
 from empg.rollouts.episodes import StopReason
 
 Tables = dict[str, pl.DataFrame]
-GREEN, BLUE, ORANGE = charts.COLOURS[2], charts.COLOURS[0], charts.COLOURS[1]
-# An ending has the same colour in all figures, and so has a part of the cost. OTHER_ENDINGS are for endings that only
-# one environment has.
+# An ending has the same colour in all figures. OTHER_ENDINGS are for endings that only one environment has.
 ENDINGS = {
-    StopReason.SUCCESS: GREEN,
-    StopReason.FAILURE: charts.COLOURS[3],
-    StopReason.STEP_LIMIT: charts.COLOURS[4],
-    StopReason.REFUSED: charts.COLOURS[6],
-    StopReason.CONTEXT_LIMIT: ORANGE,
+    StopReason.SUCCESS: style.SOFT[0],
+    StopReason.FAILURE: style.SOFT[1],
+    StopReason.STEP_LIMIT: style.SOFT[2],
+    StopReason.REFUSED: style.SOFT[3],
+    StopReason.CONTEXT_LIMIT: style.SOFT[4],
 }
-OTHER_ENDINGS = (charts.COLOURS[5], charts.COLOURS[7], BLUE)
-PARTS = {"collect": BLUE, "update": ORANGE, "write": charts.COLOURS[3], "rest": charts.COLOURS[7], "evaluate": GREEN}
+OTHER_ENDINGS = style.SOFT[5:]
+PARTS = dict(zip(("collect", "update", "write", "rest", "evaluate"), style.SHADES, strict=True))
 RATIOS = {"ratio": "as trained with", "ratio_at_size": "at the same size of weight"}
 METRICS = {"kl": "KL to the warm start", "grad_norm": "gradient norm", "step_entropy_mean": "step entropy (nats)"}
+NORMS = {"norm": "without advantage", "before": "before modulation", "after": "after modulation"}
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure of one or more panels. ``tables`` names the tables that it shows."""
+    """A figure of one or more panels, in rows of ``columns``.
+
+    ``tables`` names the tables that it shows, ``legend`` its labels and colours.
+    """
 
     name: str
     tables: tuple[str, ...]
     panels: list[Panel]
-    columns: int = 2
+    legend: dict[str, str] = field(default_factory=dict)
+    columns: int = 3
 
     @property
     def caption(self) -> Caption:
@@ -48,37 +52,51 @@ class Figure:
 
     def whole(self) -> Panel:
         """All panels as one chart."""
-        return charts.side_by_side(self.panels, self.columns)
+        return style.side_by_side(self.panels, self.columns)
 
 
 def figures(study: Study, tables: Tables) -> list[Figure]:
-    """Every figure with panels, in the order of the page."""
+    """Every figure with panels, in the order of the page. ``study`` and ``tables`` name methods as people do."""
     methods = list(study.methods)
+    place = {name: i for i, name in enumerate(study.environments)}
+    tables = {
+        name: table.sort(pl.col("environment").replace_strict(place, default=len(place)), maintain_order=True)
+        for name, table in tables.items()
+        if "environment" in table.columns
+    }
+    colours = {name: style.COLOURS[i % len(style.COLOURS)] for i, name in enumerate(methods)}
+    modulate = {name: colours[name] for name in modulated(study)}
+    norms = {NORMS["norm"]: style.MUTED, NORMS["before"]: style.INK} | {
+        f"{NORMS['after']}: {name}": colour for name, colour in modulate.items()
+    }
     made = [
-        Figure("difference", ("results",), list(_differences(study, tables))),
+        Figure("difference", ("results", "paired_runs"), list(_differences(study, tables))),
         Figure("success", ("panels",), list(_success(tables, methods))),
-        Figure("learning_curves", ("learning_curves", "training"), list(_curves(tables, methods))),
-        Figure("stability", ("training_course", "training"), list(_stability(tables, methods)), columns=3),
+        Figure("learning_curves", ("progress", "learning_curves"), list(_curves(tables, methods)), colours),
+        Figure("stability", ("training_course", "training"), list(_stability(tables, methods)), colours),
         Figure(
             "step_entropy",
             ("step_entropy",),
             list(_histograms(tables["step_entropy"], methods, "step entropy (nats)")),
+            colours,
         ),
-        Figure("entropy_change", ("entropy_change", "rescored_steps"), list(_entropy_change(tables, methods))),
+        Figure("entropy_change", ("entropy_change", "rescored_steps"), list(_entropy_change(tables, methods)), colours),
         Figure(
             "gradient_scale",
             ("gradient_scale",),
             list(_histograms(tables["gradient_scale"], methods, "gradient scale g")),
+            modulate,
         ),
-        Figure("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods))),
-        Figure("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods))),
-        Figure("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables))),
-        Figure("gradient_variance", ("gradient_moments",), list(_variance(tables))),
+        Figure("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods)), colours),
+        Figure("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods)), colours),
+        Figure("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables, colours)), norms),
+        Figure("gradient_variance", ("gradient_moments",), list(_variance(tables, methods)), modulate),
         Figure("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
-        Figure("endings", ("stop_reasons",), list(_endings(tables))),
-        Figure("cost", ("cost_by_part", "cost"), list(_cost(tables))),
+        Figure("endings", ("stop_reasons",), list(_endings(tables)), _ending_legend(tables)),
+        Figure("cost", ("cost_by_part", "cost"), list(_cost(tables)), PARTS),
     ]
-    by_name = {figure.name: figure for figure in made}
+    columns = len(place) if 1 < len(place) <= 4 else 3
+    by_name = {figure.name: replace(figure, columns=min(columns, len(figure.panels) or 1)) for figure in made}
     return [by_name[name] for name in CAPTIONS if by_name[name].panels]
 
 
@@ -89,53 +107,72 @@ def _per(table: pl.DataFrame, *names: str) -> Iterator[tuple[list[str], pl.DataF
 
 
 def _differences(study: Study, tables: Tables) -> Iterator[Panel]:
-    compared = tables["results"].drop_nulls("against")
-    bases = compared["against"].unique()
-    title = f"minus {bases.item()}" if len(bases) == 1 else "minus what each is compared with"
-    named = compared.with_columns(panel=pl.format("{}, {}", "split", "mode"))
-    for (environment,), part in _per(named, "environment"):
-        yield charts.differences(part, list(study.methods), f"{environment}: {title}")
+    shown = comparisons(study, tables)
+    if len(shown):
+        bases = shown["against"].unique()
+        title = f"minus {bases.item()}" if len(bases) == 1 else "minus what each is compared with"
+        named = shown.with_columns(panel=pl.format("{} {}", "environment", "split"))
+        yield charts.differences(named, list(study.methods), f"Success {title}", axis_limit(shown))
 
 
 def _success(tables: Tables, methods: list[str]) -> Iterator[Panel]:
-    run = pl.when(pl.col("seed").is_null()).then("method").otherwise(pl.format("{} {}", "method", "seed"))
-    for (environment, split, mode), part in _per(tables["panels"], "environment", "split", "mode"):
-        yield charts.success(part.with_columns(run=run), methods, f"{environment}: {split}, {mode}")
+    warm = pl.col("seed").is_null()
+    shown = tables["panels"].with_columns(
+        run=pl.when(warm).then(pl.lit("warm start")).otherwise(pl.format("{}, seed {}", "method", "seed")),
+        words=pl.format(
+            "{} % ({} to {})", *((100 * pl.col(c)).round(1) for c in ("success", "success_low", "success_high"))
+        ),
+    )
+    for (environment, split, mode), part in _per(shown, "environment", "split", "mode"):
+        yield charts.success(part, methods, f"{environment}: {split}, {mode}")
 
 
 def _curves(tables: Tables, methods: list[str]) -> Iterator[Panel]:
+    runs = tables["progress"].with_columns(
+        recent=pl.col("recent_success"), series=pl.format("{}, seed {}", "method", "seed")
+    )
     for (environment,), part in _per(tables["learning_curves"], "environment"):
-        runs = tables["training"].filter(environment=environment).select("iteration", "method", "seed", "success")
-        yield charts.learning_curve(part, methods, f"{environment}: all seeds")
-        interval = part.filter(pl.col("seeds") >= FEWEST_SEEDS)
-        yield charts.seed_curves(runs, interval, methods, f"{environment}: every run")
+        own = runs.filter(environment=environment)
+        band = part.filter(pl.col("seeds") >= FEWEST_SEEDS)
+        yield charts.learning_curves(own, band, methods, environment, _last(own))
+
+
+def _last(frame: pl.DataFrame) -> int:
+    return int(frame["iteration"].max())  # type: ignore[arg-type]
 
 
 def _stability(tables: Tables, methods: list[str]) -> Iterator[Panel]:
-    for (environment,), part in _per(tables["training_course"], "environment"):
-        for metric, title in METRICS.items():
-            if len(rows := part.filter(metric=metric)):
-                yield charts.spread(rows, methods, f"{environment}: {title}", title)
+    course = tables["training_course"]
+    domains = {metric: charts.reach(course.filter(metric=metric)["highest"]) for metric in METRICS}
+    for metric, title in METRICS.items():
+        for (environment,), rows in _per(course.filter(metric=metric), "environment"):
+            yield charts.spread(rows, methods, f"{environment}: {title}", title, domains[metric])
 
 
 def _histograms(table: pl.DataFrame, methods: list[str], x_title: str) -> Iterator[Panel]:
-    for (environment, phase), part in _per(table, "environment", "phase"):
-        yield charts.histogram(part, methods, f"{environment}: {phase}", x_title)
+    x, y = charts.span(table["left"], table["right"]), charts.reach(table["share"])
+    for (phase, environment), part in _per(table.sort("phase", maintain_order=True), "phase", "environment"):
+        yield charts.histogram(part, methods, f"{environment}: {phase}", x_title, x=x, y=y)
 
 
 def _entropy_change(tables: Tables, methods: list[str]) -> Iterator[Panel]:
+    y = charts.span(*(tables["entropy_change"][name] for name in ("value", "lowest_seed", "highest_seed")))
     for (environment,), part in _per(tables["entropy_change"], "environment"):
-        yield charts.percentiles(part, methods, environment)
+        yield charts.percentiles(part, methods, environment, y)
 
 
 def _equal_reward(tables: Tables, methods: list[str]) -> Iterator[Panel]:
+    y = charts.reach(tables["equal_reward"]["highest"], least=0.1)
     for (environment,), part in _per(tables["equal_reward"], "environment"):
-        yield charts.spread(part, methods, environment, "share of |advantage|", percent=True)
+        yield charts.spread(part, methods, environment, "share of |advantage|", y, percent=True)
 
 
 def _proposition1(tables: Tables, methods: list[str]) -> Iterator[Panel]:
-    for (environment,), part in _per(tables["proposition1"].filter(quantity="measured"), "environment"):
-        yield charts.proposition(part, methods, environment)
+    measured = tables["proposition1"].filter(quantity="measured")
+    shown = measured.with_columns(words=pl.format("{}: {}", "method", pl.col("mean").round(3)))
+    x_end, y_end = (charts.reach(shown[name], least=0.1)[1] for name in ("renyi2", "high"))
+    for (environment,), part in _per(shown, "environment"):
+        yield charts.proposition(part, methods, environment, x_end, y_end)
 
 
 def modulated(study: Study) -> list[str]:
@@ -143,22 +180,25 @@ def modulated(study: Study) -> list[str]:
     return [name for name, method in study.methods.items() if method.modulation != "none"] or [study.baseline]
 
 
-def _norms(study: Study, tables: Tables) -> Iterator[Panel]:
-    labels = {"before": "before modulation", "after": "after modulation", "norm": "without advantage"}
+def _norms(study: Study, tables: Tables, colours: dict[str, str]) -> Iterator[Panel]:
     shown = tables["gradient_norm"].filter(pl.col("method").is_in(modulated(study)))
-    renamed = shown.with_columns(pl.col("quantity").replace(labels)).sort(
-        "environment", "method", pl.col("quantity").cast(pl.Enum(list(labels.values()))), "step_entropy"
+    renamed = shown.with_columns(pl.col("quantity").replace(NORMS)).sort(
+        "environment", "method", pl.col("quantity").cast(pl.Enum(list(NORMS.values()))), "step_entropy"
     )
-    for (environment, method), part in _per(renamed, "environment", "method"):
-        yield charts.gradient_norm(part, f"{environment}: {method}")
+    worded = renamed.with_columns(words=pl.format("{}: {}", "quantity", pl.col("mean").round(3)))
+    x, y = charts.reach(worded["step_entropy"], least=0.01), charts.reach(worded["high"], least=0.01)
+    for (environment, method), part in _per(worded, "environment", "method"):
+        yield charts.gradient_norm(part, f"{environment}: {method}", colours[method], x, y)
 
 
-def _variance(tables: Tables) -> Iterator[Panel]:
+def _variance(tables: Tables, methods: list[str]) -> Iterator[Panel]:
     scaled = tables["gradient_moments"].filter(pl.col("weight") != "outcome")
-    for (environment,), part in _per(scaled, "environment"):
-        for name, title in RATIOS.items():
-            if len(rows := part.drop_nulls(name)):
-                yield charts.ratios(rows, name, f"{environment}: {title}")
+    domains = {name: charts.reach(scaled[name], least=1.0) for name in RATIOS}
+    for name, title in RATIOS.items():
+        words = pl.format("{}, seed {}: {}", "weight", "seed", pl.col(name).round(2))
+        for (environment,), part in _per(scaled.drop_nulls(name), "environment"):
+            worded = part.with_columns(words=words)
+            yield charts.ratios(worded, name, methods, f"{environment}: {title}", domains[name])
 
 
 def _sensitivity(study: Study, tables: Tables) -> Iterator[Panel]:
@@ -183,19 +223,37 @@ def ending_colours(found: list[str]) -> dict[str, str]:
     return {name.replace("_", " "): colour for name, colour in colours.items()}
 
 
-def _endings(tables: Tables) -> Iterator[Panel]:
-    rows = (
-        tables["stop_reasons"].filter(mode="sampled").with_columns(pl.col("method").replace(WARM_START, "warm start"))
-    )
+def _sampled_endings(tables: Tables) -> tuple[pl.DataFrame, dict[str, str]]:
+    rows = tables["stop_reasons"].filter(mode="sampled")
     colours = ending_colours(rows["stop_reason"].unique().sort().to_list())
-    named = rows.with_columns(pl.col("stop_reason").str.replace_all("_", " "))
-    for (environment, split), part in _per(named, "environment", "split"):
+    named = rows.with_columns(
+        pl.col("method").replace(WARM_START, "warm start"), pl.col("stop_reason").str.replace_all("_", " ")
+    )
+    words = pl.format("{}: {} %", "stop_reason", (100 * pl.col("share")).round(1))
+    return named.with_columns(words=words), colours
+
+
+def _ending_legend(tables: Tables) -> dict[str, str]:
+    rows, colours = _sampled_endings(tables)
+    return {name: colour for name, colour in colours.items() if name in set(rows["stop_reason"])}
+
+
+def _endings(tables: Tables) -> Iterator[Panel]:
+    rows, colours = _sampled_endings(tables)
+    first = pl.int_range(pl.len()).min().over("environment", "split")
+    rows = rows.with_columns(row=first.rank("dense").over("environment"))  # a row of panels has one of each environment
+    ordered = rows.sort("row", maintain_order=True)
+    for (_, environment, split), part in _per(ordered, "row", "environment", "split"):
         x = charts.share("share", "share of episodes")
         yield charts.stacked(part, "stop_reason", colours, x, f"{environment}: {split}")
 
 
 def _cost(tables: Tables) -> Iterator[Panel]:
-    for (environment,), part in _per(tables["cost_by_part"], "environment"):
-        mean = part.group_by("method", "part", maintain_order=True).agg(pl.col("cpu_seconds").mean())
-        x = charts.amount("cpu_seconds", "CPU seconds of a run")
-        yield charts.stacked(mean, "part", PARTS, x, environment)
+    run = ["environment", "method", "seed"]
+    known = tables["cost_by_part"].filter(pl.col("cpu_seconds").is_not_null().all().over(run))
+    mean = known.group_by("environment", "method", "part", maintain_order=True).agg(pl.col("cpu_seconds").mean())
+    worded = mean.with_columns(words=pl.format("{}: {} CPU seconds", "part", pl.col("cpu_seconds").round(1)))
+    whole = charts.reach(worded.group_by("environment", "method").agg(pl.col("cpu_seconds").sum())["cpu_seconds"])
+    for (environment,), part in _per(worded, "environment"):
+        x = charts.amount("cpu_seconds", "CPU seconds of a run", whole)
+        yield charts.stacked(part, "part", PARTS, x, environment)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,18 +12,20 @@ from typing import Any
 import polars as pl
 
 from empg.analysis.learning_rates import rate_choice
-from empg.analysis.verdict import points, verdict
+from empg.analysis.verdict import points, trained_text, verdict
 from empg.config import Study, parse
 from empg.errors import DataError
 from empg.files import atomic_directory, read_json, write_text
 from empg.pipeline.origin import commit
 from empg.report.captions import CAPTIONS
+from empg.report.names import with_titles
+from empg.timing import processor
 
 LARGEST = 200_000  # bytes; the page only names larger tables
 NOTE = (
     "Success is the mean over seeds in %; lift (over the warm start) and differences are in points. Intervals are 95 % "
-    "intervals: Student's t for other seeds; a bootstrap over tasks for other tasks with these very policies. A "
-    "difference is to the method named."
+    "intervals: Student's t for other seeds, from three seeds on; seeds and clusters of tasks both drawn anew for a "
+    "difference (tasks alone with fewer than three seeds). A difference is to the method named."
 )
 STAGES = ("warmstart", "train", "evaluate", "report")
 
@@ -35,12 +36,16 @@ def run(results: Path, out: Path) -> None:
     Everything comes from the report in ``results`` (results/STUDY). If the study's learning rates were searched for
     (``results/tune/STUDY``), the search is among the tables. An older ``out`` is replaced.
 
-    Raises :class:`DataError` where there is no report.
+    A study of the testbed alone has the page of its testbed. Raises :class:`DataError` where there is no report.
     """
-    report, config = results / "report", results / "config" / "study.json"
+    config = results / "config" / "study.json"
+    study = parse(Study, read_json(config), str(config))
+    report = results / "report" if study.environments else results / "testbed" / "report"
     if not (report / "manifest.json").exists():
         raise DataError(f"{report}: expected the study's report, found none")
-    study = parse(Study, read_json(config), str(config))
+    if not study.environments:
+        _testbed(results, out)
+        return
     tables = sorted((report / "tables").glob("*.csv"), key=lambda path: path.name)
     small = [path for path in tables if path.stat().st_size <= LARGEST]
     figures = [name for name in CAPTIONS if (report / "figures" / f"{name}.svg").exists()]
@@ -58,10 +63,33 @@ def run(results: Path, out: Path) -> None:
         write_text(folder / "README.md", page(study, results, figures, [path.name for path in small], large))
 
 
+def _testbed(results: Path, out: Path) -> None:
+    """Write the page, figures and CSV tables of a testbed's report, with their origin."""
+    report = results / "testbed" / "report"
+    timings = [read_json(path) for path in sorted((results / "testbed").glob("*/timing.json"))]
+    finished = datetime.fromtimestamp((report / "manifest.json").stat().st_mtime, UTC)
+    commits = sorted({(commit(path.parent) or "unknown")[:12] for path in (results / "testbed").glob("*/timing.json")})
+    origin = (
+        f"Finished on {finished:%Y-%m-%d}, {sum(timing['cpu_seconds'] for timing in timings):.0f} CPU seconds on "
+        f"{os.cpu_count()} cores of {processor()}. Commits: {', '.join(commits)}. Settings: [study.json](study.json)."
+    )
+    with atomic_directory(out) as folder:
+        for path in sorted([*report.glob("figures/*.svg"), *report.glob("tables/*.csv")]):
+            target = folder / path.relative_to(report)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+        shutil.copyfile(results / "config" / "study.json", folder / "study.json")
+        text = (report / "README.md").read_text(encoding="utf-8")
+        write_text(folder / "README.md", text.replace("\n## Over", f"\n{origin}\n\n## Over", 1))
+
+
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
     """The page in Markdown: origin of the results, verdict, every panel, search, figures with captions, table names."""
-    table = pl.read_parquet(results / "report" / "tables" / "results.parquet")
-    cost = pl.read_parquet(results / "report" / "tables" / "cost.parquet")
+    names = ("results", "verdict", "trained_tasks", "cooled_warm_start", "cost")
+    read = {name: pl.read_parquet(results / "report" / "tables" / f"{name}.parquet") for name in names}
+    called, shown = with_titles(study, read)
+    table, trained, cost = (shown[name] for name in ("results", "trained_tasks", "cost"))
+    cooled = shown["cooled_warm_start"]
     lines = [
         f"# Results of the study `{study.study}`",
         "",
@@ -72,9 +100,12 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
         "## Verdict",
         "",
     ]
-    lines += [line for sentence in verdict(study, table) for line in (sentence, "")]
+    lines += [line for sentence in verdict(called, shown["verdict"], table) for line in (sentence, "")]
     for environment in study.environments:
-        lines += [f"## {environment}", "", *panels(table.filter(environment=environment)), ""]
+        rows = table.filter(environment=environment)
+        lines += [f"## {environment}", "", *panels(rows, cooled), ""]
+        seen = [trained_text(trained, environment, split) for split in rows["split"].unique(maintain_order=True)]
+        lines += [line for text in seen if text for line in (text, "")]
     lines += [NOTE, ""]
     if (search := _search_file(results)).exists():
         lines += [
@@ -99,8 +130,8 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
     return "\n".join([*lines, ""])
 
 
-def panels(table: pl.DataFrame) -> list[str]:
-    """One environment's rows of the table of results as a Markdown table."""
+def panels(table: pl.DataFrame, cooled: pl.DataFrame) -> list[str]:
+    """One environment's rows of the table of results as a Markdown table, without columns that are empty."""
     heads = (
         "panel",
         "policy",
@@ -110,33 +141,36 @@ def panels(table: pl.DataFrame) -> list[str]:
         "lowest to highest seed",
         "lift",
         "difference",
-        "other seeds",
-        "other tasks",
+        "other seeds and tasks",
     )
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for row in table.iter_rows(named=True):
         if row["method"] == table["method"][0]:
-            lines.append(
-                f"| {row['split']}, {row['mode']} | warm start | 1 | {_percent(row['warm_start'])} |" + " |" * 6
-            )
+            warm = [f"{row['split']}, {row['mode']}", "warm start", "1", _percent(row["warm_start"])]
+            rows.append(warm + [""] * (len(heads) - len(warm)))
+            for cool in cooled.filter(**{key: row[key] for key in ("environment", "split", "mode")}).to_dicts():
+                name = f"cooled warm start, temperature {cool['temperature']:g}"
+                rows.append(["", name, "1", _percent(cool["success"])] + [""] * (len(heads) - len(warm)))
         cells = [
             "",
             row["method"],
             str(row["seeds"]),
             _percent(row["success"]),
             _range(row, "low", "high", _percent),
-            _range(row, "lowest_seed", "highest_seed", _percent),
+            _range(row, "lowest_seed", "highest_seed", _percent) if row["seeds"] > 1 else "",
             points(row["lift"]),
         ]
         if row["against"] is None:
-            cells += ["", "", ""]
+            cells += ["", ""]
         else:
             cells += [
                 f"{points(row['difference'])} to {row['against']}",
-                *(_range(row, f"difference_{of}_low", f"difference_{of}_high", points) for of in ("seeds", "tasks")),
+                _range(row, "difference_low", "difference_high", points),
             ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append(cells)
+    filled = [i for i in range(len(heads)) if any(cells[i] for cells in rows)]
+    lines = [[heads[i] for i in filled], ["---"] * len(filled), *([cells[i] for i in filled] for cells in rows)]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _search_file(results: Path) -> Path:
@@ -206,14 +240,6 @@ def _origin(results: Path, cost: pl.DataFrame) -> list[str]:
     commits = "; ".join(f"{stage} {', '.join(sorted(names))}" for stage, names in made.items() if names)
     return [
         f"Finished on {finished:%Y-%m-%d}, {hours:.2f} CPU hours in {cost['jobs'].sum()} jobs; this page was made "
-        f"on {_machine()}. Commits: {commits}. "
+        f"on {os.cpu_count()} cores of {processor()}. Commits: {commits}. "
         "Settings: [study.json](study.json)."
     ]
-
-
-def _machine() -> str:
-    """This machine's processor and number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"

@@ -13,8 +13,9 @@ The stage writes, beside ``manifest.json``:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from empg.environments.datasets import open_dataset
 from empg.files import write_json
 from empg.policy.policy import Policy
 from empg.provenance import stage
-from empg.rollouts.collect import make_sampler
+from empg.rollouts.collect import draw_tasks, make_sampler
 from empg.rollouts.episodes import Episode, Trajectory
 from empg.rollouts.table import to_table
 from empg.rollouts.vllm_server import Server, serving
@@ -66,7 +67,8 @@ def run(config: EvaluateRun, data: Path, model: Path, out: Path, *, progress: Ca
         key = {"environment": config.environment, "method": config.method_name, "seed": config.seed}
         kind = ENVIRONMENTS[config.data.type]
         about = {"metrics": dict(kind.metrics), "stop_reasons": dict(kind.stop_reasons)}
-        write_json(out / "summary.json", {**key, "about": about, "panels": panels})
+        chosen = {"cooled": cool(config, data, model)} if config.evaluate.temperatures else {}
+        write_json(out / "summary.json", {**key, "about": about, "panels": panels, **chosen})
         record.summary = {
             f"{split}_{mode}_success": panels[split][mode]["success"] for split in panels for mode in MODES
         }
@@ -87,6 +89,7 @@ def play(
     policy = Policy.load(model, config.system)
     dataset = open_dataset(config.data, data, config.interface)
     panels = {split: dataset.tasks(split) for split in config.evaluate.splits}
+    trained = {_what(task) for task in dataset.tasks("train")}
     plays = {mode: 1 if mode == "greedy" else config.evaluate.episodes for mode in MODES}
     total = sum(plays.values()) * sum(map(len, panels.values()))
     played = 0
@@ -103,11 +106,40 @@ def play(
         for tasks in panels.values():
             for episode in range(plays[mode]):
                 started = panel(tasks, mode, config.evaluate.seed, episode)
-                parts.append(tables(sampler.play(started, advance), mode, episode))
+                parts.append(tables(sampler.play(started, advance), mode, episode, trained))
     episodes = pl.concat(part.episodes for part in parts)
     first = np.cumsum([0, *(len(part.episodes) for part in parts[:-1])])
     steps = [part.steps.with_columns(pl.col("trajectory") + int(row)) for part, row in zip(parts, first, strict=True)]
     return Played(episodes, pl.concat(steps).cast(EVALUATED_STEPS))  # type: ignore[arg-type]
+
+
+def cool(config: EvaluateRun, data: Path, model: Path) -> dict[str, Any]:
+    """The policy at the temperature of ``evaluate.temperatures`` with which it solves most tasks of the split ``tune``.
+
+    Sampling at less than the training's temperature sharpens a policy without any training (ours): what training gains
+    beyond it is more than sharpening. Returns ``temperature``, ``tune`` (its success with each temperature, as pairs)
+    and ``panels``, the numbers of each split, sampled. The lowest temperature wins a tie.
+    """
+    policy = Policy.load(model, config.system)
+    dataset = open_dataset(config.data, data, config.interface)
+    seed, played = config.evaluate.seed, config.evaluate.episodes
+
+    def numbers(tasks: Sequence[Task], temperature: float, episodes: int) -> dict[str, Any]:
+        sampling = config.sampling.model_copy(update={"temperature": temperature})
+        sampler = make_sampler(policy, sampling, dataset, config.max_steps)
+        rows = [
+            episode_rows(sampler.play(panel(tasks, "sampled", seed, episode)), "sampled", episode, ())
+            for episode in range(episodes)
+        ]
+        (modes,) = summarise(pl.concat(rows)).values()
+        return {name: modes["sampled"][name] for name in ("n", "success", "success_low", "success_high")}
+
+    every = dataset.tasks("tune")
+    tasks = draw_tasks(every, np.ones(len(every)), config.evaluate.tune_tasks, derive_seed(seed, "cool"))
+    tried = [(t, float(numbers(tasks, t, 1)["success"])) for t in sorted(config.evaluate.temperatures)]
+    best = max(tried, key=itemgetter(1))[0]
+    panels = {split: numbers(dataset.tasks(split), best, played) for split in config.evaluate.splits}
+    return {"temperature": best, "tune": tried, "panels": panels}
 
 
 def panel(tasks: Sequence[Task], mode: str, seed: int, episode: int = 0) -> list[Episode]:
@@ -125,14 +157,21 @@ def panel(tasks: Sequence[Task], mode: str, seed: int, episode: int = 0) -> list
     ]
 
 
-def tables(trajectories: Sequence[Trajectory], mode: str, episode: int) -> Played:
-    """The tables of one play of one panel. ``trajectory`` is an episode's place in it."""
+def tables(
+    trajectories: Sequence[Trajectory], mode: str, episode: int, trained: Container[tuple[str, str]] = ()
+) -> Played:
+    """The tables of one play of one panel. ``trajectory`` is an episode's place in it.
+
+    ``trained`` holds cluster and goal of each training task.
+    """
     where = [pl.lit(mode).alias("mode"), pl.lit(episode, pl.Int32).alias("episode")]
     steps = to_table(trajectories, iteration=0, policy_version=0).select(*where, *STEPS)
-    return Played(episode_rows(trajectories, mode, episode), steps)
+    return Played(episode_rows(trajectories, mode, episode, trained), steps)
 
 
-def episode_rows(trajectories: Sequence[Trajectory], mode: str, episode: int) -> pl.DataFrame:
+def episode_rows(
+    trajectories: Sequence[Trajectory], mode: str, episode: int, trained: Container[tuple[str, str]]
+) -> pl.DataFrame:
     """One row for each trajectory, in :data:`~empg.schema.EPISODES`."""
     rows = []
     for trajectory in trajectories:
@@ -145,6 +184,8 @@ def episode_rows(trajectories: Sequence[Trajectory], mode: str, episode: int) ->
                 "task": task.id,
                 "episode": episode,
                 "task_type": task.type,
+                "cluster": task.cluster,
+                "trained": _what(task) in trained if any(_what(task)) else None,
                 "success": trajectory.reward == 1.0,
                 "score": trajectory.score,
                 "metrics": [{"name": name, "value": value} for name, value in trajectory.metrics.items()],
@@ -158,8 +199,13 @@ def episode_rows(trajectories: Sequence[Trajectory], mode: str, episode: int) ->
     return pl.DataFrame(rows, schema=EPISODES)
 
 
+def _what(task: Task) -> tuple[str, str]:
+    return task.cluster, task.goal
+
+
 def episodes_of(steps: pl.DataFrame) -> pl.DataFrame:
-    """The rows of :data:`~empg.schema.EPISODES` that kept steps give, in their order, without ``metrics``.
+    """The rows of :data:`~empg.schema.EPISODES` that kept steps give, in their order, without what the task or the
+    environment adds (``cluster``, ``trained``, ``metrics``).
 
     Needs the columns :data:`GIVING`. Steps that are not 0, 1, 2, … give no number of ``steps`` (null). An episode
     without a step is missing.
@@ -178,7 +224,7 @@ def episodes_of(steps: pl.DataFrame) -> pl.DataFrame:
     nats = steps["entropies"].explode().to_numpy()
     ends = rows["agent_tokens"].cum_sum().to_list()
     means = [float(nats[start:end].mean()) for start, end in pairwise([0, *ends])]
-    schema = {name: dtype for name, dtype in EPISODES.items() if name != "metrics"}
+    schema = {name: dtype for name, dtype in EPISODES.items() if name not in ("cluster", "trained", "metrics")}
     return rows.with_columns(pl.Series("mean_entropy", means)).select(*schema).cast(schema)  # type: ignore[arg-type]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from empg.environments.base import Arena, Environment, StepResult
 from empg.errors import DivergenceError
 from empg.policy.chat import Chat
+from empg.policy.decoding import open_cache
 from empg.policy.network import Network
 from empg.policy.transformer import portions
 from empg.rollouts.episodes import Episode, Step, StopReason, Trajectory
@@ -78,9 +79,6 @@ class Sampler:
         self.max_refused, self.rows = max_refused, rows
         self.temperature, self.greedy = temperature, greedy
         self.device = network.device
-
-    def renew(self) -> None:
-        """Take notice that the policy's weights have changed."""
 
     @torch.no_grad()
     def play(self, episodes: Sequence[Episode], progress: Callable[[int], None] = lambda _: None) -> list[Trajectory]:
@@ -232,7 +230,7 @@ class _Batch:
         prompts = [list(prompt) for prompt in distinct]
         longest = max(map(len, prompts))
         network = self.network
-        self.cache = network.open_cache(len(prompts), longest + CACHE_BLOCK)
+        self.cache = open_cache(network, len(prompts), longest + CACHE_BLOCK)
         self.length = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
         self.hidden = torch.empty(len(prompts), network.width, dtype=network.dtype, device=self.device)
         self._prefill(list(range(len(prompts))), prompts)

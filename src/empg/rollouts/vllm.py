@@ -59,10 +59,6 @@ class VllmSampler(Sampler):
         )
         self.policy, self.server = policy, server
 
-    def renew(self) -> None:
-        """Have the next play load the policy's weights into the server."""
-        self.server.stale = True
-
     def play(self, episodes: Sequence[Episode], progress: Callable[[int], None] = lambda _: None) -> list[Trajectory]:
         """Play the episodes to their ends. Returns one trajectory for each, in order."""
         url = self.server.url(self.policy)
@@ -170,7 +166,7 @@ class VllmSampler(Sampler):
         difference = float(np.abs(own[known] - reported[known]).mean())
         if difference > AGREEMENT:
             raise ServerError(
-                f"{url}: expected the policy's log-probabilities within {AGREEMENT} nats on average, found a difference of "
+                f"{url}: expected the policy's log-probabilities within {AGREEMENT} nats on average, found "
                 f"{difference:.2f} over {int(known.sum())} tokens: another model or vocabulary, old weights, or a "
                 "server without --logprobs-mode processed_logprobs"
             )

@@ -70,7 +70,7 @@ class Client:
         self.url, self._timeout = url.rstrip("/"), timeout
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         # The proxies of the process are ignored: weights and episodes go where the user said and nowhere else.
-        self._http = httpx.AsyncClient(timeout=None, trust_env=False, limits=limits)
+        self._http = httpx.AsyncClient(timeout=timeout, trust_env=False, limits=limits)
         self._slots = asyncio.Semaphore(connections)
         self.model = ""
 

@@ -19,6 +19,7 @@ from empg.pipeline.origin import commit
 from empg.provenance import json_digest
 from empg.report.trajectories import page_name
 from empg.sources import source_hashes
+from empg.timing import PEAK, peak_memory
 from empg.tracking.database import uri
 from empg.tracking.experiment import SUCCESS
 from empg.tracking.system_metrics import PREFIX, load, system_history
@@ -247,5 +248,5 @@ def rebuild(study: Path, *, progress: Callable[[int, int], None] = lambda done, 
     """
     cpu, wall = time.process_time(), time.perf_counter()
     Logbook(Tracker(study)).write(progress)
-    timing = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    timing = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, PEAK: peak_memory()}
     write_json(study / "track.timing.json", timing)

@@ -39,7 +39,10 @@ from empg.training.writer import Writer
 
 @dataclass(slots=True)
 class Loop:
-    """A run: its parts and how far it is. ``reference`` is the warm start's network, None without a KL penalty."""
+    """A run: its parts and how far it is.
+
+    ``reference`` is the warm start's network, None without a KL penalty; ``server`` samples, unless it is None.
+    """
 
     config: TrainRun
     policy: Policy
@@ -48,6 +51,7 @@ class Loop:
     batches: Batches
     writer: Writer
     progress: Progress
+    server: Server | None = None
 
     def iterate(self) -> Metrics:
         """One iteration: collect a batch, credit its steps, update the policy, write. Returns the metrics."""
@@ -100,7 +104,8 @@ class Loop:
                 )
             )
         self.progress.updates += len(parts)
-        self.batches.sampler.renew()
+        if self.server is not None:
+            self.server.stale = True
         means: Metrics = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
         return means if self.reference is not None else means | {"kl": None}
 
@@ -154,7 +159,7 @@ def build(
     sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, server=server)
     batches = Batches.open(config, sampler, dataset.tasks("train"), rollouts)
     writer = Writer(record)
-    return Loop(config, policy, reference, optimiser, batches, writer, writer.resume(policy, optimiser))
+    return Loop(config, policy, reference, optimiser, batches, writer, writer.resume(policy, optimiser), server)
 
 
 def run(

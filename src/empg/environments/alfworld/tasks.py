@@ -57,7 +57,7 @@ class StoredGames:
 
     def tasks(self, split: str) -> list[Task]:
         """Every task of a split, in its order. Raises :class:`~empg.errors.DataError` if the index is not sound."""
-        return [Task(NAME, split, i, entry.type) for i, entry in self._index(split).items()]
+        return [_task(split, i, entry.type, entry.path) for i, entry in self._index(split).items()]
 
     def game(self, task: Task) -> Game:
         """The task's game. Raises :class:`~empg.errors.DataError` if its file is not the one that was written."""
@@ -105,7 +105,10 @@ class OfficialGames:
 
     def tasks(self, split: str) -> list[Task]:
         """Every playable task of a split. Raises :class:`~empg.errors.DataError` that says how to get them."""
-        return [Task(NAME, split, i, task_type) for i, (_, task_type) in enumerate(self.files(split))]
+        return [
+            _task(split, i, task_type, path.relative_to(self.root / split).as_posix())
+            for i, (path, task_type) in enumerate(self.files(split))
+        ]
 
     def game(self, task: Task) -> Game:
         """The task's game, in the wording of its own file. Raises :class:`~empg.errors.DataError` if there is none."""
@@ -126,6 +129,13 @@ class OfficialGames:
                 raise DataError(f"{folder}: expected <task>/<trial>/{GAME_FILE}, found {len(paths)}; {_OFFICIAL_HELP}")
             self._paths[split] = found
         return self._paths[split]
+
+
+def _task(split: str, number: int, task_type: str, path: str) -> Task:
+    """A task from its game's path, which begins with goal and room as the official data set writes them:
+    ``pick_clean_then_place_in_recep-Plate-None-SideTable-7``."""
+    goal, _, room = path.partition("/")[0].rpartition("-")
+    return Task(NAME, split, number, task_type, cluster=room, goal=goal)
 
 
 class _Entry(NamedTuple):

@@ -46,7 +46,7 @@ class StoredQuestions:
 
     def tasks(self, split: str) -> list[Task]:
         """Every task of a split, in its order. Raises :class:`~empg.errors.DataError` if its files are not sound."""
-        return [Task(NAME, split, i, question.type) for i, question in self._split(split).items()]
+        return [_task(split, i, question) for i, question in self._split(split).items()]
 
     def question(self, task: Task) -> Question:
         """The task's question. Raises :class:`~empg.errors.DataError` if there is none, or its files are not sound."""
@@ -95,7 +95,7 @@ class OfficialQuestions:
 
     def tasks(self, split: str) -> list[Task]:
         """Every task of a split, in its order. Raises :class:`~empg.errors.DataError` that says what is missing."""
-        return [Task(NAME, split, i, question.type) for i, question in enumerate(self._split(split))]
+        return [_task(split, i, question) for i, question in enumerate(self._split(split))]
 
     def question(self, task: Task) -> Question:
         """The task's question. Raises :class:`~empg.errors.DataError` if there is none."""
@@ -138,6 +138,12 @@ def open_index(corpus: Path) -> Index:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = hashlib.sha256(str(corpus.resolve()).encode()).hexdigest()[:16]
     return Index.build(corpus, cache / "empg" / NAME / place)
+
+
+def _task(split: str, number: int, question: Question) -> Task:
+    """A question's task. Questions that begin at one page are alike."""
+    first = question.supporting_titles[0] if question.supporting_titles else ""
+    return Task(NAME, split, number, question.type, cluster=first, goal=question.question)
 
 
 class _Entry(NamedTuple):

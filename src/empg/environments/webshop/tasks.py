@@ -53,7 +53,7 @@ class GeneratedGoals:
 
     def tasks(self, split: str, ids: range) -> list[Task]:
         """The tasks with these ids; any id >= 0 is one."""
-        return [Task(NAME, split, i, self._goal(split, i).category) for i in ids]
+        return [_task(split, i, self._goal(split, i)) for i in ids]
 
     def goal(self, task: Task) -> Goal:
         """The task's goal."""
@@ -77,7 +77,7 @@ class StoredGoals:
 
     def tasks(self, split: str) -> list[Task]:
         """Every task of a split, in its order. Raises :class:`~empg.errors.DataError` if the index is not sound."""
-        return [Task(NAME, split, i, entry.type) for i, entry in self._index(split).items()]
+        return [_task(split, i, entry.goal) for i, entry in self._index(split).items()]
 
     def goal(self, task: Task) -> Goal:
         """The task's goal. Raises :class:`~empg.errors.DataError` if there is none."""
@@ -141,7 +141,7 @@ class OfficialGoals:
 
     def tasks(self, split: str) -> list[Task]:
         """Every task of a split. Raises :class:`~empg.errors.DataError` for an unknown split or one without goals."""
-        return [Task(NAME, split, i, goal.category) for i, goal in enumerate(self._goals(split))]
+        return [_task(split, i, goal) for i, goal in enumerate(self._goals(split))]
 
     def goal(self, task: Task) -> Goal:
         """The task's goal. Raises :class:`~empg.errors.DataError` if there is none."""
@@ -159,6 +159,11 @@ class OfficialGoals:
             found = len(self.shop.goals)
             raise DataError(f"{self.root}: {split}: expected more than {first} goals, found {found}; {_OFFICIAL_HELP}")
         return goals
+
+
+def _task(split: str, number: int, goal: Goal) -> Task:
+    """A goal's task. Goals of one product are alike."""
+    return Task(NAME, split, number, goal.category, cluster=goal.asin, goal=goal.instruction)
 
 
 class _Entry(NamedTuple):
