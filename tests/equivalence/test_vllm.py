@@ -122,7 +122,7 @@ def test_greedy_episodes_are_those_of_the_native_engine(policy, make_sampler):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logprobs_and_entropies_are_the_policys_own(policy, make_sampler, temperature):
-    trajectories = make_sampler(temperature=temperature).play(episodes())
+    trajectories = make_sampler(temperature=temperature).play(episodes(2, 4))
     (pack,) = packs([conversation(t) for t in trajectories], 10**6, torch.device("cpu"))
     with torch.no_grad():
         logprobs, entropies = pack.statistics(policy.network, temperature)
