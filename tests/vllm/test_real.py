@@ -106,7 +106,7 @@ def test_reloaded_weights_change_what_is_sampled(
     server.stale = True
     began = time.monotonic()
     changed = sampler.play(episodes()[:2])
-    print(f"\nnew weights and 2 episodes in {time.monotonic() - began:.0f} s; difference {difference(changed):.1e} nats")
+    print(f"\nnew weights, 2 episodes in {time.monotonic() - began:.0f} s; difference {difference(changed):.1e} nats")
     assert difference(changed) < TOLERANCE, "the server has the new weights, and its cache none of the old ones"
     assert ids(changed) != ids(played[:2])
     with torch.no_grad():

@@ -96,7 +96,7 @@ class Server:
     # ---------------------------------------------------------------------------------------------------- our own
     @property
     def _log(self) -> Path:
-        return self._scratch.parent / "vllm.log"
+        return self._scratch.with_suffix(".log")  # hidden: it is no result
 
     def _start(self, policy: Policy) -> str:
         python = Path(os.environ.get(PYTHON, DEFAULT_PYTHON))
