@@ -171,6 +171,7 @@ def parser() -> argparse.ArgumentParser:
         results=RESULTS,
         out="folder to write (docs/results/STUDY)",
     )
+    ui = command("ui", _ui, "serve MLflow's page of all studies and print their addresses")
     command("times", _times, "print how long each job of a study took", results=RESULTS)
 
     for sub in (data, dvc):
@@ -195,6 +196,10 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)"
     )
+    ui.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="PATH", help="folder of all studies (default: results)"
+    )
+    ui.add_argument("--port", type=int, default=5000, help="port to listen on (default: %(default)s)")
     about = "folder of a run (results/STUDY/ENVIRONMENT/METHOD/seedN), or of a whole study"
     audit.add_argument("path", type=Path, metavar="RUN", help=about)
     track.add_argument("--init", action="store_true", help="only create an empty database, in the folder --results")
@@ -284,6 +289,12 @@ def _track(args: argparse.Namespace) -> None:
         return
     with progress.shown("runs") as report:
         rebuild(args.results, progress=report)
+
+
+def _ui(args: argparse.Namespace) -> None:
+    from empg.tracking import ui
+
+    ui.serve(args.results, args.port)
 
 
 def _serve(args: argparse.Namespace) -> None:

@@ -113,7 +113,7 @@ def save_table(table: pl.DataFrame, folder: Path, name: str) -> None:
 
 
 def metrics(results_table: pl.DataFrame, aggregates: pl.DataFrame) -> dict[str, Any]:
-    """Environment → split → mode → method → its numbers, without nulls: the file for ``dvc metrics show``."""
+    """Environment → split → mode → method → its numbers, without nulls."""
     nested: dict[str, Any] = {}
     chosen = {
         "success": results_table,
@@ -131,3 +131,17 @@ def metrics(results_table: pl.DataFrame, aggregates: pl.DataFrame) -> dict[str, 
                 place = place.setdefault(row[level], {})
             place[name] = row[name]
     return nested
+
+
+def panel_files(results_table: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """For ``dvc metrics``: a file for each panel, with the success of each method in percent, to one decimal.
+
+    DVC shows a row for each file and a column for each number in it, so one file of all numbers fits no screen.
+    """
+    panels = results_table.group_by(*PANEL_KEY, maintain_order=True)
+    return {
+        f"{environment}/{split}_{mode}.json": {
+            row["method"]: round(100 * row["success"], 1) for row in rows.iter_rows(named=True)
+        }
+        for (environment, split, mode), rows in panels
+    }
