@@ -17,6 +17,7 @@ import polars as pl
 from torch import Tensor
 
 from empg.config import PretrainedPolicy, TrainRun
+from empg.config.environments import turns_apart
 from empg.environments.datasets import open_dataset
 from empg.errors import DivergenceError
 from empg.files import atomic_directory
@@ -74,6 +75,7 @@ class Loop:
                 trajectories,
                 temperature=sampling.temperature,
                 micro_batch_tokens=train.micro_batch_tokens,
+                apart=turns_apart(self.config.interface),
             )
         return credit_batch(trajectories, method, sampling.max_response, train.reward, entropies)
 
@@ -81,9 +83,10 @@ class Loop:
         """One optimiser step on each minibatch; the means of the metrics. The learning rate falls at the end."""
         train, method, network = self.config.train, self.config.method, self.policy.network
         factor = learning_rate_factor(iteration / train.iterations, warmup=0.0, decay=train.decay)
+        apart = turns_apart(self.config.interface)
         parts = []
         for part, advantage in minibatches(trajectories, credited.token_advantage, train.updates):
-            batch = token_batch(part, advantage, method.aggregation, network.device)
+            batch = token_batch(part, advantage, method.aggregation, network.device, apart=apart)
             parts.append(
                 update(
                     network,
