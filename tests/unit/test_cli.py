@@ -20,6 +20,8 @@ COMMANDS = (
     "train",
     "evaluate",
     "report",
+    "testbed",
+    "testbed-report",
     "track",
     "serve-retriever",
     "schema",

@@ -23,12 +23,15 @@ _SCORE_DIGITS = 4
 
 
 class Hit(NamedTuple):
-    """A passage that a query found. ``score``: BM25, greater is better, at least 0."""
+    """A passage that a query found. ``score``: BM25, greater is better, at least 0.
 
-    id: str
+    Of another server's passages ``score`` is whatever that gives, and ``id`` and ``score`` may be unknown: None.
+    """
+
+    id: str | None
     title: str
     text: str
-    score: float
+    score: float | None
 
 
 class Page(NamedTuple):
