@@ -8,13 +8,18 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test fuzz test-integrations test-browser test-trl test-slurm test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run demo test fuzz test-integrations test-browser test-trl test-slurm test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 run: setup  ## install everything, then run a study from data to report (STUDY=quick)
 	snakemake --cores all --config study=$(STUDY)
+
+demo: setup  ## see the whole chain in about a minute and a half: one environment, two methods, a report
+	snakemake --cores all --config study=demo
+	@page=$(CURDIR)/results/demo/report/report.html; echo "Open $$page"; \
+	if [ -t 1 ]; then python -c 'import sys, webbrowser; webbrowser.open(sys.argv[1])' "file://$$page"; fi
 
 # A crashed worker ends the run: with a replacement worker, pytest-xdist's loadgroup can wait forever for the last tests.
 test: setup  ## run all tests on two cores
@@ -92,9 +97,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 
-bench: setup  ## measure speed and memory against public packages
-	for script in benchmarks/{alfworld_engine,sampler,update,deepsearch_index}.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
-	OMP_NUM_THREADS=1 python benchmarks/webshop_engine.py $${WEBSHOP_DATA:-$${EMPG_TEST_DATA:-../shared/data}/webshop}
+# It counts the CPU seconds of one thread, so other work may run beside it.
+bench: setup  ## measure speed and memory beside public packages; write docs/benchmarks.md (after `make run`)
+	OMP_NUM_THREADS=1 nice -n 5 python -m benchmarks
 
 # The variable silences an advertisement that Material for MkDocs prints with each build.
 docs: setup  ## build the documentation site into site/ (open site/index.html)

@@ -24,7 +24,6 @@ from empg.environments.webshop.engine.catalogue import read_products
 from empg.environments.webshop.engine.goals import Goal
 from empg.environments.webshop.engine.nouns import Nouns, rule_nouns
 from empg.environments.webshop.engine.score import type_reward
-from webshop_engine import file_like
 
 CORD = (
     "Saireed UL Listed 2 Prong Power Cord for JBL Bar 3.1 Bar 2.1 Channel 4K Ultra HD Soundbar",
@@ -44,6 +43,14 @@ PAIRS = [  # wanted, bought, the title score that upstream's test expects
         "< 0.05",
     ),
 ]
+
+
+def file_like(folder: Path, pattern: str) -> Path:
+    """The first file of the folder that fits the pattern."""
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise SystemExit(f"{folder}: expected a file {pattern}, found none")
+    return found[0]
 
 
 def every_word(title: str) -> list[str]:

@@ -305,7 +305,7 @@ def test_a_checkpoint_of_another_configuration_is_not_used(root, stopped, tmp_pa
     assert changed.results() == fresh.results()
 
 
-def test_weights_that_are_not_finite_stop_the_first_update(root, tmp_path, capsys):
+def test_weights_that_are_not_finite_are_refused(root, tmp_path, capsys):
     poisoned = tmp_path / "poisoned"
     shutil.copytree(root, poisoned, ignore=shutil.ignore_patterns("uninterrupted", "interrupted"))
     file = poisoned / "warmstart" / "model" / "model.safetensors"
@@ -313,12 +313,13 @@ def test_weights_that_are_not_finite_stop_the_first_update(root, tmp_path, capsy
     tensors["model.norm.weight"][0] = torch.nan
     save_file(tensors, file, metadata={"format": "pt"})
     run = Run(poisoned, tmp_path / "run")
-    assert cli.main(run.arguments) == 1
+    assert cli.main(run.arguments) == 2
     message = capsys.readouterr().err
-    assert f"empg: error: {run.out}: iteration 0: update: expected a finite loss, found nan" in message
+    refusal = f"empg: error: {file.parent}: tensor model.norm.weight: expected finite numbers, found NaN or infinity"
+    assert refusal in message
     assert "Traceback" not in message
     assert not (run.out / "manifest.json").exists()
-    # The rollout stage finds it too.
+    # The rollout stage refuses them too.
     arguments = [
         "rollouts",
         "--config",
@@ -330,8 +331,8 @@ def test_weights_that_are_not_finite_stop_the_first_update(root, tmp_path, capsy
         "--out",
         str(tmp_path / "rollouts"),
     ]
-    assert cli.main(arguments) == 1
-    assert "empg: error: sampler: expected finite entropies, found nan" in capsys.readouterr().err
+    assert cli.main(arguments) == 2
+    assert refusal in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["the update", "the sampler"])

@@ -24,9 +24,11 @@ COMMANDS = (
     "testbed-report",
     "track",
     "serve-retriever",
+    "fetch-model",
     "schema",
     "audit",
     "publish",
+    "ui",
     "times",
 )
 
