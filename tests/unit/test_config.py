@@ -267,7 +267,10 @@ def test_a_mistake_in_a_data_set_is_named(tmp_path, entry, message):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("{data: alfworld, interface: {top_k: 1}}", r"environments\.e\.interface\.top_k: unknown; expected one of history"),
+        (
+            "{data: alfworld, interface: {top_k: 1}}",
+            r"environments\.e\.interface\.top_k: unknown; expected one of history",
+        ),
         (
             "{data: deepsearch, interface: {topk: 1}}",
             r"environments\.e\.interface\.topk: unknown; did you mean top_k\?",
