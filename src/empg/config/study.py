@@ -52,6 +52,8 @@ class EnvironmentStudy(Model):
                     f"sampling.max_response: expected less than max_context, {self.sampling.max_context}, "
                     f"found {self.sampling.max_response}"
                 )
+        elif self.sampling.engine != "native":
+            raise ValueError(f"sampling.engine: expected native with policy.type {self.policy.type}, found vllm")
         return self
 
 

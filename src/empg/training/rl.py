@@ -27,9 +27,11 @@ from empg.policy.policy import Policy
 from empg.provenance import Record, stage
 from empg.rollouts.collect import make_sampler
 from empg.rollouts.episodes import Trajectory
+from empg.rollouts.vllm_server import Server, serving
 from empg.training.batches import Batches, Collected
 from empg.training.checkpoint import Progress
 from empg.training.credit import Credit, credit_batch
+from empg.training.importance import truncated_weights
 from empg.training.metrics import Metrics, batch_metrics
 from empg.training.optimiser import Optimiser, learning_rate_factor
 from empg.training.update import renyi2_entropies, token_batch, update
@@ -38,7 +40,10 @@ from empg.training.writer import Writer
 
 @dataclass(slots=True)
 class Loop:
-    """A run: its parts and how far it is. ``reference`` is the warm start's network, None without a KL penalty."""
+    """A run: its parts and how far it is.
+
+    ``reference`` is the warm start's network, None without a KL penalty; ``server`` samples, unless it is None.
+    """
 
     config: TrainRun
     policy: Policy
@@ -47,6 +52,7 @@ class Loop:
     batches: Batches
     writer: Writer
     progress: Progress
+    server: Server | None = None
 
     def iterate(self) -> Metrics:
         """One iteration: collect a batch, credit its steps, update the policy, write. Returns the metrics."""
@@ -85,7 +91,8 @@ class Loop:
         factor = learning_rate_factor(iteration / train.iterations, warmup=0.0, decay=train.decay)
         apart = turns_apart(self.config.interface)
         parts = []
-        for part, advantage in minibatches(trajectories, credited.token_advantage, train.updates):
+        weighted = credited.token_advantage * truncated_weights(trajectories, self.config.sampling.max_ratio)
+        for part, advantage in minibatches(trajectories, weighted, train.updates):
             batch = token_batch(part, advantage, method.aggregation, network.device, apart=apart)
             parts.append(
                 update(
@@ -100,6 +107,8 @@ class Loop:
                 )
             )
         self.progress.updates += len(parts)
+        if self.server is not None:
+            self.server.stale = True
         means: Metrics = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
         return means if self.reference is not None else means | {"kl": None}
 
@@ -138,7 +147,9 @@ def check_memory(config: TrainRun, policy: PretrainedPolicy, model: Path) -> Non
     memory.require("train", parts, "lower sampling.rows or sampling.max_context")
 
 
-def build(config: TrainRun, data: Path, model: Path, rollouts: Path, record: Record) -> Loop:
+def build(
+    config: TrainRun, data: Path, model: Path, rollouts: Path, record: Record, *, server: Server | None = None
+) -> Loop:
     """The loop of a run, from the warm-start model and the collection, or from its last checkpoint."""
     if isinstance(config.policy, PretrainedPolicy):
         check_memory(config, config.policy, model)
@@ -148,10 +159,10 @@ def build(config: TrainRun, data: Path, model: Path, rollouts: Path, record: Rec
     reference = Policy.load(model, config.system).network if config.method.kl_coef > 0 else None
     optimiser = Optimiser(policy.network, config.train.optimiser)
     dataset = open_dataset(config.data, data, config.interface)
-    sampler = make_sampler(policy, config.sampling, dataset, config.max_steps)
+    sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, server=server)
     batches = Batches.open(config, sampler, dataset.tasks("train"), rollouts)
     writer = Writer(record)
-    return Loop(config, policy, reference, optimiser, batches, writer, writer.resume(policy, optimiser))
+    return Loop(config, policy, reference, optimiser, batches, writer, writer.resume(policy, optimiser), server)
 
 
 def run(
@@ -169,8 +180,11 @@ def run(
     An interrupted run continues from its last checkpoint and ends with the same bits; ``on_metrics`` gets the earlier
     iterations again. Raises :class:`DivergenceError` for a loss that is not finite and keeps the last checkpoint.
     """
-    with stage("train", config, out, inputs={"data": data, "model": model, "rollouts": rollouts}) as record:
-        loop = build(config, data, model, rollouts, record)
+    with (
+        stage("train", config, out, inputs={"data": data, "model": model, "rollouts": rollouts}) as record,
+        serving(config.sampling, model, out) as server,
+    ):
+        loop = build(config, data, model, rollouts, record, server=server)
         for iteration, metrics in enumerate(loop.progress.history):
             on_metrics(iteration, metrics)
         progress(loop.progress.iteration, config.train.iterations)
