@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run demo test fuzz test-integrations test-browser test-trl test-vllm test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run demo test fuzz test-integrations test-browser test-trl test-vllm test-slurm test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -55,6 +55,13 @@ test-package: setup  ## install the wheel in clean environments, with an old and
 
 fuzz: setup  ## damage 100,000 inputs of all readers, and 36,400 texts of agents an environment (hours)
 	OMP_NUM_THREADS=1 EMPG_FUZZ_EXAMPLES=9100 pytest -n 2 tests/fault/test_fuzz.py
+
+# For a machine or container of one's own: it installs Debian's packages, as root. The cluster listens on loopback alone, has its
+# own folder, keys and ports, and ends with the test.
+test-slurm: setup  ## run a study on a real Slurm cluster, through kills (Debian, as root; minutes)
+	command -v slurmctld munged > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends slurmctld slurmd slurm-client munge; }
+	test -d .venv-slurm || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-slurm -r tests/slurm/requirements.txt
+	PYTHONPATH=$(CURDIR)/.venv-slurm OMP_NUM_THREADS=1 pytest -m longer tests/slurm
 
 lint: setup  ## check style, types, import layers and the workflow
 	ruff check .

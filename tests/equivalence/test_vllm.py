@@ -28,7 +28,7 @@ from empg.rollouts.vllm_server import Server
 from empg.seeding import derive_seed
 from empg.training.importance import importance_metrics, truncated_weights
 from empg.training.packing import packs
-from empg.training.update import conversation
+from empg.training.update import conversations
 
 GAMES = GeneratedGames("small", 0)
 MAX_RESPONSE = 12
@@ -105,10 +105,11 @@ def ends(trajectories: list[Trajectory]) -> list[object]:
 
 
 # ------------------------------------------------------------------------------------------- equal to the native engine
-def test_greedy_episodes_are_those_of_the_native_engine(policy, make_sampler):
-    expected = native(policy, greedy=True).play(episodes())
+@pytest.mark.parametrize("arena", [ARENA, replace(ARENA, apart=True)], ids=["whole", "apart"])
+def test_greedy_episodes_are_those_of_the_native_engine(policy, make_sampler, arena):
+    expected = native(policy, arena, greedy=True).play(episodes())
     told = []
-    found = make_sampler(greedy=True).play(episodes(), told.append)
+    found = make_sampler(arena, greedy=True).play(episodes(), told.append)
     assert responses(found) == responses(expected)
     assert ends(found) == ends(expected)
     assert sum(told) == len(found)
@@ -123,7 +124,7 @@ def test_greedy_episodes_are_those_of_the_native_engine(policy, make_sampler):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logprobs_and_entropies_are_the_policys_own(policy, make_sampler, temperature):
     trajectories = make_sampler(temperature=temperature).play(episodes(2, 4))
-    (pack,) = packs([conversation(t) for t in trajectories], 10**6, torch.device("cpu"))
+    (pack,) = packs(conversations(trajectories, apart=False), 10**6, torch.device("cpu"))
     with torch.no_grad():
         logprobs, entropies = pack.statistics(policy.network, temperature)
     steps = [step for t in trajectories for step in t.steps]

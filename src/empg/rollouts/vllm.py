@@ -102,13 +102,14 @@ class VllmSampler(Sampler):
         ids: list[int] = []
         goes_on = self._fits(row, 0)
         while goes_on:
+            ids = [] if self.arena.apart else ids
             ids += row.prompt
             seed = derive_seed(episode.seed, "turn", len(row.trajectory.steps))
             completion = await client.complete(ids, self._drawing(self.max_response), seed)
             self._check_ids(client, completion.ids)
             row.response, row.logprobs = completion.ids, completion.logprobs
             ids += completion.ids
-            goes_on = await turns.end(row) and self._fits(row, len(ids) - len(row.carried))
+            goes_on = await turns.end(row) and self._fits(row, 0 if self.arena.apart else len(ids) - len(row.carried))
         return row.trajectory
 
     def _drawing(self, max_tokens: int) -> Drawing:
@@ -136,7 +137,8 @@ class VllmSampler(Sampler):
         played = [t for t in trajectories if t.steps]
         if not played:
             return
-        parts = [[ids for step in t.steps for ids in (step.prompt_ids, step.response_ids)] for t in played]
+        whole = [[s] for t in played for s in t.steps] if self.arena.apart else [t.steps for t in played]
+        parts = [[ids for step in steps for ids in (step.prompt_ids, step.response_ids)] for steps in whole]
         logprobs, entropies = _statistics(self.network, parts, self.temperature)
         if not np.isfinite(entropies).all():
             raise DivergenceError("sampler: expected finite entropies, found nan: the policy's weights are not finite")

@@ -17,6 +17,7 @@ import polars as pl
 from torch import Tensor
 
 from empg.config import PretrainedPolicy, TrainRun
+from empg.config.environments import turns_apart
 from empg.environments.datasets import open_dataset
 from empg.errors import DivergenceError
 from empg.files import atomic_directory
@@ -80,6 +81,7 @@ class Loop:
                 trajectories,
                 temperature=sampling.temperature,
                 micro_batch_tokens=train.micro_batch_tokens,
+                apart=turns_apart(self.config.interface),
             )
         return credit_batch(trajectories, method, sampling.max_response, train.reward, entropies)
 
@@ -87,10 +89,11 @@ class Loop:
         """One optimiser step on each minibatch; the means of the metrics. The learning rate falls at the end."""
         train, method, network = self.config.train, self.config.method, self.policy.network
         factor = learning_rate_factor(iteration / train.iterations, warmup=0.0, decay=train.decay)
+        apart = turns_apart(self.config.interface)
         parts = []
         weighted = credited.token_advantage * truncated_weights(trajectories, self.config.sampling.max_ratio)
         for part, advantage in minibatches(trajectories, weighted, train.updates):
-            batch = token_batch(part, advantage, method.aggregation, network.device)
+            batch = token_batch(part, advantage, method.aggregation, network.device, apart=apart)
             parts.append(
                 update(
                     network,
