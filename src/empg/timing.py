@@ -85,7 +85,11 @@ class Clock:
 def peak_memory() -> int:
     """Bytes: the most resident memory that this process ever had, or one of those that it started and waited for."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, of_children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux keeps in ru_maxrss what a process had before it became this program
+        own = int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0])
+    return unit * max(own, of_children)
 
 
 @cache

@@ -174,7 +174,7 @@ def test_a_turns_seed_is_its_own_and_neither_order_nor_neighbours_matter(fake, m
 
 def test_no_more_requests_than_rows_are_in_flight(fake, make_sampler):
     make_sampler(rows=2).play(episodes())
-    assert fake.most_in_flight == 2
+    assert 1 <= fake.most_in_flight <= 2
 
 
 def test_every_sampling_parameter_is_sent_and_text_never(fake, policy, make_sampler):

@@ -231,7 +231,7 @@ def test_a_split_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(writer, "trajectory_text", full_disk)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="full disk"):
             write_dataset(tmp_path, profile="small", seed=1, sizes={"train": 4})
     assert digest(tmp_path / "train") == before
     write_dataset(tmp_path, profile="small", seed=0, sizes={"train": 2})

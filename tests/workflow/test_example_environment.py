@@ -87,7 +87,7 @@ def test_the_report_and_mlflow_show_it(doors):
     client = MlflowClient(f"sqlite:///{doors.root / 'results/mlflow.db'}")
     experiment = client.get_experiment_by_name("doors")
     names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
-    assert names == {"doors warmstart", "doors rollouts", "doors grpo seed 1", "doors grpo_empg seed 1", "report"}
+    assert names == {"doors-warmstart", "doors-rollouts", "doors-grpo-seed1", "doors-grpo_empg-seed1", "report"}
 
 
 def test_the_audit_agrees(doors):

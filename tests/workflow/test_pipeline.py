@@ -47,7 +47,7 @@ def test_snakemakes_own_report(project):
     figures = [path.stem for path in (project.root / "results/mini/report/figures").glob("*.svg")]
     assert len(figures) >= 8  # a study this small has too few steps for some
     assert [name for name in figures if CAPTIONS[name].title not in text] == []
-    assert "rooms-grpo_empg-seed1.html" in text
+    assert page.stat().st_size < 5e6
 
 
 def start(project, log):
