@@ -87,6 +87,6 @@ class Job:
         """The first error that a process left."""
         for path in sorted(self.folder.glob("error-*.json")):
             left = read_json(path)
-            kind = getattr(errors, left["type"], EmpgError)
-            return kind(left["message"])  # type: ignore[no-any-return]
+            kind: type[EmpgError] = getattr(errors, left["type"], EmpgError)
+            return kind(left["message"])
         return None

@@ -49,7 +49,8 @@ class TrainedPolicy:
         if not self.copied:
             return
         base = trained.get_base_model() if hasattr(trained, "get_base_model") else trained
-        own = dict(self.played.network.model.named_parameters())
+        network: Any = self.played.network
+        own = dict(network.model.named_parameters())
         for name, parameter in base.named_parameters():
             whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
             own[name].copy_(whole)

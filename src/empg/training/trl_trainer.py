@@ -166,7 +166,8 @@ class StudyTrainer(GRPOTrainer):
         clipped = clipped_tokens(logprob, old, advantage, **clip).sum()
         parts = (loss, kl, clipped, torch.tensor(len(old), device=loss.device))
         self._sums += torch.stack([part.detach().double() for part in parts])
-        return loss * self.accelerator.num_processes
+        processes: int = self.accelerator.num_processes
+        return loss * processes
 
     # ---------------------------------------------------------------------------------------------------- the schedule
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -176,8 +177,7 @@ class StudyTrainer(GRPOTrainer):
         def factor(step: int) -> float:
             return learning_rate_factor(step // train.updates / train.iterations, warmup=0.0, decay=train.decay)
 
-        if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
