@@ -115,7 +115,7 @@ def command(config: TrainRun, job: Job) -> list[str]:
 def _started(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """The launcher and its processes, which end with this block."""
     quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    process = subprocess.Popen(arguments, env=os.environ | quiet, stdout=sys.stderr)
+    process = subprocess.Popen(arguments, env=os.environ | quiet | {"OMP_NUM_THREADS": "1"}, stdout=sys.stderr)
     try:
         yield process
     finally:

@@ -52,6 +52,8 @@ class Rank:
     """A process of the run: its share of the episodes, and, in the first one, the files."""
 
     def __init__(self, job: Job) -> None:
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high")  # TF32, as every stage
         self.job, self.config = job, job.config
         args = settings_of_trl(self.config, job.folder)
         if args.world_size != self.config.processes:
