@@ -8,13 +8,18 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-integrations test-browser test-trl test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run demo test fuzz test-integrations test-browser test-trl test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 run: setup  ## install everything, then run a study from data to report (STUDY=quick)
 	snakemake --cores all --config study=$(STUDY)
+
+demo: setup  ## see the whole chain in about a minute and a half: one environment, two methods, a report
+	snakemake --cores all --config study=demo
+	@page=$(CURDIR)/results/demo/report/report.html; echo "Open $$page"; \
+	if [ -t 1 ]; then python -c 'import sys, webbrowser; webbrowser.open(sys.argv[1])' "file://$$page"; fi
 
 # A crashed worker ends the run: with a replacement worker, pytest-xdist's loadgroup can wait forever for the last tests.
 test: setup  ## run all tests on two cores
@@ -29,13 +34,16 @@ test-integrations:  ## test the environments in Gymnasium and verifiers, without
 
 test-browser: setup  ## test the report's pages in Chromium, with axe (`make test` does without, where there is one)
 	test -d .venv-axe || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-axe -r tests/browser/requirements.txt
-	EMPG_BROWSER=required EMPG_AXE=.venv-axe/axe_playwright_python/axe.min.js OMP_NUM_THREADS=1 pytest tests/browser
+	EMPG_BROWSER=required EMPG_AXE=.venv-axe/axe_playwright_python/axe.min.js OMP_NUM_THREADS=1 pytest -m "longer or not longer" tests/browser
 
 test-trl: setup  ## train with the real TRL: losses, LoRA, two processes, resume (minutes)
 	OMP_NUM_THREADS=1 pytest -m longer tests/trl
 
 test-package: setup  ## install the wheel in clean environments, with an old and a new torch (downloads gigabytes)
 	pytest -m longer tests/package
+
+fuzz: setup  ## damage 100,000 inputs of all readers, and 36,400 texts of agents an environment (hours)
+	OMP_NUM_THREADS=1 EMPG_FUZZ_EXAMPLES=9100 pytest -n 2 tests/fault/test_fuzz.py
 
 lint: setup  ## check style, types, import layers and the workflow
 	ruff check .
@@ -50,9 +58,8 @@ format: setup  ## format all files
 	ruff format .
 	snakefmt Snakefile workflow
 
-ui: setup  ## serve the MLflow UI on http://127.0.0.1:5000
-	@echo 'MLflow answers at http://127.0.0.1:5000 in half a minute; Ctrl-C ends it.'
-	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///results/mlflow.db
+ui: setup  ## serve MLflow on http://127.0.0.1:5000 and print the addresses of the studies
+	empg ui
 
 times: setup  ## print how long each job of a study took (STUDY=quick)
 	empg times --results results/$(STUDY)
@@ -83,9 +90,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 
-bench: setup  ## measure speed and memory against public packages
-	for script in benchmarks/{alfworld_engine,sampler,update,deepsearch_index}.py; do OMP_NUM_THREADS=1 python $$script || exit 1; done
-	OMP_NUM_THREADS=1 python benchmarks/webshop_engine.py $${WEBSHOP_DATA:-$${EMPG_TEST_DATA:-../shared/data}/webshop}
+# It counts the CPU seconds of one thread, so other work may run beside it.
+bench: setup  ## measure speed and memory beside public packages; write docs/benchmarks.md (after `make run`)
+	OMP_NUM_THREADS=1 nice -n 5 python -m benchmarks
 
 # The variable silences an advertisement that Material for MkDocs prints with each build.
 docs: setup  ## build the documentation site into site/ (open site/index.html)
@@ -100,4 +107,4 @@ lock:  ## resolve requirements.lock again from pyproject.toml
 		--no-emit-package torch --override <(echo "torch==2.13.0 ; sys_platform == 'never'") --quiet -o requirements.lock
 
 clean:  ## delete results, data and caches, but not .venv
-	rm -rf results data .dvc/cache .dvc/tmp .snakemake
+	rm -rf results data params.yaml .dvc/cache .dvc/tmp .snakemake

@@ -19,17 +19,18 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/track.smk"
+include: "workflow/rules/testbed.smk"
 
 
 rule all:
     default_target: True
     input:
-        f"{STUDY}/report/report.html",
-        f"{STUDY}/mlflow.done",
-        "results/mlflow.db",
+        [f"{STUDY}/report/report.html", f"{STUDY}/mlflow.done", "results/mlflow.db"] if study.environments else [],
+        f"{TESTBED}/report/README.md" if study.testbed else [],
     localrule: True
 
 
 onsuccess:
-    if Path(f"{STUDY}/report/report.html").exists():
-        logger.info(f"Report: {STUDY}/report/report.html")
+    for page in (f"{STUDY}/report/report.html", f"{TESTBED}/report/README.md"):
+        if Path(page).exists():
+            logger.info(f"Report: {page}")

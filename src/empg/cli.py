@@ -131,6 +131,21 @@ def parser() -> argparse.ArgumentParser:
         results=RESULTS,
         out="folder for the report",
     )
+    command(
+        "testbed",
+        _testbed,
+        "measure methods in a world whose policy gradient is known",
+        config=CONFIG,
+        out="folder for the table",
+    )
+    command(
+        "testbed-report",
+        _testbed_report,
+        "write the testbed's tables, figures and page",
+        config=STUDY,
+        results="folder with a folder for each part of the testbed",
+        out="folder for the report",
+    )
     track = command(
         "track", _track, "rebuild a study's runs in the MLflow database from its results folder", results=RESULTS
     )
@@ -156,6 +171,7 @@ def parser() -> argparse.ArgumentParser:
         results=RESULTS,
         out="folder to write (docs/results/STUDY)",
     )
+    ui = command("ui", _ui, "serve MLflow's page of all studies and print their addresses")
     command("times", _times, "print how long each job of a study took", results=RESULTS)
 
     for sub in (data, dvc):
@@ -180,6 +196,10 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)"
     )
+    ui.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="PATH", help="folder of all studies (default: results)"
+    )
+    ui.add_argument("--port", type=int, default=5000, help="port to listen on (default: %(default)s)")
     about = "folder of a run (results/STUDY/ENVIRONMENT/METHOD/seedN), or of a whole study"
     audit.add_argument("path", type=Path, metavar="RUN", help=about)
     track.add_argument("--init", action="store_true", help="only create an empty database, in the folder --results")
@@ -246,6 +266,20 @@ def _report(args: argparse.Namespace) -> None:
         page.run(args.config, args.results, args.out, progress=report)
 
 
+def _testbed(args: argparse.Namespace) -> None:
+    from empg.config.testbed import TestbedRun
+    from empg.testbed import run
+
+    with progress.shown("places") as report:
+        run.run(_read(TestbedRun, args.config), args.out, progress=report)
+
+
+def _testbed_report(args: argparse.Namespace) -> None:
+    from empg.report import testbed
+
+    testbed.run(args.config, args.results, args.out)
+
+
 def _track(args: argparse.Namespace) -> None:
     from empg.tracking.database import create
     from empg.tracking.rebuild import rebuild
@@ -255,6 +289,12 @@ def _track(args: argparse.Namespace) -> None:
         return
     with progress.shown("runs") as report:
         rebuild(args.results, progress=report)
+
+
+def _ui(args: argparse.Namespace) -> None:
+    from empg.tracking import ui
+
+    ui.serve(args.results, args.port)
 
 
 def _serve(args: argparse.Namespace) -> None:

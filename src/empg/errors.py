@@ -23,6 +23,10 @@ class DataError(UserError):
     """A missing, truncated or malformed data file: task data, rollouts, a checkpoint, a model folder."""
 
 
+class StorageError(EmpgError, OSError):
+    """A file could not be written: the disk is full, read-only or the like. What was written before is whole."""
+
+
 class EnvironmentStateError(EmpgError):
     """An environment was used out of order, for example stepped after its episode had ended."""
 

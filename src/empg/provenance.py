@@ -44,7 +44,15 @@ def digest(path: Path) -> str:
     if not path.is_dir():
         raise DataError(f"{path}: expected a file or a folder, found none")
     manifest = path / MANIFEST
-    return json_digest(read_json(manifest)["outputs"] if manifest.exists() else tree(path))
+    return json_digest(_outputs(manifest) if manifest.exists() else tree(path))
+
+
+def _outputs(manifest: Path) -> dict[str, str]:
+    found = read_json(manifest)
+    outputs = found.get("outputs") if isinstance(found, dict) else None
+    if not isinstance(outputs, dict):
+        raise DataError(f"{manifest}: expected the hashes of a stage's outputs, found {str(found)[:100]}")
+    return outputs
 
 
 def json_digest(value: Any) -> str:

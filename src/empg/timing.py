@@ -1,7 +1,8 @@
-"""What a stage costs, over all processes that worked on it.
+"""What a stage costs in time and memory, over all processes that worked on it.
 
 A process writes what it has used every few seconds, so one that is killed leaves what it used until then. The process
-that ends the stage adds everything up. The files lie in a hidden folder of the stage's output and vanish with its end.
+that ends the stage adds up the seconds and takes the highest peak of memory. The files lie in a hidden folder of the
+stage's output and vanish with its end.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import resource
 import shutil
+import sys
 import threading
 import time
 import uuid
@@ -25,6 +28,7 @@ from empg.files import read_json, write_json
 FOLDER = ".timing"
 SECONDS = 5.0  # between two writes: what a kill can hide
 USED = ("startup_seconds", "wall_seconds", "cpu_seconds")
+PEAK = "peak_memory_bytes"
 
 
 class Clock:
@@ -49,9 +53,10 @@ class Clock:
         self._thread.start()
 
     def total(self) -> dict[str, Any]:
-        """Seconds of all processes (``startup_seconds`` is what passed before the stage began) and their number."""
+        """Seconds of all processes (``startup_seconds`` passed before the stage began), their number, highest peak."""
         parts = [*self._earlier, self._used()]
-        return {name: sum(part[name] for part in parts) for name in USED} | {"processes": len(parts)}
+        seconds = {name: sum(part[name] for part in parts) for name in USED}
+        return seconds | {PEAK: max(part.get(PEAK, 0) for part in parts), "processes": len(parts)}
 
     def write(self) -> None:
         """Record what this process has used until now."""
@@ -70,12 +75,18 @@ class Clock:
 
     def _used(self) -> dict[str, float]:
         wall, cpu = time.perf_counter() - self._wall, _cpu_seconds() - self._cpu
-        return {"startup_seconds": self._startup, "wall_seconds": wall, "cpu_seconds": cpu}
+        return {"startup_seconds": self._startup, "wall_seconds": wall, "cpu_seconds": cpu, PEAK: peak_memory()}
 
     def _write_often(self) -> None:
         self.write()
         while not self._ended.wait(SECONDS):
             self.write()
+
+
+def peak_memory() -> int:
+    """Bytes: the most resident memory that this process ever had, or one of those that it started and waited for."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 @cache

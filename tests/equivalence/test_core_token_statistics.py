@@ -118,6 +118,6 @@ def test_renyi_entropies_need_no_larger_tensor_either():
 
 
 def test_the_default_chunk_is_bounded():
-    # 20,000 words: 64 tokens at a time.
-    found = largest_tensor(token_statistics, tokens=256, vocabulary=20_000)
-    assert found == 64 * 20_000
+    # 20,000 words: 320 tokens at a time.
+    found = largest_tensor(token_statistics, tokens=640, vocabulary=20_000)
+    assert found == 320 * 20_000

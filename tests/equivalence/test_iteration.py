@@ -25,7 +25,7 @@ from empg.timing import Clock
 from empg.training import rl
 from empg.training.credit import credit_batch
 
-TEMPERATURE, LEARNING_RATE, ITERATIONS, UPDATES = 0.7, 0.02, 4, 2
+TEMPERATURE, LEARNING_RATE, ITERATIONS, UPDATES = 0.7, 0.005, 4, 2
 FACTORS = [1.0, 0.75, 0.5]  # decay 1 over four iterations: 1 − iteration / 4
 DATA = AlfworldData.model_validate({"sizes": {"train": 8, "valid_seen": 1, "valid_unseen": 1, "tune": 1}})
 METHOD = {

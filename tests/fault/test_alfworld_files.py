@@ -146,3 +146,14 @@ def test_broken_text(tmp_path: Path, key: str, old: str, new: str, found: str | 
     message = refusal(path)
     assert key in message
     assert found is None or found in message
+
+
+def test_names_of_a_file_are_no_python(tmp_path: Path) -> None:
+    """The rules are compiled: an action of any name is played, and a term that looks like ours is refused."""
+    named = {"pddl_domain": DOMAIN.replace("OpenObject", "a/b-c"), "grammar": GRAMMAR.replace("OpenObject", "a/b-c")}
+    assert Game.load(write(tmp_path, GOOD | named)).reset().startswith("-= Welcome")
+    for term in ("$0", "$9**9**9", "$0]or[1"):
+        domain = DOMAIN.replace("(atLocation ?a ?l)", f"(atLocation ?a {term})", 1)
+        assert "expected a predicate of the domain" in refusal(write(tmp_path, GOOD | {"pddl_domain": domain}))
+        problem = PROBLEM.replace("(objectType ?o MugType)", f"(objectType ?o {term})")
+        assert "expected a predicate of the domain" in refusal(write(tmp_path, GOOD | {"pddl_problem": problem}))

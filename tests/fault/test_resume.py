@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from random import Random
@@ -196,6 +198,66 @@ def stopped(root, interrupted, tmp_path):
     return run
 
 
+@pytest.fixture
+def disk(tmp_path):
+    """A small file system of its own: its folder and a function that changes its size in kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size, *options):
+        command = ["mount", "-t", "tmpfs", "-o", ",".join([*options, f"size={size}k"]), "tmpfs", str(folder)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    if not mount(4):
+        pytest.skip("needs the right to mount a file system")
+    yield folder, lambda size: mount(size, "remount")
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def check_refusal(message, out, found):
+    """The last line names the file, what was expected and what was found."""
+    line = message.splitlines()[-1]
+    assert line.startswith(f"empg: error: {out}")
+    assert "Traceback" not in message
+    assert found in line
+
+
+def test_a_run_on_a_full_disk_goes_on_once_there_is_room(root, uninterrupted, disk, capsys):
+    folder, resize = disk
+    run = Run(root, folder / "run")
+    codes = []
+    for size in range(32, 2000, 60):
+        assert resize(size)
+        codes.append(cli.main(run.arguments))
+        if codes[-1] == 0:
+            break
+        check_refusal(capsys.readouterr().err, folder, "found a full disk")
+    assert set(codes[:-1]) == {1}
+    assert len(codes) > 3, "the disk was full at several moments"
+    assert run.results() == uninterrupted
+
+
+def test_a_run_whose_files_may_not_grow_says_so(root, stopped, uninterrupted, capsys):
+    before, (soft, hard) = stopped.results(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        assert cli.main(stopped.arguments) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    check_refusal(capsys.readouterr().err, stopped.out, "found a limit on the size of files")
+    assert {name: content for name, content in stopped.results().items() if name in before} == before
+    stopped.finish()
+    assert stopped.results() == uninterrupted
+
+
+def test_a_read_only_folder_is_named(root, disk, capsys):
+    folder, _ = disk
+    run = Run(root, folder / "run")
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    assert cli.main(run.arguments) == 1
+    check_refusal(capsys.readouterr().err, folder, "Read-only file system")
+
+
 def test_a_run_that_was_interrupted_goes_on(stopped, uninterrupted):
     stopped.finish()
     assert stopped.results() == uninterrupted
@@ -243,7 +305,7 @@ def test_a_checkpoint_of_another_configuration_is_not_used(root, stopped, tmp_pa
     assert changed.results() == fresh.results()
 
 
-def test_weights_that_are_not_finite_stop_the_first_update(root, tmp_path, capsys):
+def test_weights_that_are_not_finite_are_refused(root, tmp_path, capsys):
     poisoned = tmp_path / "poisoned"
     shutil.copytree(root, poisoned, ignore=shutil.ignore_patterns("uninterrupted", "interrupted"))
     file = poisoned / "warmstart" / "model" / "model.safetensors"
@@ -251,12 +313,13 @@ def test_weights_that_are_not_finite_stop_the_first_update(root, tmp_path, capsy
     tensors["model.norm.weight"][0] = torch.nan
     save_file(tensors, file, metadata={"format": "pt"})
     run = Run(poisoned, tmp_path / "run")
-    assert cli.main(run.arguments) == 1
+    assert cli.main(run.arguments) == 2
     message = capsys.readouterr().err
-    assert f"empg: error: {run.out}: iteration 0: update: expected a finite loss, found nan" in message
+    refusal = f"empg: error: {file.parent}: tensor model.norm.weight: expected finite numbers, found NaN or infinity"
+    assert refusal in message
     assert "Traceback" not in message
     assert not (run.out / "manifest.json").exists()
-    # The rollout stage finds it too.
+    # The rollout stage refuses them too.
     arguments = [
         "rollouts",
         "--config",
@@ -268,8 +331,8 @@ def test_weights_that_are_not_finite_stop_the_first_update(root, tmp_path, capsy
         "--out",
         str(tmp_path / "rollouts"),
     ]
-    assert cli.main(arguments) == 1
-    assert "empg: error: sampler: expected finite entropies, found nan" in capsys.readouterr().err
+    assert cli.main(arguments) == 2
+    assert refusal in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["the update", "the sampler"])

@@ -65,7 +65,7 @@ def test_seeds_get_other_episodes_and_methods_the_same(study_results: Path, tmp_
 
 def test_ranges_by_hand() -> None:
     before = np.arange(40, dtype=float)
-    runs = [("base", 1, 0.0), ("base", 2, 0.0), ("new", 1, -1.0), ("new", 2, -3.0)]
+    runs = [("base", 1, 0.0), ("base", 2, 0.0), ("base", 3, 0.0), ("new", 1, -1.0), ("new", 2, -3.0), ("new", 3, -2.0)]
     frames = [
         pl.DataFrame(
             {
@@ -82,10 +82,10 @@ def test_ranges_by_hand() -> None:
     rescored = pl.concat(frames)
     found = entropy_change.entropy_change(rescored, STUDY)
     assert found["percentile"].unique().sort().to_list() == list(range(5, 101, 5))
-    assert found["steps"].unique().to_list() == [4]  # two of each seed
+    assert found["steps"].unique().to_list() == [6]  # two of each seed
     lowest, highest = (found.filter(percentile=p, method="new").row(0, named=True) for p in (5, 100))
     assert (lowest["before"], lowest["value"], lowest["difference"]) == pytest.approx((0.5, -2, -2))
     assert (highest["before"], highest["value"]) == pytest.approx((38.5, 38.5 - 2))
-    assert lowest["high"] == pytest.approx(-2 + 12.706205)  # s/√2 = 1
+    assert lowest["high"] == pytest.approx(-2 + 4.302653 / 3**0.5)  # s = 1
     assert found.filter(method="base", percentile=5)["value"].item() == 0
-    assert entropy_change.forward_kl(rescored)["forward_kl"].to_list() == pytest.approx([0.2] * 4)
+    assert entropy_change.forward_kl(rescored)["forward_kl"].to_list() == pytest.approx([0.2] * 6)

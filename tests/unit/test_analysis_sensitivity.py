@@ -6,8 +6,8 @@ import polars as pl
 
 from empg.analysis.sensitivity import maps, sensitivity
 from empg.config import Study, parse
-from empg.report.charts import to_svg
 from empg.report.figures import _sensitivity
+from empg.report.style import to_svg
 
 EMPG = {"advantage": "grpo", "modulation": "empg"}
 

@@ -195,6 +195,38 @@ def test_exit_codes(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "metrics.parquet" in capsys.readouterr().out
 
 
+def test_an_unreadable_file_does_not_end_the_audit(study: Path) -> None:
+    """Of a whole study: the manifest of one folder, the table of a second and the timing of a third are damaged."""
+    folders = [study / "alfworld" / method / "seed1" / "train" for method in ("grpo", "grpo_empg")]
+    manifest, table = folders[0] / "manifest.json", folders[1] / "metrics.parquet"
+    manifest.write_bytes(manifest.read_bytes()[:100])
+    table.write_bytes(b"no table")
+    (study / "alfworld" / "warmstart_evaluate" / "timing.json").write_text("{")
+    found: list[str] = []
+    with pytest.raises(AuditError, match="found 3 differences"):  # the table has two
+        audit.run(study, found.append)
+    text = "\n".join(found)
+    assert f"{folders[0]}\n  DIFFERS   manifest.json can be read\n            {manifest}: expected JSON" in text
+    assert f"{table}: expected SHA-256" in text
+    assert "  DIFFERS   rows can be read" in text
+    assert f"{study}/alfworld/warmstart_evaluate: " in text
+    assert f"{study}/alfworld/grpo/seed2/evaluate: " in text
+    assert len([line for line in found if line.startswith(str(study))]) == len([*study.rglob("manifest.json")])
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"stage": 1}'])
+def test_a_manifest_that_is_none_is_said_to_be(study: Path, content: str) -> None:
+    (study / RUN / "evaluate" / "manifest.json").write_text(content)
+    assert f"{study / RUN}/evaluate/manifest.json: " in differences(study / RUN)
+
+
+def test_an_unreadable_study_file_does_not_end_the_audit(study: Path) -> None:
+    (study / "config" / "study.json").write_text("{")
+    text = differences(study / RUN)
+    assert "command   unknown" in text
+    assert text.count("config    ") == 2
+
+
 def test_no_results_at_all(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there are\n  none"):
         audit.run(tmp_path / "nothing", print)

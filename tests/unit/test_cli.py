@@ -20,11 +20,15 @@ COMMANDS = (
     "train",
     "evaluate",
     "report",
+    "testbed",
+    "testbed-report",
     "track",
     "serve-retriever",
+    "fetch-model",
     "schema",
     "audit",
     "publish",
+    "ui",
     "times",
 )
 

@@ -298,3 +298,38 @@ def test_other_entropies_take_the_place_of_the_recorded_ones(level):
     np.testing.assert_array_equal(found.token_advantage, expected.token_advantage)
     assert found.columns().equals(expected.columns())
     assert not np.allclose(found.step_entropy, H)
+
+
+def test_actions_and_histories_are_those_of_the_steps():
+    """RTMC on histories of observations and actions: two steps at "b" are one state only after the same beginning."""
+
+    def acted(observation: str, action: str | None) -> Step:
+        return replace(step(0.5, observation=observation), action=action)
+
+    batch = [
+        trajectory(0, 0, 1.0, acted("a", "left"), acted("b", "go")),
+        trajectory(0, 1, 0.0, acted("a", "left"), acted("b", None)),
+        trajectory(0, 2, 0.0, acted("a", "right"), acted("b", "go")),
+    ]
+    history = credit_batch(batch, method("rtmc", "none", gamma=1.0, prior=0.0), max_response=10)
+    # At "a": Q(left) = ½, Q(right) = 0, V = ⅓. At "b" after left: Q(go) = 1, Q(None) = 0, V = ½; after right: Q = V.
+    A = np.array([1 / 6, 1 / 2, 1 / 6, -1 / 2, -1 / 3, 0])  # noqa: N806
+    np.testing.assert_allclose(history.modulation.advantage, A / A.std(), atol=1e-5)
+    observed = credit_batch(batch, method("rtmc", "none", gamma=1.0, prior=0.0, state="observation"), max_response=10)
+    # At "b", three visits: Q(go) = ½, Q(None) = 0, V = ⅓.
+    A = np.array([1 / 6, 1 / 6, 1 / 6, -1 / 3, -1 / 3, 1 / 6])  # noqa: N806
+    np.testing.assert_allclose(observed.modulation.advantage, A / A.std(), atol=1e-5)
+    assert observed.outcome_advantage.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("level", ["step", "token"])
+def test_gepo_gets_the_groups_of_steps_and_of_tokens(level):
+    """Group 0 has the step entropies 0, 1, ½ and the token entropies 0, 0, ½, 3/2, 0.2, 0.8, ½: both means are ½.
+
+    Group 1's are ½ and 15/28. So at the level of steps no group is low or high; of tokens, group 0 is low and 1 high.
+    """
+    found = credit_batch(BATCH, method("grpo", "gepo", level=level), max_response=10)
+    if level == "step":
+        np.testing.assert_allclose(found.modulation.advantage, [1, 1, -1, 0, 0, 0], atol=1e-5)
+    else:
+        np.testing.assert_allclose(found.token_advantage, [0.5] * 4 + [-1] * 3 + [0] * 7, atol=1e-5)

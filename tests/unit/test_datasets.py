@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from pathlib import Path
@@ -58,3 +59,13 @@ def test_the_manifest_tells_the_users_files_apart(questions: Path, tmp_path: Pat
         found.append(read_json(tmp_path / "out/manifest.json")["outputs"])
     assert set(found[0]) == set(found[1]) == {"files.sha256"}
     assert found[0] != found[1]
+
+
+def test_a_retriever_elsewhere_is_closed_with_its_data_set(tmp_path: Path) -> None:
+    interface = {"retriever": "http://127.0.0.1:1"}
+    dataset = open_dataset(data("deepsearch", "embedded"), tmp_path, interface)
+    (retriever,) = {dataset.arena(5).make().retriever for _ in range(2)}
+    assert not retriever._client.is_closed
+    del dataset
+    gc.collect()
+    assert retriever._client.is_closed

@@ -17,6 +17,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from empg import config
+from empg.config import testbed
 from empg.environments.alfworld import registration as alfworld
 from empg.environments.deepsearch import registration as deepsearch
 from empg.environments.webshop import registration as webshop
@@ -35,6 +36,9 @@ SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "`warmstart`": (config.WarmStart,),
     "`optimiser`, of `warmstart` and of `train`": (config.Optimiser,),
     "`rollouts`": (config.Rollouts,),
+    "The testbed: `testbed`": (testbed.Testbed,),
+    "`world`": (testbed.World,),
+    "`learning`": (testbed.Learning,),
     "`train`": (config.Train,),
     "`evaluate`": (config.Evaluate,),
     "A data set: `data.yaml`": (alfworld.AlfworldData,),
@@ -45,7 +49,9 @@ SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "`sizes` of Deep Search": (deepsearch.DeepsearchSizes,),
 }
 DATA_SETS = ("A data set: `data.yaml`", "WebShop", "Deep Search")
-METHODS = {name: config.method_model(name, "empg") for name in ("grpo", "rloo", "gigpo", "dapo")}
+# The name that a cell of the methods' table may give a default of its own → the model that has it.
+METHODS = {name: config.method_model(name, "empg") for name in ("grpo", "rloo", "gigpo", "dapo", "rtmc")}
+METHODS |= {name: config.method_model("grpo", name) for name in ("gepo", "calibrated", "decisive")}
 
 
 def tables() -> dict[str, list[list[str]]]:
@@ -70,7 +76,7 @@ def default(field: FieldInfo) -> Any:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    return list(value) if isinstance(value, tuple) else value
+    return [list(v) if isinstance(v, tuple) else v for v in value] if isinstance(value, tuple) else value
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
@@ -90,11 +96,12 @@ def test_every_setting_and_its_default_is_explained(heading):
 def test_every_setting_of_a_method_and_its_defaults_are_explained():
     rows = {row[0].strip("`"): row for row in tables()["A method: `methods.NAME`"]}
     assert set(rows) == {name for method in METHODS.values() for name in method.model_fields}
-    for advantage, method in METHODS.items():
+    for owner, method in METHODS.items():
         for name, field in method.model_fields.items():
-            cell = rows[name][2 if advantage == "dapo" else 1]
-            value = {"the environment's": None}.get(cell, written(cell.removeprefix("`gigpo` only: ")))
-            assert value == default(field), f"{advantage}.{name}"
+            cell = rows[name][2 if owner == "dapo" else 1]
+            cell = dict(re.findall(r"`(\w+)`: ([^,]+)", cell)).get(owner, cell)
+            value = {"the environment's": None}.get(cell, written(cell))
+            assert value == default(field), f"{owner}.{name}"
 
 
 def anchors(page: Path) -> set[str]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 
+import numpy as np
+import polars as pl
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from empg.errors import DataError
+from empg.errors import DataError, StorageError
 from empg.files import atomic_directory, atomic_path, read_json, write_json, write_text
 
 KILLED = """
@@ -116,3 +121,47 @@ def test_a_file_that_is_not_json_is_named(content, message, tmp_path):
     with pytest.raises(DataError) as error:
         read_json(path)
     assert str(error.value).startswith(f"{path}: {message}")
+
+
+def write_torch(path):
+    torch.save({"a": torch.rand(200_000)}, path)
+
+
+def write_safetensors(path):
+    save_file({"a": torch.rand(200_000)}, path)
+
+
+def write_parquet(path):
+    pl.DataFrame({"a": np.random.default_rng(0).random(100_000)}).write_parquet(path)
+
+
+def write_csv(path):
+    pl.DataFrame({"a": np.random.default_rng(0).random(100_000)}).write_csv(path)
+
+
+@pytest.mark.parametrize("write", [write_torch, write_safetensors, write_parquet, write_csv])
+@pytest.mark.parametrize("whole", ["file", "folder"])
+def test_a_full_disk_is_called_that_whoever_writes(tmp_path, write, whole):
+    """Each library has words of its own for it."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", tmp_path], check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    path = tmp_path / "result"
+    try:
+        made = atomic_path(path) if whole == "file" else atomic_directory(path)
+        with pytest.raises(StorageError) as caught, made as temporary:
+            write(temporary if whole == "file" else temporary / "a")
+        assert str(caught.value).startswith(f"{path}: expected room to write, found a full disk; what was finished")
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_a_limit_on_the_size_of_files_is_named(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StorageError, match="found a limit on the size of files"):
+            write_text(tmp_path / "a", "a" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []

@@ -8,14 +8,21 @@ import pytest
 import torch
 
 from empg.policy.elementwise import rms_norm
-from empg.policy.initialisation import initialise, match_content, repeat_sequences, share_words, word_counts
+from empg.policy.initialisation import (
+    initialise,
+    match_content,
+    repeat_sequences,
+    scale_residual_stream,
+    share_words,
+    word_counts,
+)
 from empg.policy.transformer import Architecture, Transformer
 from empg.policy.weights import tiny_config
 
 VOCABULARY, LENGTH = 500, 60
 
 
-def network(family: str, layers: int = 2, *, induction: bool = True) -> Transformer:
+def network(family: str, layers: int = 2, *, induction: bool = True, eps: float = 1e-6) -> Transformer:
     config = tiny_config(
         family,
         VOCABULARY,
@@ -29,7 +36,7 @@ def network(family: str, layers: int = 2, *, induction: bool = True) -> Transfor
         max_positions=256,
         rope_theta=1e6,
     )
-    made = Transformer(Architecture.from_config(config, "here"))
+    made = Transformer(Architecture.from_config(config | {"rms_norm_eps": eps}, "here"))
     generator = torch.Generator().manual_seed(0)
     initialise(made, generator)
     match_content(made)
@@ -94,3 +101,12 @@ def test_tokens_that_share_words_are_alike():
     torch.testing.assert_close(embedding[0], embedding[1] + embedding[4])
     assert (embedding[3] == 7.0).all(), "a token without a word stays as it was"
     assert embedding[1].std() == pytest.approx(0.02, rel=0.2)
+
+
+def test_a_larger_residual_stream_is_the_same_function(repeated):
+    made = network("qwen2", eps=0.0).double()
+    embedding = made.embedding.detach().clone()
+    logits = (made.states(repeated) @ embedding.T).detach()
+    scale_residual_stream(made, 30)
+    torch.testing.assert_close(made.embedding.detach(), 30 * embedding)
+    torch.testing.assert_close((made.states(repeated) @ made.embedding.T).detach(), logits)

@@ -21,8 +21,18 @@ def study(**method: object) -> Study:
 
 
 def test_every_registration_has_its_function():
-    assert list(ADVANTAGES) == ["dapo", "gigpo", "grpo", "rloo"]
-    assert list(MODULATIONS) == ["empg", "empg_bonus", "empg_scale", "none"]
+    assert list(ADVANTAGES) == ["dapo", "gigpo", "grpo", "rloo", "rtmc"]
+    assert list(MODULATIONS) == [
+        "calibrated",
+        "decisive",
+        "empg",
+        "empg_bonus",
+        "empg_inverted",
+        "empg_scale",
+        "empg_shuffled",
+        "gepo",
+        "none",
+    ]
     for registry in (ADVANTAGES, MODULATIONS):
         for registration in registry.values():
             assert callable(resolve(registration.function))
@@ -72,17 +82,26 @@ def test_a_method_survives_json_pickling_and_validation():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({"advantage": "grop"}, "advantage: expected one of dapo, gigpo, grpo, rloo; did you mean grpo?, found 'grop'"),
-        ({}, "advantage: expected one of dapo, gigpo, grpo, rloo, found None"),
-        ({"advantage": "grpo", "modulation": "emgp"}, "modulation: expected one of empg, .*did you mean empg?"),
-        ({"advantage": "grpo", "modulation": ["empg"]}, r"modulation: expected one of empg, .* found \['empg'\]"),
+        (
+            {"advantage": "grop"},
+            "advantage: expected one of dapo, gigpo, grpo, rloo, rtmc; did you mean grpo?, found 'grop'",
+        ),
+        ({}, "advantage: expected one of dapo, gigpo, grpo, rloo, rtmc, found None"),
+        (
+            {"advantage": "grpo", "modulation": "emgp"},
+            "modulation: expected one of calibrated, decisive, empg, .*did you mean empg?",
+        ),
+        (
+            {"advantage": "grpo", "modulation": ["empg"]},
+            r"modulation: expected one of calibrated, decisive, empg, .* found \['empg'\]",
+        ),
         (
             {"advantage": "grpo", "modulation": "empg", "zetta": 0.1},
             "zetta: unknown; did you mean zeta?$",
         ),
         (
             {"advantage": "grpo", "k": 1},
-            "k: unknown; it is a setting of modulation empg, modulation empg_scale$",
+            "k: unknown; it is a setting of modulation empg, modulation empg_inverted, modulation empg_scale, .*$",
         ),
         (
             {"advantage": "rloo", "omega": 1},
@@ -127,6 +146,9 @@ def test_a_name_that_both_have_is_refused(monkeypatch):
         ({"advantage": "grpo", "k": 2}, False),
         ({"advantage": "grpo", "modulation": "empg_scale", "zeta": 1}, False),
         ({"advantage": "grpo", "modulation": "empg", "k": -2}, False),
+        ({"advantage": "rtmc", "state": "observation", "modulation": "gepo", "alpha_low": 0.1}, True),
+        ({"advantage": "rtmc", "state": "text"}, False),
+        ({"advantage": "grpo", "modulation": "calibrated", "level": "step"}, True),
         ({"advantage": "grpo", "zetta": 1}, False),
         ({"advantage": "grop"}, False),
     ],
@@ -148,3 +170,8 @@ def test_reading_a_study_imports_no_torch():
         "'methods': {'grpo': {'advantage': 'gigpo', 'modulation': 'empg'}}}); print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_calibration_is_of_steps():
+    with pytest.raises(ConfigError, match=r"methods\.grpo\.level: Input should be 'step', found 'token'"):
+        study(advantage="grpo", modulation="calibrated", level="token")

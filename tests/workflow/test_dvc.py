@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from empg.config import load_data
+from empg.config import load_data, load_environments, load_study
 from empg.pipeline.job_files import write_sources
 
 ROOT = Path(__file__).parents[2]
@@ -90,10 +90,28 @@ def test_an_unknown_data_set_is_the_users_mistake(fresh):
     assert "config/data.yaml: expected the data set 'nowhere', found rooms, other_rooms" in result.stderr
 
 
-def test_every_data_set_has_a_stage():
+def stages(root):
     command = [sys.executable, "-m", "dvc", "stage", "list", "--all", "--name-only"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert listed == [f"data@{name}" for name in load_data(ROOT / "config/data.yaml")]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_the_default_studys_data_sets_have_stages():
+    """``params.yaml`` of this checkout may add others."""
+    study = load_study(
+        ROOT / "config/config.yaml",
+        load_data(ROOT / "config/data.yaml"),
+        load_environments(ROOT / "config/environments.yaml"),
+    )
+    assert stages(ROOT)[:3] == [f"data@{study.data_set(name)}" for name in study.environments]
+
+
+def test_status_speaks_of_the_data_sets_in_use_alone(fresh):
+    """The configuration has two data sets, and the study uses one of them."""
+    fresh.edit("dvc.yaml", lambda pipeline: pipeline["vars"][1].update(in_use={}))
+    assert make(fresh).returncode == 0
+    assert stages(fresh.root) == ["data@rooms"]
+    status = fresh.run("dvc", "status")
+    assert "up to date" in status.stdout, status.stdout
 
 
 def test_the_lock_belongs_to_this_source(tmp_path):

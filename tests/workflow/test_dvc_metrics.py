@@ -10,8 +10,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from empg.analysis.tables import panel_files
+from empg.files import write_json
+
 ROOT = Path(__file__).parents[2]
 REPORT = "results/quick/report"
+NAMES, MODES = ("alfworld", "deepsearch", "webshop"), ("greedy", "sampled")
 
 
 @pytest.fixture
@@ -27,15 +31,18 @@ def reported(fresh):
         "high": [0.6] * 4,
     }
     tables = fresh.root / REPORT / "tables"
-    tables.mkdir()
+    tables.mkdir(parents=True)
     pl.DataFrame(curves).write_csv(tables / "learning_curves.csv")
     return fresh
 
 
 def write(root: Path, *, success: float) -> None:
-    (root / REPORT).mkdir(parents=True, exist_ok=True)
-    content = {"rooms": {"valid_seen": {"greedy": {"grpo": {"success": success}}}}}
-    (root / REPORT / "metrics.json").write_text(json.dumps(content))
+    """The table of results of two policies that solve ``success`` of each panel of three environments."""
+    panels = [(name, split, mode) for name in NAMES for split in ("valid_seen", "unseen") for mode in MODES]
+    rows = [(*panel, method, success) for panel in panels for method in ("grpo", "grpo_empg")]
+    table = pl.DataFrame(rows, schema=["environment", "split", "mode", "method", "success"], orient="row")
+    for name, content in panel_files(table).items():
+        write_json(root / REPORT / "dvc" / name, content)
 
 
 def dvc(project, *arguments: str) -> str:
@@ -44,9 +51,16 @@ def dvc(project, *arguments: str) -> str:
     return done.stdout
 
 
-def test_show_needs_no_git(reported):
-    shown = json.loads(dvc(reported, "metrics", "show", "--json"))[""]["data"][f"{REPORT}/metrics.json"]["data"]
-    assert shown == {"rooms": {"valid_seen": {"greedy": {"grpo": {"success": 0.5}}}}}
+def test_show_fits_a_screen(reported):
+    """80 columns by 40 lines, for three environments and two methods."""
+    shown = dvc(reported, "metrics", "show").splitlines()
+    assert len(shown) == 1 + 3 * 2 * 2
+    assert max(map(len, shown)) <= 80
+    assert shown[0].split() == ["Path", "grpo", "grpo_empg"]
+    assert shown[-1].split() == [f"{REPORT}/dvc/webshop/valid_seen_sampled.json", "50.0", "50.0"]
+
+
+def test_plots_need_no_git(reported):
     (plot,) = json.loads(dvc(reported, "plots", "show", "--json"))["data"]["learning curves"]
     drawn = plot["content"] if isinstance(plot["content"], dict) else json.loads(plot["content"])
     assert drawn["spec"]["encoding"]["color"]["field"] == "method"
@@ -67,10 +81,11 @@ def test_diff_against_results_that_no_commit_holds(reported):
         subprocess.run(["git", *command], cwd=reported.root, check=True)
     assert reported.run("empg", "dvc", "rooms", "--out", "results/data/rooms.json").returncode == 0
     dvc(reported, "config", "--local", "core.no_scm", "false")
-    path = f"{REPORT}/metrics.json"
-    dvc(reported, "exp", "save", "--name", "before", "--include-untracked", path, "data@rooms")
+    path = f"{REPORT}/dvc/alfworld/valid_seen_sampled.json"
+    dvc(reported, "exp", "save", "--name", "before", "--include-untracked", f"{REPORT}/dvc", "data@rooms")
     write(reported.root, success=0.75)
     changed = json.loads(dvc(reported, "metrics", "diff", "before", "--json"))
-    assert changed[path]["rooms.valid_seen.greedy.grpo.success"] == {"old": 0.5, "new": 0.75, "diff": 0.25}
+    assert len(changed) == 3 * 2 * 2
+    assert changed[path]["grpo"] == {"old": 50.0, "new": 75.0, "diff": 25.0}
     listed = ["git", "ls-files", "results"]
     assert subprocess.run(listed, cwd=reported.root, capture_output=True, text=True, check=True).stdout == ""

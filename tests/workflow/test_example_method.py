@@ -125,7 +125,7 @@ def test_both_functions_made_the_advantages(trained):
     ("wrong", "message"),
     [
         ("alpha: 0.25", ("alpah: 0.25", "methods.shaped.alpah: ", "did you mean alpha?")),
-        ("dr_grpo", ("dr_gpro", "methods.shaped.advantage: ", "dapo, dr_grpo, gigpo, grpo, rloo; did you mean")),
+        ("dr_grpo", ("dr_gpro", "methods.shaped.advantage: ", "dapo, dr_grpo, gigpo, grpo, rloo, rtmc; did you mean")),
         ("alpha: 0.25", ("kappa: 1", "methods.shaped.kappa: ", "greater than 1")),
     ],
 )

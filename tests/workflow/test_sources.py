@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +85,15 @@ def test_stages_do_not_depend_on_later_ones():
     trained = {path.relative_to(PACKAGE).parts[0] for path in sources(STAGES["warmstart"].module)}
     assert not trained & {"analysis", "audit", "pipeline", "report", "tracking"}
     assert "rollouts" not in trained
+
+
+def test_the_sources_are_this_checkouts_whichever_is_installed(fresh, tmp_path):
+    """The logger plugin imports the installed package, here another checkout's, before the Snakefile is read."""
+    other = Path(shutil.copytree(fresh.root / "src", tmp_path / "other"))
+    (other / "empg/training/rl.py").write_text("# of another checkout\n")
+    command = [sys.executable, "-m", "snakemake", "-n", "--quiet"]
+    environment = os.environ | {"PYTHONPATH": str(other)}
+    subprocess.run(command, cwd=fresh.root, env=environment, capture_output=True, check=True)
+    hashes = json.loads((fresh.root / "results/sources/rooms/train.json").read_text())
+    own = hashlib.sha256((fresh.root / "src/empg/training/rl.py").read_bytes()).hexdigest()
+    assert hashes["empg/training/rl.py"] == own

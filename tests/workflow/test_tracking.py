@@ -20,7 +20,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, Trace
 
-from empg.config import Train, TrainRun, parse
+from empg.config import Sampling, Train, TrainRun, parse
 from empg.errors import DataError
 from empg.files import read_json, write_json
 from empg.pipeline import times
@@ -29,15 +29,17 @@ from empg.tracking import system_metrics
 from empg.tracking.database import create, uri
 from empg.tracking.live import _Curves, live
 from empg.tracking.rebuild import rebuild
+from empg.tracking.traces import EACH, sample
 from empg.tracking.tracker import Identity, Tracker
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
+COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 NAMES = {
-    "alfworld warmstart",
-    "alfworld grpo seed 1",
-    "alfworld grpo seed 2",
-    "alfworld grpo_empg seed 1",
-    "alfworld grpo_empg seed 2",
+    "alfworld-warmstart",
+    "alfworld-grpo-seed1",
+    "alfworld-grpo-seed2",
+    "alfworld-grpo_empg-seed1",
+    "alfworld-grpo_empg-seed2",
 }
 
 
@@ -124,6 +126,8 @@ def train_config(study: Path, method: str = "grpo", seed: int = 1) -> TrainRun:
 def tracked(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = copy(study_results, tmp_path_factory.mktemp("tracked"))
     page.run(study / "config" / "study.json", study, study / "report")
+    for path in study.rglob("timing.json"):
+        write_json(path, read_json(path) | {"commit": COMMIT, "dirty": False})
     rebuild(study)
     return study
 
@@ -148,13 +152,13 @@ def test_every_result_is_a_run_in_one_flat_table(tracked: Path) -> None:
     assert set(found) == {*NAMES, "report"}
     assert all(run.info.status == "FINISHED" for run in found.values())
     assert not any("mlflow.parentRunId" in run.data.tags for run in found.values())
-    tags = found["alfworld grpo_empg seed 2"].data.tags
+    tags = found["alfworld-grpo_empg-seed2"].data.tags
     wanted = {"study": "made_up", "stage": "train", "env": "alfworld", "method": "grpo_empg", "seed": "2"}
     assert tags | wanted == tags
     assert tags["processes"] == "1"
     assert "empg train --config" in tags["mlflow.note.content"]
     assert f"empg audit {tracked}/alfworld/grpo_empg/seed2`" in tags["mlflow.note.content"]
-    assert all("success" in found[name].data.metrics for name in NAMES)
+    assert all({"valid_seen", "valid_unseen"} <= set(found[name].data.metrics) for name in NAMES)
 
 
 def test_times_list_every_job_and_the_tracking_last(tracked: Path) -> None:
@@ -167,91 +171,140 @@ def test_times_list_every_job_and_the_tracking_last(tracked: Path) -> None:
     assert jobs[-1][2:4] == [f"{seconds[name]:.1f}" for name in ("wall_seconds", "cpu_seconds")]
 
 
-def test_one_number_says_how_well_a_policy_does(tracked: Path) -> None:
-    """Of 40 tasks a split, two splits."""
+def test_each_panel_is_a_metric(tracked: Path) -> None:
     panels = read_json(tracked / "alfworld" / "grpo" / "seed1" / "evaluate" / "summary.json")["panels"]
-    solved = panels["valid_seen"]["sampled"]["successes"] + panels["valid_unseen"]["sampled"]["successes"]
-    assert runs(tracked)["alfworld grpo seed 1"].data.metrics["success"] == solved / 80
+    metrics = runs(tracked)["alfworld-grpo-seed1"].data.metrics
+    for split, modes in panels.items():
+        assert metrics[split] == modes["sampled"]["success"]
+        assert metrics[f"{split}_greedy"] == modes["greedy"]["success"]
 
 
-def test_experiment_says_what_it_is_and_shows_the_table(tracked: Path) -> None:
+def test_experiment_says_what_it_is_and_has_a_view_of_each_environment(tracked: Path) -> None:
     experiment = MlflowClient(uri(tracked.parent)).get_experiment_by_name("made_up")
     assert experiment is not None
-    note = experiment.tags["mlflow.note.content"]
-    assert "A small results folder that no training made." in note
-    assert f"`empg track --results {tracked}`" in note
-    (key,) = re.findall(r"viewStateShareKey=(\w+)", note)
-    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
-    columns = json.loads(view["state"])["selectedColumns"]
-    report, policy = (runs(tracked)[name].data for name in ("report", "alfworld grpo seed 1"))
-    kinds = {"metrics": policy.metrics, "tags": report.tags}
-    assert all(column.split(".")[1].strip("`") in kinds[column.split(".")[0]] for column in columns)
+    first, *rest = experiment.tags["mlflow.note.content"].splitlines()
+    links = dict(re.findall(r"\[([^]]+)\]\(([^)]+)\)", first))
+    assert list(links) == ["alfworld", "all", "warm starts", "episodes", "report"]
+    assert all("workflowType=machine_learning" in link for link in links.values())
+    assert runs(tracked)["report"].info.run_id in links["report"]
+    assert "A small results folder that no training made." in rest
+    assert f"`empg track --results {tracked}`" in rest[-1]
+    for key, title in (("alfworld", "alfworld: trained policies"), ("policies", "Trained policies")):
+        assert f"viewStateShareKey={key}&" in "".join(links.values())
+        view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+        state = json.loads(view["state"])
+        assert view["name"] == title
+        metrics = [column for column in state["selectedColumns"] if column.startswith("metrics.")]
+        names = {column.removeprefix("metrics.").strip("`") for column in metrics}
+        assert names >= {"valid_seen", "valid_unseen"}
+        assert names <= set(runs(tracked)["alfworld-grpo-seed1"].data.metrics)
+        shown = MlflowClient(uri(tracked.parent)).search_runs([experiment.experiment_id], state["searchFilter"])
+        assert {run.info.run_name for run in shown} == NAMES - {"alfworld-warmstart"}
 
 
 def test_numbers_are_those_of_the_files(tracked: Path) -> None:
-    run = runs(tracked)["alfworld grpo seed 2"]
+    run = runs(tracked)["alfworld-grpo-seed2"]
     folder = tracked / "alfworld" / "grpo" / "seed2"
     metrics = pl.read_parquet(folder / "train" / "metrics.parquet")
     assert history(tracked, run, "train/success") == list(metrics.select("iteration", "success").iter_rows())
     assert "train/kl" not in run.data.metrics  # null: not computed
     panel = read_json(folder / "evaluate" / "summary.json")["panels"]["valid_unseen"]["sampled"]
     warm = read_json(tracked / "alfworld" / "warmstart_evaluate" / "summary.json")["panels"]["valid_unseen"]["sampled"]
-    assert run.data.metrics["valid_unseen/sampled/success"] == panel["success"]
+    assert run.data.metrics["valid_unseen"] == panel["success"]
     assert run.data.metrics["valid_unseen/sampled/lift"] == panel["success"] - warm["success"]
     assert run.data.params["method.advantage"] == "grpo"
     assert float(run.data.params["train.optimiser.lr"]) == Train().optimiser.lr
 
 
 def test_data_set_has_the_hash_that_dvc_knows(tracked: Path) -> None:
-    (entry,) = runs(tracked)["alfworld grpo seed 1"].inputs.dataset_inputs
+    (entry,) = runs(tracked)["alfworld-grpo-seed1"].inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest) == ("alfworld", MD5)
 
 
 def test_report_is_an_artifact(tracked: Path) -> None:
     client = MlflowClient(uri(tracked.parent))
     artifacts = {file.path for file in client.list_artifacts(runs(tracked)["report"].info.run_id)}
-    assert {"report.html", "manifest.json", "tables", "figures", "trajectories"} <= artifacts
+    assert {"report.html", "manifest.json", "tables", "figures"} <= artifacts
 
 
-def test_model_loads_and_generates(tracked: Path) -> None:
+def test_a_model_answers_chat_messages_and_says_how_to_ask(tracked: Path) -> None:
     import mlflow.pyfunc
     import mlflow.transformers
 
     mlflow.set_tracking_uri(uri(tracked.parent))
-    (output,) = runs(tracked)["alfworld grpo_empg seed 1"].outputs.model_outputs
+    run = runs(tracked)["alfworld-grpo_empg-seed1"]
+    (output,) = run.outputs.model_outputs
+    (model,) = Tracker(tracked).models(run)
+    assert (model.name, model.model_id) == ("alfworld-grpo_empg-seed1", output.model_id)
+    address = f"models:/{model.model_id}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow and transformers warn about their own code
-        pipeline = mlflow.transformers.load_model(f"models:/{output.model_id}")
-        (answer,) = pipeline("go to", max_new_tokens=3, do_sample=False)
-        (text,) = mlflow.pyfunc.load_model(f"models:/{output.model_id}").predict(["go to"])
-    assert answer["generated_text"].startswith("go to")
-    assert len(answer["generated_text"]) > len("go to")
-    assert isinstance(text, str)
-    assert text
+        about = mlflow.models.get_model_info(address)
+        chat = mlflow.pyfunc.load_model(address)
+        request = chat.input_example
+        (answer,) = chat.predict(request | {"max_tokens": 3})
+        pipeline = mlflow.transformers.load_model(address)
+        (continued,) = pipeline(request["messages"], max_new_tokens=3, do_sample=False)
+    assert request["messages"][-1] == {"role": "user", "content": "You see a mug 0."}
+    assert request["max_tokens"] == Sampling().max_response
+    assert about.signature.inputs.input_names()[0] == "messages"
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+    assert answer["usage"]["completion_tokens"] <= 3
+    assert continued["generated_text"][-1]["role"] == "assistant"
+    assert "You see a mug 0." in model.tags["mlflow.note.content"]
+    assert f'mlflow.pyfunc.load_model("{address}")' in model.tags["mlflow.note.content"]
 
 
-def test_sample_of_episodes_is_traced_step_by_step(tracked: Path) -> None:
-    run = runs(tracked)["alfworld grpo_empg seed 1"]
-    traces = [
-        trace for trace in all_traces(tracked) if trace.info.trace_metadata["mlflow.sourceRun"] == run.info.run_id
-    ]
-    assert sorted(trace.info.assessments[0].feedback.value for trace in traces) == [0, 0, 0, 1, 1, 1]
-    rollouts = pl.read_parquet(tracked / "alfworld/grpo_empg/seed1/train/rollouts/iteration_0003.parquet")
-    for trace in traces:
+def test_a_models_commit_is_its_runs(tracked: Path) -> None:
+    run = runs(tracked)["alfworld-grpo_empg-seed1"]
+    (model,) = Tracker(tracked).models(run)
+    assert run.data.tags["mlflow.source.git.commit"] == model.tags["mlflow.source.git.commit"] == COMMIT
+
+
+def test_a_sample_of_evaluation_episodes_is_traced_step_by_step(tracked: Path) -> None:
+    run = runs(tracked)["alfworld-grpo_empg-seed1"]
+    folder = tracked / "alfworld/grpo_empg/seed1/evaluate"
+    episodes, steps = (pl.read_parquet(folder / f"{name}.parquet") for name in ("episodes", "steps"))
+    own = [trace for trace in all_traces(tracked) if trace.info.trace_metadata["mlflow.sourceRun"] == run.info.run_id]
+    names = [trace.data.spans[0].name for trace in own]  # the latest first, as MLflow's page lists them
+    drawn = [f"{row['split']} {row['mode']} task {row['task']}" for row, _ in sample(folder, "alfworld")]
+    assert names == drawn
+    for trace in own:
         root, *spans = trace.data.spans
-        steps = rollouts.filter(trajectory=root.attributes["trajectory"])
-        assert [span.attributes["advantage"] for span in spans] == pytest.approx(steps["advantage"].to_list())
-        assert [span.outputs["text"] for span in spans] == steps["text"].to_list()
+        split, mode, _, task = root.name.split()
+        (episode,) = episodes.filter(split=split, mode=mode, task=int(task)).to_dicts()
+        played = steps.filter(split=split, mode=mode, task=int(task))
+        assert trace.info.assessments[0].feedback.value == episode["success"]
+        assert [span.outputs["text"] for span in spans] == played["text"].to_list()
+        assert [span.inputs["observation"] for span in spans] == played["observation"].to_list()
+        means = played["entropies"].list.mean().to_list()
+        assert [span.attributes["mean_entropy"] for span in spans] == pytest.approx(means)
+        assert root.attributes["report"] == f"episodes/alfworld-grpo_empg-seed1-{split}-{mode}.html#task-{task}"
+
+
+def test_the_sample_does_not_look_at_outcomes(study: Path) -> None:
+    """Whoever solves them: all policies and both modes have the same tasks."""
+    place = study / "alfworld" / "grpo" / "seed1" / "evaluate"
+    before = [(episode["split"], episode["mode"], episode["task"]) for episode, _ in sample(place, "alfworld")]
+    assert len(before) == 4 * EACH
+    path = place / "episodes.parquet"
+    pl.read_parquet(path).with_columns(~pl.col("success")).write_parquet(path)
+    assert [(row["split"], row["mode"], row["task"]) for row, _ in sample(place, "alfworld")] == before
+    other = study / "alfworld" / "warmstart_evaluate"
+    assert [(row["split"], row["mode"], row["task"]) for row, _ in sample(other, "alfworld")] == before
+    tasks = {mode: [task for _, found, task in before if found == mode] for mode in ("greedy", "sampled")}
+    assert tasks["greedy"] == tasks["sampled"]
 
 
 def test_traces_of_old_results_are_among_the_last_days(study: Path) -> None:
     """MLflow's table of traces shows seven days unless it is told otherwise."""
-    for path in study.rglob("iteration_*.parquet"):
+    for path in study.rglob("*.parquet"):
         os.utime(path, (0, 0))
     begin = time.time()
     rebuild(study)
-    assert all(trace.info.timestamp_ms >= int(begin * 1000) for trace in all_traces(study))
-    assert len(all_traces(study)) == 4 * 6
+    times = [trace.info.timestamp_ms / 1000 for trace in all_traces(study)]
+    assert len(times) == len(NAMES) * 4 * EACH
+    assert all(begin - 4 * EACH < seconds <= time.time() for seconds in times)
 
 
 def test_rebuilding_again_changes_nothing(tracked: Path) -> None:
@@ -310,16 +363,16 @@ def test_system_metrics_are_live_and_come_back(study: Path, tmp_path: Path, monk
     with live(study, "train", train_config(study)) as log:
         log(0, {"success": pl.read_parquet(study / "alfworld/grpo/seed1/train/metrics.parquet")["success"][0]})
         time.sleep(0.5)
-    run = runs(study)["alfworld grpo seed 1"]
+    run = runs(study)["alfworld-grpo-seed1"]
     key = "system/cpu_utilization_percentage"
     sampled = history(study, run, key)
     assert [step for step, _ in sampled] == list(range(len(sampled)))
     assert sampled
     rebuild(study)
-    assert runs(study)["alfworld grpo seed 1"].info.run_id == run.info.run_id
+    assert runs(study)["alfworld-grpo-seed1"].info.run_id == run.info.run_id
     again = without_database(study, tmp_path / "again")
     rebuild(again)
-    assert history(again, runs(again)["alfworld grpo seed 1"], key) == sampled
+    assert history(again, runs(again)["alfworld-grpo-seed1"], key) == sampled
 
 
 def test_unfinished_model_is_dropped(study: Path) -> None:
@@ -328,7 +381,7 @@ def test_unfinished_model_is_dropped(study: Path) -> None:
     run = tracker.begin(identity, train_config(study).model_dump(mode="json"))
     tracker.client.create_logged_model(tracker.experiment, name="policy", source_run_id=run.info.run_id)
     rebuild(study)
-    assert runs(study)["alfworld grpo seed 1"].info.run_id == run.info.run_id
+    assert runs(study)["alfworld-grpo-seed1"].info.run_id == run.info.run_id
     assert tracker.models(run) == []
 
 
@@ -340,7 +393,7 @@ def test_pages_of_a_run_are_its_artifacts(study: Path) -> None:
     page.write_text("<!doctype html><title>second</title>")  # a change that no manifest records
     rebuild(study)
     client = MlflowClient(uri(study.parent))
-    run = runs(study)["alfworld grpo seed 1"]
+    run = runs(study)["alfworld-grpo-seed1"]
     assert "second" in Path(client.download_artifacts(run.info.run_id, page.name)).read_text()
 
 
@@ -353,11 +406,11 @@ def test_killed_and_resumed_stage_is_one_run(study: Path) -> None:
     with live(study, "train", train_config(study)) as log:
         for row in rows:
             log(row["iteration"], {"success": row["success"], "kl": None})
-    shown = runs(study)["alfworld grpo seed 1"]
+    shown = runs(study)["alfworld-grpo-seed1"]
     assert shown.info.run_id == killed.run.info.run_id
     assert shown.info.status == "FINISHED"
     rebuild(study)
-    run = runs(study)["alfworld grpo seed 1"]
+    run = runs(study)["alfworld-grpo-seed1"]
     assert run.info.run_id == shown.info.run_id
     assert history(study, run, "train/success") == [(row["iteration"], row["success"]) for row in rows]
     assert history(study, run, "train/loss") == [(row["iteration"], row["loss"]) for row in rows]
@@ -366,9 +419,9 @@ def test_killed_and_resumed_stage_is_one_run(study: Path) -> None:
 def test_curves_of_other_results_are_replaced(study: Path) -> None:
     with live(study, "train", train_config(study)) as log:
         log(0, {"success": 0.123})
-    stale = runs(study)["alfworld grpo seed 1"]
+    stale = runs(study)["alfworld-grpo-seed1"]
     rebuild(study)
-    run = runs(study)["alfworld grpo seed 1"]
+    run = runs(study)["alfworld-grpo-seed1"]
     assert run.info.run_id != stale.info.run_id
     assert 0.123 not in [value for _, value in history(study, run, "train/success")]
 
@@ -377,22 +430,22 @@ def test_repeated_stage_takes_the_place_of_the_first(study: Path) -> None:
     for _ in range(2):
         with live(study, "train", train_config(study)) as log:
             log(0, {"success": 0.5})
-    assert set(runs(study)) == {"alfworld grpo seed 1"}
+    assert set(runs(study)) == {"alfworld-grpo-seed1"}
 
 
 def test_failed_stage_says_so(study: Path) -> None:
     with pytest.raises(ZeroDivisionError), live(study, "train", train_config(study)):
         raise ZeroDivisionError
-    assert runs(study)["alfworld grpo seed 1"].info.status == "FAILED"
+    assert runs(study)["alfworld-grpo-seed1"].info.status == "FAILED"
 
 
 def test_results_that_are_gone_leave_the_table(study: Path) -> None:
     rebuild(study)
-    assert len(all_traces(study)) == 4 * 6
+    assert len(all_traces(study)) == 5 * 4 * EACH
     shutil.rmtree(study / "alfworld" / "grpo_empg")
     rebuild(study)
     assert set(runs(study)) == {name for name in NAMES if "empg" not in name}
-    assert len(all_traces(study)) == 2 * 6
+    assert len(all_traces(study)) == 3 * 4 * EACH
 
 
 WRITER = """
@@ -420,7 +473,7 @@ def test_processes_write_at_the_same_time(study: Path) -> None:
         _, messages = writer.communicate(timeout=120)
         assert (writer.returncode, messages) == (0, "")
     for seed in (1, 2):
-        run = runs(study)[f"alfworld grpo seed {seed}"]
+        run = runs(study)[f"alfworld-grpo-seed{seed}"]
         assert history(study, run, "train/loss") == [(step, -step) for step in range(100)]
 
 

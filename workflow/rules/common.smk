@@ -5,6 +5,10 @@ from pathlib import Path
 # Jobs run this interpreter and this source tree, also where the environment is not activated.
 SOURCE = str(Path(workflow.basedir, "src"))
 sys.path.insert(0, SOURCE)
+# A logger plugin may have imported the package of another checkout already, from the environment's site-packages.
+for name, module in [*sys.modules.items()]:
+    if name.partition(".")[0] == "empg" and not str(module.__file__).startswith(SOURCE + os.sep):
+        del sys.modules[name]
 for variable, first in {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": SOURCE}.items():
     os.environ |= {variable: os.pathsep.join([first, *filter(None, [os.environ.get(variable)])])}
 

@@ -29,6 +29,7 @@ from empg.analysis.training_curves import histograms, learning_curves, over_seed
 from empg.files import atomic_path
 
 GRADIENTS = ("norm", "before", "after")
+SCALING = ("calibrated", "decisive", "empg", "empg_inverted", "empg_scale", "empg_shuffled")  # g varies and has mean 1
 CREDITED_COLUMNS = ("iteration", "trajectory", "step", "trained", "step_entropy", "gradient_scale")
 
 
@@ -45,7 +46,7 @@ def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: N
     rescored = pl.concat(scored)
     progress = training_summaries.training_progress(results, training, credited)
     efficiency = training_summaries.sample_efficiency(study, progress)
-    scaled = [name for name, method in study.methods.items() if method.modulation in ("empg", "empg_scale")]
+    scaled = [name for name, method in study.methods.items() if method.modulation in SCALING]
     trained = credited.filter(pl.col("trained"))
     results_table, verdict = result_table(study, panels, tasks), verdict_table(study, tasks)
     tables = {
@@ -112,7 +113,7 @@ def save_table(table: pl.DataFrame, folder: Path, name: str) -> None:
 
 
 def metrics(results_table: pl.DataFrame, aggregates: pl.DataFrame) -> dict[str, Any]:
-    """Environment → split → mode → method → its numbers, without nulls: the file for ``dvc metrics show``."""
+    """Environment → split → mode → method → its numbers, without nulls."""
     nested: dict[str, Any] = {}
     chosen = {
         "success": results_table,
@@ -130,3 +131,17 @@ def metrics(results_table: pl.DataFrame, aggregates: pl.DataFrame) -> dict[str, 
                 place = place.setdefault(row[level], {})
             place[name] = row[name]
     return nested
+
+
+def panel_files(results_table: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """For ``dvc metrics``: a file for each panel, with the success of each method in percent, to one decimal.
+
+    DVC shows a row for each file and a column for each number in it, so one file of all numbers fits no screen.
+    """
+    panels = results_table.group_by(*PANEL_KEY, maintain_order=True)
+    return {
+        f"{environment}/{split}_{mode}.json": {
+            row["method"]: round(100 * row["success"], 1) for row in rows.iter_rows(named=True)
+        }
+        for (environment, split, mode), rows in panels
+    }

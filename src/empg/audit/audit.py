@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import polars as pl
-
 from empg.audit.recompute import RECOMPUTED, Numbers
-from empg.errors import AuditError, DataError
+from empg.errors import AuditError, DataError, UserError
 from empg.files import file_digest, read_json
 from empg.pipeline.commands import command, data_set
 from empg.pipeline.origin import commit
@@ -44,39 +43,49 @@ class Audit:
     def facts(self, manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """What the folder is and where it comes from."""
         config = manifest["config"]
-        yield "command", command(self.study, self.name, self._data())
-        yield "commit", commit(self.folder) or "unknown"
+        yield "command", _known(lambda: command(self.study, self.name, self._data()))
+        yield "commit", self.commit()
         yield "config", json_digest(config)
-        if (path := self._identity()).exists():
-            yield "data", f"{self._data()}, {read_json(path)['md5']} (DVC)"
+        if data := _known(self._data):
+            yield "data", f"{data}, {_known(lambda: read_json(self._identity())['md5'])} (DVC)"
         if "seed" in config:
             yield "seed", str(config["seed"])
         yield "versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
 
+    def commit(self) -> str:
+        """The commit that the timing file names."""
+        return _known(lambda: commit(self.folder) or "unknown")
+
     def checks(self, manifest: dict[str, Any]) -> Iterator[Check]:
-        """Raises :class:`DataError` for a file that cannot be read."""
-        yield self._files(manifest["outputs"])
+        """Every check of the folder. What cannot be read differs, and the other checks go on."""
+        yield from _attempt("files can be read", partial(self._files, manifest["outputs"]))
+        yield from _attempt("settings can be read", partial(self._settings, manifest["config"]))
+        for name, recorded in manifest["inputs"].items():
+            yield from _attempt(f"input {name} can be read", partial(self._unchanged, name, recorded))
+        if recompute := RECOMPUTED.get(manifest["stage"]):
+            yield from _attempt("rows can be read", lambda: map(_compare, recompute(self.folder, manifest)))
+
+    def _settings(self, recorded: dict[str, Any]) -> Iterator[Check]:
         path = self.study / "config" / ("study.json" if self.name == "report" else f"{self.name}.json")
         if path.exists():
-            differs = [] if self._configured(path) == manifest["config"] else [f"{path} has other settings now"]
+            differs = [] if self._configured(path) == recorded else [f"{path} has other settings now"]
             yield Check(f"settings are those of {path}", differs)
-        for name, recorded in manifest["inputs"].items():
-            source = self._input(name)
-            now = digest(source) if source.exists() else None
-            differs = [f"{source}: expected {recorded}, found {now}"] if now and now != recorded else []
-            yield Check(f"input {name} is {source}, {recorded[:12]}…", differs, done=now is not None)
-        if recompute := RECOMPUTED.get(manifest["stage"]):
-            for numbers in recompute(self.folder, manifest):
-                yield _compare(numbers)
 
-    def _files(self, outputs: dict[str, str]) -> Check:
+    def _unchanged(self, name: str, recorded: str) -> Iterator[Check]:
+        """Whether an input is the one that the stage read."""
+        source = self._input(name)
+        now = digest(source) if source.exists() else None
+        differs = [f"{source}: expected {recorded}, found {now}"] if now and now != recorded else []
+        yield Check(f"input {name} is {source}, {recorded[:12]}…", differs, done=now is not None)
+
+    def _files(self, outputs: dict[str, str]) -> Iterator[Check]:
         differences = []
         for name, recorded in outputs.items():
             path = self.folder / name
             now = file_digest(path) if path.is_file() else "no such file"
             if now != recorded:
                 differences.append(f"{path}: expected SHA-256 {recorded}, found {now}")
-        return Check(f"{len(outputs)} files have the SHA-256 that {MANIFEST} names", differences)
+        yield Check(f"{len(outputs)} files have the SHA-256 that {MANIFEST} names", differences)
 
     def _configured(self, path: Path) -> Any:
         if self.name != "report":
@@ -109,23 +118,53 @@ class Audit:
 def run(path: Path, out: Callable[[str], None]) -> None:
     """Audit every folder of results at or under ``path`` and give ``out`` the lines of the account.
 
+    A folder whose manifest cannot be read counts as a difference, and the audit goes on with the next.
     Raises :class:`AuditError` when something differs, :class:`DataError` when there are no results.
     """
     audits = folders(path)
     found = 0
     for study, folder in audits:
         audit = Audit(study, folder)
-        manifest = read_json(folder / MANIFEST)
-        checks: list[Check] = []
         try:
-            checks.extend(audit.checks(manifest))
-        except (DataError, OSError, pl.exceptions.PolarsError) as error:
-            checks.append(Check("files can be read", [str(error)]))
+            manifest = read_manifest(folder)
+        except UserError as error:
+            found += 1
+            out(f"{folder}\n  DIFFERS   {MANIFEST} can be read\n            {error}")
+            continue
+        checks = [*audit.checks(manifest)]
         found += sum(len(check.differences) for check in checks)
         for line in report(audit, manifest, checks, detailed=len(audits) <= IN_DETAIL):
             out(line)
     if found:
         raise AuditError(f"{path}: expected what was recorded, found {found} differences; they are listed above")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The folder's manifest. Raises :class:`DataError` when it is missing, cut short or lacks an entry."""
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path}: expected an object, found {type(manifest).__name__}")
+    for key, kind in {"stage": str, "config": dict, "inputs": dict, "outputs": dict, "versions": dict}.items():
+        if not isinstance(found := manifest.get(key), kind):
+            raise DataError(f"{path}: {key}: expected {kind.__name__}, found {type(found).__name__}")
+    return manifest
+
+
+def _known(fact: Callable[[], str]) -> str:
+    """A fact that nothing depends on, or "unknown" where its file cannot be read."""
+    try:
+        return fact()
+    except UserError:
+        return "unknown"
+
+
+def _attempt(what: str, checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
+    try:
+        yield from checks()
+    except Exception as error:  # whatever a damaged file causes, the audit reports it and goes on
+        known = isinstance(error, (UserError, OSError))
+        yield Check(what, [str(error) if known else f"{type(error).__name__}: {error}"])
 
 
 def report(audit: Audit, manifest: dict[str, Any], checks: list[Check], *, detailed: bool) -> Iterator[str]:
@@ -135,8 +174,8 @@ def report(audit: Audit, manifest: dict[str, Any], checks: list[Check], *, detai
         for key, text in audit.facts(manifest):
             yield f"  {key:<9} {text}"
     elif not any(check.differences for check in checks):
-        count, made = sum(check.done for check in checks), commit(audit.folder) or "unknown"
-        yield f"{audit.folder}: {count} checks agree; {len(manifest['outputs'])} files; commit {made[:12]}"
+        count, made = sum(check.done for check in checks), audit.commit()[:12]
+        yield f"{audit.folder}: {count} checks agree; {len(manifest['outputs'])} files; commit {made}"
     else:
         yield str(audit.folder)
     for check in checks:

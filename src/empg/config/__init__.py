@@ -33,6 +33,7 @@ from empg.config.slices import (
     cut,
     evaluate_run,
     rollouts_run,
+    testbed_runs,
     train_run,
     warmstart_run,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "parse",
     "read_yaml",
     "rollouts_run",
+    "testbed_runs",
     "train_run",
     "warmstart_run",
 ]

@@ -193,6 +193,14 @@ class GigpoSettings(Model):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.95
 
 
+class RtmcSettings(Model):
+    """``state`` says what makes states equal, ``gamma`` discounts, ``prior`` counts as visits at the group's mean."""
+
+    state: Literal["history", "observation"] = "history"
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.99
+    prior: Annotated[float, Field(ge=0)] = 2.0
+
+
 class ScaleSettings(Model):
     """``k`` is the strength of the gradient scale."""
 
@@ -206,16 +214,50 @@ class BonusSettings(Model):
     zeta: Strength | None = None
 
 
+class CalibratedSettings(BonusSettings):
+    """The strength and weight of the bonus; the rest is estimated. Evidence is of steps, and so is the modulation."""
+
+    level: Literal["step"] = "step"
+
+
+class DecisiveSettings(Model):
+    """No settings: the weights are estimated. Evidence is of steps, and so is the modulation."""
+
+    level: Literal["step"] = "step"
+
+
 class EmpgSettings(BonusSettings, ScaleSettings):
     """Both terms of EMPG."""
+
+
+class GepoSettings(Model):
+    """Factors ``alpha`` of positive advantages in low and of negative ones in high-entropy groups, thresholds ``beta``.
+
+    The thresholds are standard deviations of the groups' entropy below and above its mean.
+    """
+
+    alpha_low: Strength = 0.5
+    alpha_high: Strength = 0.2
+    beta_low: float = 0.2
+    beta_high: float = 0.3
 
 
 GRPO = AdvantageRegistration(NoSettings, "empg.core.advantages:grpo_advantages")
 DAPO = AdvantageRegistration(DapoDefaults, "empg.core.advantages:grpo_advantages")
 RLOO = AdvantageRegistration(NoSettings, "empg.core.advantages:rloo_advantages")
 GIGPO = AdvantageRegistration(GigpoSettings, "empg.core.advantages:gigpo_advantages", title="GiGPO")
+RTMC = AdvantageRegistration(RtmcSettings, "empg.core.rollout_tree:rtmc_advantages")
 
 NONE = ModulationRegistration(NoSettings, "empg.core.modulation:unmodulated")
 EMPG = ModulationRegistration(EmpgSettings, "empg.core.modulation:empg")
 EMPG_SCALE = ModulationRegistration(ScaleSettings, "empg.core.modulation:empg_scale", title="EMPG (scale)")
 EMPG_BONUS = ModulationRegistration(BonusSettings, "empg.core.modulation:empg_bonus", title="EMPG (bonus)")
+EMPG_SHUFFLED = ModulationRegistration(EmpgSettings, "empg.core.controls:empg_shuffled", title="EMPG (shuffled)")
+EMPG_INVERTED = ModulationRegistration(EmpgSettings, "empg.core.controls:empg_inverted", title="EMPG (inverted)")
+GEPO = ModulationRegistration(GepoSettings, "empg.core.group_entropy:gepo", of_batch=True)
+CALIBRATED = ModulationRegistration(
+    CalibratedSettings, "empg.core.calibration:calibrated", of_batch=True, title="calibrated modulation"
+)
+DECISIVE = ModulationRegistration(
+    DecisiveSettings, "empg.core.calibration:decisive", of_batch=True, title="decisiveness weights"
+)

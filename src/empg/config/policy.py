@@ -13,6 +13,7 @@ class TinyPolicy(Model):
     """A small network trained from scratch, with a tokenizer trained on the environment's text.
 
     ``induction`` initialises heads that repeat sequences, which helps with names of several tokens.
+    ``residual_scale`` multiplies the initial scale of the residual stream.
     """
 
     type: Literal["tiny"] = "tiny"
@@ -26,6 +27,7 @@ class TinyPolicy(Model):
     max_positions: Positive = 1024
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
     induction: bool = False
+    residual_scale: Annotated[float, Field(gt=0)] = 1.0
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> TinyPolicy:

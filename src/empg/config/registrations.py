@@ -66,11 +66,13 @@ class ModulationRegistration:
         function: ``module:attribute`` of ``function(advantages, entropy, trajectory, **settings)``, from
             :class:`empg.core.advantages.Advantages` and, for every step (or token), its entropy in nats and the index
             of its trajectory, to :class:`empg.core.modulation.Modulation`.
+        of_batch: whether the function takes the :class:`empg.core.advantages.Batch` as well, after the trajectory.
         title: what people call it; left out, its name in capitals.
     """
 
     settings: type[Model]
     function: str
+    of_batch: bool = False
     title: str = ""
 
 

@@ -14,8 +14,10 @@ from empg.config.methods import Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
 from empg.config.study import Study
+from empg.config.testbed import PARTS, Part, TestbedRun
 
 WARM_START = "warmstart"  # the name of the policy that no method has trained
+ZETA = 0.05  # of methods in the testbed that set none
 M = TypeVar("M", bound=Model)
 
 
@@ -96,6 +98,10 @@ class Stage:
         return self.settings is Study
 
     @property
+    def of_the_testbed(self) -> bool:
+        return self.settings is TestbedRun
+
+    @property
     def of_an_environment(self) -> bool:
         return issubclass(self.settings, _Run) and not self.of_a_run
 
@@ -112,6 +118,8 @@ STAGES = {
     "train": Stage("empg.training.rl", TrainRun),
     "evaluate": Stage("empg.rollouts.evaluate", EvaluateRun),
     "report": Stage("empg.report.page", Study),
+    "testbed": Stage("empg.testbed.run", TestbedRun),
+    "testbed_report": Stage("empg.report.testbed", Study),
     "track": Stage("empg.tracking.rebuild", Study),
 }
 
@@ -158,3 +166,13 @@ def train_run(study: Study, data: dict[str, DataSet], environment: str, method: 
 
 def evaluate_run(study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int) -> EvaluateRun:
     return cut(EvaluateRun, study, data, environment, method=method, seed=seed)
+
+
+def testbed_runs(study: Study) -> dict[Part, TestbedRun]:
+    """The settings of each part of the study's testbed; none without one."""
+    if study.testbed is None:
+        return {}
+    methods = {name: method.in_environment(ZETA) for name, method in study.methods.items()}
+    return {
+        part: TestbedRun(part=part, methods=methods, baseline=study.baseline, testbed=study.testbed) for part in PARTS
+    }

@@ -12,6 +12,7 @@ from empg.config.methods import UNMODULATED, Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.pretrained import check_precision, with_defaults
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
+from empg.config.testbed import Testbed
 
 DEFAULT_STUDY = "quick"
 
@@ -77,15 +78,16 @@ class Primary(Model):
 
 
 class Study(Model):
-    """A grid: environments × methods × seeds."""
+    """A grid: environments × methods × seeds; or, with ``testbed``, methods in a world whose gradient is known."""
 
     study: Name = DEFAULT_STUDY
     description: str = ""
-    environments: dict[Name, EnvironmentStudy]
+    environments: dict[Name, EnvironmentStudy] = Field(default_factory=dict)
     methods: dict[Name, Method]
     baseline: Name = "grpo"
     primary: Primary = Primary()
-    seeds: tuple[Annotated[int, Field(ge=0)], ...]
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    testbed: Testbed | None = None
 
     def data_set(self, environment: str) -> str:
         """The name of the environment's data set."""
@@ -120,7 +122,7 @@ class Study(Model):
 
     @model_validator(mode="after")
     def _complete(self) -> Study:
-        for name in ("environments", "methods", "seeds"):
+        for name in ("methods",) if self.testbed and not self.environments else ("environments", "methods", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: expected at least one, found none")
         if self.baseline not in self.methods:
@@ -132,4 +134,7 @@ class Study(Model):
             raise ValueError(f"primary.method: expected another method than {self.primary.method!r}, found the same")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, found {list(self.seeds)}")
+        for name in self.testbed.compared if self.testbed else ():
+            if name not in self.methods:
+                raise ValueError(f"testbed.compared: expected some of {', '.join(self.methods)}, found {name!r}")
         return self

@@ -30,6 +30,15 @@ class Batch(NamedTuple):
     group: Tensor  # [trajectories] int64
     step_trajectory: Tensor  # [steps] int64: the index of each step's trajectory; the steps of one come in order
     anchor: Tensor  # [steps] int64: equal where the agent saw the same observation before it acted
+    action: Tensor | None = None  # [steps] int64: equal where the action is the same
+    history: Tensor | None = None  # [steps] int64: equal where all observations and actions so far are the same
+
+    def of_tokens(self, token_step: Tensor) -> Batch:
+        """The batch with an entry for each token in place of each step; ``token_step`` is ``[tokens]`` int64."""
+        action, history = (None if x is None else x[token_step] for x in (self.action, self.history))
+        return Batch(
+            self.reward, self.group, self.step_trajectory[token_step], self.anchor[token_step], action, history
+        )
 
 
 class Advantages(NamedTuple):
@@ -50,7 +59,7 @@ def grpo(reward: Tensor, group: Tensor, *, eps: float = STD_EPS) -> Tensor:
     The standard deviation is the population one (ours: the paper does not say). A group with equal rewards gets 0.
     DAPO (arXiv 2503.14476, equation 9) has the same advantage.
     """
-    _check(reward, group)
+    check_rewards(reward, group)
     return _standardise(reward.double(), group, eps).to(reward.dtype)
 
 
@@ -59,7 +68,7 @@ def rloo(reward: Tensor, group: Tensor) -> Tensor:
 
     Computed as (R_i − mean of all G) · G / (G − 1), which is the same. Raises ``ValueError`` for a group of one.
     """
-    _check(reward, group)
+    check_rewards(reward, group)
     _, index, size = torch.unique(group, return_inverse=True, return_counts=True)
     if (size == 1).any():
         alone = int((size[index] == 1).nonzero()[0].item())
@@ -89,7 +98,7 @@ def gigpo_steps(
     ``step_trajectory`` and ``step_anchor`` are ``[steps]`` int64; steps have equal anchors where the agent saw the same
     observation before it acted. Returns ``[steps]`` in the dtype of the reward.
     """
-    _check(reward, group)
+    check_rewards(reward, group)
     require_number("omega", omega)
     require_number("gamma", gamma, above=0)
     require_vector("step_trajectory", step_trajectory)
@@ -124,7 +133,7 @@ def informative_groups(reward: Tensor, group: Tensor) -> Tensor:
 
     DAPO's dynamic sampling (arXiv 2503.14476, equation 11) drops the other groups and samples more.
     """
-    _check(reward, group)
+    check_rewards(reward, group)
     groups, index = torch.unique(group, return_inverse=True)
     lowest = torch.empty(len(groups), dtype=reward.dtype, device=reward.device)
     highest = lowest.clone()
@@ -150,6 +159,11 @@ def _standardise(value: Tensor, group: Tensor, eps: float) -> Tensor:
     return deviation / (_group_mean(deviation.square(), group).sqrt() + eps)
 
 
+def standard_deviation(value: Tensor, group: Tensor) -> Tensor:
+    """The population standard deviation of each element's group, ``[n]``."""
+    return _group_mean((value - _group_mean(value, group)).square(), group).sqrt()
+
+
 def _group_mean(value: Tensor, group: Tensor) -> Tensor:
     """The mean of each element's group, ``[n]``."""
     _, index, size = torch.unique(group, return_inverse=True, return_counts=True)
@@ -158,7 +172,8 @@ def _group_mean(value: Tensor, group: Tensor) -> Tensor:
     return mean
 
 
-def _check(reward: Tensor, group: Tensor) -> None:
+def check_rewards(reward: Tensor, group: Tensor) -> None:
+    """``reward`` is a float vector and ``group`` an int64 vector of its length. Raises ``ValueError`` otherwise."""
     require_vector("reward", reward)
     require_float("reward", reward)
     require_vector("group", group, len(reward))

@@ -191,7 +191,7 @@ class EpisodeHarness(vf.Harness[EpisodeHarnessConfig]):
             messages.append({"role": "user", "content": prompt})
         else:
             messages += [message_to_wire(message) for message in prompt or []]
-        http = httpx.AsyncClient(verify=_certificates(), timeout=None)
+        http = httpx.AsyncClient(verify=_certificates(), timeout=None)  # noqa: S113 - verifiers has the time limit
         async with AsyncOpenAI(base_url=endpoint, api_key=secret, max_retries=0, http_client=http) as client:
             try:
                 await client.chat.completions.create(model=ctx.model, messages=messages)

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from empg.config import DataSet, load_data, read_yaml
 from empg.errors import ConfigError, DataError
 from empg.files import read_json, write_json, write_text
 from empg.pipeline.job_files import write_sources
 from empg.registry import did_you_mean
+from empg.timing import PEAK, peak_memory
 
-LOCKFILE = Path("dvc.lock")
+PIPELINE, IN_USE, LOCKFILE = Path("dvc.yaml"), Path("params.yaml"), Path("dvc.lock")
 
 
 def run(name: str, config: Path, out: Path) -> None:
@@ -42,11 +44,24 @@ def run(name: str, config: Path, out: Path) -> None:
         # and holds it even if this process is killed and DVC lives on.
         fcntl.flock(lock, fcntl.LOCK_EX)
         _forget_the_dead(temporary / "rwlock")
+        _add_stage(name)
         entry = _reproduce(name, data[name], lock.fileno())
     output = entry["outs"][0]
     identity = {"name": name, "path": output["path"], "config": data[name].model_dump(mode="json")}
-    write_json(out.with_suffix(".timing.json"), {"stage": "data", "wall_seconds": time.perf_counter() - begin})
+    write_json(
+        out.with_suffix(".timing.json"),
+        {"stage": "data", "wall_seconds": time.perf_counter() - begin, PEAK: peak_memory()},
+    )
     write_json(out, identity | {key: output[key] for key in ("md5", "size", "nfiles")})
+
+
+def _add_stage(name: str) -> None:
+    """Give a data set its stage. `dvc status` is silent about data sets that nobody has asked for."""
+    added = read_yaml(IN_USE) if IN_USE.exists() else {"in_use": {}}
+    listed = next(entry["in_use"] for entry in read_yaml(PIPELINE)["vars"] if "in_use" in entry)
+    if name not in listed and name not in added["in_use"]:
+        added["in_use"][name] = {}
+        write_text(IN_USE, yaml.safe_dump(added))
 
 
 def _reproduce(name: str, data: DataSet, lock: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from empg.config import (
     load_environments,
     load_study,
     read_yaml,
+    testbed_runs,
 )
 from empg.config.base import NAME
 from empg.config.slices import WARM_START
@@ -42,7 +43,7 @@ from empg.registry import did_you_mean
 # Folders of the project beside those of studies; RESERVED lists those beside environments and methods.
 OF_THE_RESULTS = ("data", "logs", "mlartifacts", "sources", "tune")
 RESERVED = {
-    "environments": ("config", "logs", "report"),
+    "environments": ("config", "logs", "report", "testbed"),
     "methods": ("warmstart_evaluate", *(name for name, stage in STAGES.items() if stage.of_an_environment)),
 }
 
@@ -112,17 +113,19 @@ def _write_changed(files: Iterable[tuple[Path, Any]]) -> None:
 def _sources(data_set: str, data: DataSet, results: Path) -> Iterator[tuple[Path, Any]]:
     """The file of source hashes of each stage for one data set, except the stages of the whole study."""
     for name, stage in STAGES.items():
-        if not stage.of_the_study:
+        if not (stage.of_the_study or stage.of_the_testbed):
             yield results / "sources" / data_set / f"{name}.json", sources.source_hashes(stage.module, data.type)
 
 
 def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator[tuple[Path, Any]]:
     """Every file and its content."""
     for name, stage in STAGES.items():
-        if stage.of_the_study:
+        if stage.of_the_study or stage.of_the_testbed:
             yield results / "sources" / f"{name}.json", sources.source_hashes(stage.module)
     folder = results / study.study / "config"
     models: dict[Path, Model] = {folder / "study.json": study}
+    for part, run in testbed_runs(study).items():
+        models[folder / "testbed" / f"{part}.json"] = run
     for name in dict.fromkeys(map(study.data_set, study.environments)):
         yield from _sources(name, data[name], results)
         models[results / "data" / "config" / f"{name}.json"] = data[name]
@@ -135,8 +138,10 @@ def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator
         for method, seed in product(study.methods, study.seeds):
             for name, stage in STAGES.items():
                 if stage.of_a_run:
-                    run = own / method / f"seed{seed}" / f"{name}.json"
-                    models[run] = _with_sources(cut(stage.settings, study, data, environment, method=method, seed=seed))
+                    file = own / method / f"seed{seed}" / f"{name}.json"
+                    models[file] = _with_sources(
+                        cut(stage.settings, study, data, environment, method=method, seed=seed)
+                    )
     for path, model in models.items():
         yield path, model.model_dump(mode="json")
 

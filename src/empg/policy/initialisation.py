@@ -95,6 +95,18 @@ def repeat_sequences(network: Transformer, generator: torch.Generator) -> None:
             q.view(a.heads, a.head_width, a.width)[heads] = SHARPNESS * steady * read
 
 
+def scale_residual_stream(network: Transformer, scale: float) -> None:
+    """Multiply embeddings and block outputs by ``scale``, in place. The network's function is unchanged.
+
+    AdamW moves each coordinate by about its learning rate, whatever the coordinate's size. It overwrites small initial
+    embeddings before the policy learns to copy with them; large ones last. Needs tied embeddings.
+    """
+    with torch.no_grad():
+        for writer in (network.embedding, *(w for layer in network.layers for w in (layer.out, layer.down))):
+            writer.mul_(scale)
+        network.norm.div_(scale)
+
+
 def word_counts(texts: Sequence[str]) -> Tensor:
     """How often each word is in each text, ``[texts, words]``: " mug 1" and " mug" both hold "mug".
 

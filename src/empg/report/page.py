@@ -19,7 +19,7 @@ from markupsafe import Markup
 from empg.analysis import entropy_change, training_summaries
 from empg.analysis.results import WARM_START, Results, Run
 from empg.analysis.statistics import FEWEST_SEEDS
-from empg.analysis.tables import make_tables, metrics, save_table
+from empg.analysis.tables import make_tables, metrics, panel_files, save_table
 from empg.analysis.verdict import percent, points, trained_text, verdict
 from empg.analysis.warnings import find_warnings, run_title
 from empg.config import Study, parse, read_yaml
@@ -37,8 +37,8 @@ STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradie
 def run(
     config: Path, results: Path, out: Path, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Make ``out/report.html``, ``out/metrics.json``, ``out/tables``, ``out/figures``, ``out/trajectories`` and
-    ``out/episodes``.
+    """Make ``out/report.html``, ``out/metrics.json`` and the folders ``dvc``, ``tables``, ``figures``, ``trajectories``
+    and ``episodes`` of ``out``.
 
     ``config`` is the study's file, ``results`` the folder (results/STUDY) with the output of its stages. Calls
     ``progress(parts done, parts in all)``; parts are the rescored steps and the page of each run, the tables and the
@@ -66,6 +66,9 @@ def run(
                 warnings.simplefilter("ignore", UserWarning)  # altair warns of panels with different legends
                 write_text(out / "figures" / f"{figure.name}.svg", style.to_svg(figure.whole(), themed=False))
         write_json(out / "metrics.json", metrics(tables["results"], tables["aggregates"]))
+        with atomic_directory(out / "dvc") as folder:
+            for name, success in panel_files(tables["results"]).items():
+                write_json(folder / name, success)
         templates = environment()
         with atomic_directory(out / "trajectories") as folder:
             for i, run in enumerate(runs, start=len(runs) + 2):

@@ -36,12 +36,16 @@ def run(results: Path, out: Path) -> None:
     Everything comes from the report in ``results`` (results/STUDY). If the study's learning rates were searched for
     (``results/tune/STUDY``), the search is among the tables. An older ``out`` is replaced.
 
-    Raises :class:`DataError` where there is no report.
+    A study of the testbed alone has the page of its testbed. Raises :class:`DataError` where there is no report.
     """
-    report, config = results / "report", results / "config" / "study.json"
+    config = results / "config" / "study.json"
+    study = parse(Study, read_json(config), str(config))
+    report = results / "report" if study.environments else results / "testbed" / "report"
     if not (report / "manifest.json").exists():
         raise DataError(f"{report}: expected the study's report, found none")
-    study = parse(Study, read_json(config), str(config))
+    if not study.environments:
+        _testbed(results, out)
+        return
     tables = sorted((report / "tables").glob("*.csv"), key=lambda path: path.name)
     small = [path for path in tables if path.stat().st_size <= LARGEST]
     figures = [name for name in CAPTIONS if (report / "figures" / f"{name}.svg").exists()]
@@ -57,6 +61,26 @@ def run(results: Path, out: Path) -> None:
             shutil.copyfile(path, target)
         shutil.copyfile(config, folder / "study.json")
         write_text(folder / "README.md", page(study, results, figures, [path.name for path in small], large))
+
+
+def _testbed(results: Path, out: Path) -> None:
+    """Write the page, figures and CSV tables of a testbed's report, with their origin."""
+    report = results / "testbed" / "report"
+    timings = [read_json(path) for path in sorted((results / "testbed").glob("*/timing.json"))]
+    finished = datetime.fromtimestamp((report / "manifest.json").stat().st_mtime, UTC)
+    commits = sorted({(commit(path.parent) or "unknown")[:12] for path in (results / "testbed").glob("*/timing.json")})
+    origin = (
+        f"Finished on {finished:%Y-%m-%d}, {sum(timing['cpu_seconds'] for timing in timings):.0f} CPU seconds on "
+        f"{os.cpu_count()} cores of {processor()}. Commits: {', '.join(commits)}. Settings: [study.json](study.json)."
+    )
+    with atomic_directory(out) as folder:
+        for path in sorted([*report.glob("figures/*.svg"), *report.glob("tables/*.csv")]):
+            target = folder / path.relative_to(report)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+        shutil.copyfile(results / "config" / "study.json", folder / "study.json")
+        text = (report / "README.md").read_text(encoding="utf-8")
+        write_text(folder / "README.md", text.replace("\n## Over", f"\n{origin}\n\n## Over", 1))
 
 
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:

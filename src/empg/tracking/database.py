@@ -31,6 +31,7 @@ def create(root: Path) -> None:
 def connect(root: Path) -> MlflowClient:
     """A client of the database under ``root``."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ASYNC_TRACE_LOGGING_MAX_WORKERS", "1")  # several only wait for each other's locks
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient

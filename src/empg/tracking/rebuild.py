@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
+import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,8 +17,10 @@ from empg.pipeline.origin import commit
 from empg.provenance import json_digest
 from empg.report.trajectories import page_name
 from empg.sources import source_hashes
-from empg.tracking.database import uri
-from empg.tracking.experiment import SUCCESS
+from empg.timing import PEAK, peak_memory
+from empg.tracking.embedded import write_embedded
+from empg.tracking.experiment import panel_metric
+from empg.tracking.models import log_policy
 from empg.tracking.system_metrics import PREFIX, load, system_history
 from empg.tracking.traces import delete_strays, log_rewards, log_sample
 from empg.tracking.tracker import MILLISECONDS_A_STEP, Identity, Tracker
@@ -28,7 +28,6 @@ from empg.tracking.tracker import MILLISECONDS_A_STEP, Identity, Tracker
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-LARGEST_MODEL = 2 * 1024**3  # bytes; MLflow copies each model, so runs with larger ones only name their folder
 Points = dict[tuple[str, int], float]  # (metric, step) → value
 
 
@@ -101,16 +100,11 @@ class Logbook:
         self.tracker.describe(run, identity, manifest["config"], commit(folders[0]))
         self._log_missing(run, points)
         self._log_system(run, identity)
-        self._log_files(run, identity, folders)
-        for page in pages:
-            self.client.log_artifact(run.info.run_id, str(page))
-        if identity.stage in ("warmstart", "train"):
-            self._log_model(run, folders[0] / "model")
-        rewards = (
-            log_sample(self.client, self.tracker.experiment, self.tracker.root, run, folders[0])
-            if identity.stage == "train"
-            else {}
-        )
+        self._log_files(run, identity, folders, pages)
+        rewards: dict[str, float] = {}
+        for evaluation in folders[1:]:
+            log_policy(self.tracker, run, folders[0], evaluation)
+            rewards |= log_sample(self.client, self.tracker.experiment, self.tracker.root, run, evaluation)
         return Written(run.info.run_id, max(end, run.info.start_time), stamp, rewards)
 
     def _points(self, identity: Identity, folders: list[Path]) -> Points:
@@ -163,43 +157,19 @@ class Logbook:
         name = page_name(identity.environment, identity.method, identity.seed)
         return [*sorted(folder.glob("*.html")), *sorted((self.study / "report" / "trajectories").glob(name))]
 
-    def _log_files(self, run: Run, identity: Identity, folders: list[Path]) -> None:
-        """Log the small files that describe the run; for the report, all its files."""
+    def _log_files(self, run: Run, identity: Identity, folders: list[Path], pages: list[Path]) -> None:
+        """Log the run's pages and the small files that describe it; for the report, all its files."""
         names = ("manifest.json", "timing.json", "summary.json", "metrics.parquet", "metrics.json")
         for folder, place in zip(folders, (None, "evaluation"), strict=False):
             for path in (folder / name for name in names):
                 if path.exists():
                     self.client.log_artifact(run.info.run_id, str(path), place)
+        with tempfile.TemporaryDirectory() as temporary:
+            for page in pages:
+                self.client.log_artifact(run.info.run_id, str(write_embedded(page, Path(temporary))))
         if identity.stage == "report":
-            for name in ("tables", "figures", "trajectories"):
+            for name in ("tables", "figures"):
                 self.client.log_artifacts(run.info.run_id, str(folders[0] / name), name)
-
-    def _log_model(self, run: Run, folder: Path) -> None:
-        """Log the policy as a model that `mlflow.transformers` and `mlflow.pyfunc` load."""
-        whole = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
-        for model in self.tracker.models(run):
-            if model.model_id not in whole or str(model.status) != "READY":
-                self.client.delete_logged_model(model.model_id)  # left over from an attempt that was killed
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        self.client.set_tag(run.info.run_id, "model", str(folder))
-        if size > LARGEST_MODEL or self.tracker.models(run):
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MLflow and transformers warn about their own code
-            self._log_pipeline(run, folder)
-
-    def _log_pipeline(self, run: Run, folder: Path) -> None:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # MLflow would ask the hub for a model card
-        import mlflow.transformers
-        import transformers
-
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        mlflow.set_tracking_uri(uri(self.tracker.root))
-        pipeline = transformers.pipeline("text-generation", model=str(folder), device="cpu")
-        versions = [f"{name}=={release(name)}" for name in ("torch", "transformers")]
-        with mlflow.start_run(run_id=run.info.run_id):
-            mlflow.transformers.log_model(pipeline, name="policy", task="text-generation", pip_requirements=versions)
 
     def _drop_others(self, identities: set[Identity]) -> None:
         """Delete finished runs without results: those of methods and seeds that the study no longer has."""
@@ -213,31 +183,21 @@ class Logbook:
 
 
 def evaluation_points(folder: Path, warm_start: Path) -> Points:
-    """The numbers of an evaluation as ``SPLIT/MODE/NUMBER``. ``lift`` is its success minus the warm start's.
+    """The numbers of an evaluation as ``SPLIT/MODE/NUMBER``, and each panel's success under its own short name.
 
-    Plain ``success`` is the share of all splits' tasks that the policy solves in the sampled mode, so that every run
-    has one number to compare.
+    ``lift`` is the success minus the warm start's.
     """
-    numbers = ("success", "success_low", "success_high", "steps_mean", "invalid_rate", "token_entropy_mean")
+    numbers = ("success_low", "success_high", "steps_mean", "invalid_rate", "token_entropy_mean")
     base: Any = read_json(warm_start / "summary.json")["panels"] if (warm_start / "summary.json").exists() else {}
     points: Points = {}
-    panels = read_json(folder / "summary.json")["panels"]
-    sampled = [modes["sampled"] for modes in panels.values()]
-    points[SUCCESS, 0] = sum(panel["successes"] for panel in sampled) / sum(panel["n"] for panel in sampled)
-    for split, modes in panels.items():
+    for split, modes in read_json(folder / "summary.json")["panels"].items():
         for mode, panel in modes.items():
             values = {name: panel[name] for name in numbers}
             if folder != warm_start and split in base:
                 values["lift"] = panel["success"] - base[split][mode]["success"]
+            points[panel_metric(split, mode), 0] = float(panel["success"])
             points |= {(f"{split}/{mode}/{name}", 0): float(v) for name, v in values.items() if v is not None}
     return points
-
-
-def release(name: str) -> str:
-    """The version of an installed library without the local part of a build (+cpu)."""
-    from importlib.metadata import version
-
-    return version(name).split("+", maxsplit=1)[0]
 
 
 def rebuild(study: Path, *, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -246,6 +206,8 @@ def rebuild(study: Path, *, progress: Callable[[int, int], None] = lambda done, 
     Calls ``progress(runs done, runs in all)``. Raises :class:`DataError` when no stage has finished.
     """
     cpu, wall = time.process_time(), time.perf_counter()
-    Logbook(Tracker(study)).write(progress)
-    timing = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    tracker = Tracker(study)
+    Logbook(tracker).write(progress)
+    tracker.describe_study()  # again, now that the report has a run
+    timing = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, PEAK: peak_memory()}
     write_json(study / "track.timing.json", timing)

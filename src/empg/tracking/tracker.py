@@ -19,6 +19,7 @@ from filelock import FileLock
 from empg.files import read_json
 from empg.pipeline.commands import command, data_set
 from empg.provenance import json_digest
+from empg.report.addresses import run_name
 from empg.tracking.database import DATABASE, connect, create
 from empg.tracking.experiment import experiment_tags
 from empg.tracking.traces import delete_traces
@@ -61,9 +62,10 @@ class Identity:
 
     @property
     def name(self) -> str:
+        """The name of its run and of its model: ``alfworld-grpo_empg-seed1``, ``alfworld-warmstart``, ``report``."""
         if self.stage == "train":
-            return f"{self.environment} {self.method} seed {self.seed}"
-        return f"{self.environment} {self.stage}".strip()
+            return f"{self.environment}-{run_name(self.method, self.seed)}"
+        return f"{self.environment}-{self.stage}" if self.environment else self.stage
 
 
 class Tracker:
@@ -85,9 +87,13 @@ class Tracker:
         return str(self.client.create_experiment(self.study.name, location))
 
     def describe_study(self) -> None:
-        """Give the experiment its description and its saved view."""
-        for key, value in experiment_tags(self.study, self.experiment).items():
-            self.client.set_experiment_tag(self.experiment, key, value)
+        """Give the experiment its description and its saved views."""
+        report = self.find(Identity("report"))
+        wanted = experiment_tags(self.study, self.experiment, report.info.run_id if report else None)
+        there = self.client.get_experiment(self.experiment).tags
+        for key, value in wanted.items():
+            if there.get(key) != value:
+                self.client.set_experiment_tag(self.experiment, key, value)
 
     def find(self, identity: Identity) -> Run | None:
         """The run of this identity; None where there is none."""

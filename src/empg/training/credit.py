@@ -75,6 +75,22 @@ def groups_of(trajectories: Sequence[Trajectory], reward: str = "success") -> tu
     return torch.tensor(values, dtype=torch.float64), torch.tensor([t.episode.group for t in trajectories])
 
 
+def advantages_of(method: Method, batch: Batch) -> Advantages:
+    """What the method's outcome advantage makes of a batch."""
+    function = resolve(ADVANTAGES[method.advantage].function)
+    advantages: Advantages = function(batch, **method.advantage_settings())
+    return advantages
+
+
+def modulation_of(method: Method, advantages: Advantages, batch: Batch, entropy: Tensor) -> Modulation:
+    """What the method's modulation makes of advantages and the entropy (nats) of each step of the batch."""
+    registration = MODULATIONS[method.modulation]
+    function = resolve(registration.function)
+    seen = (batch,) if registration.of_batch else ()
+    modulation: Modulation = function(advantages, entropy, batch.step_trajectory, *seen, **method.modulation_settings())
+    return modulation
+
+
 def credit_batch(
     trajectories: Sequence[Trajectory],
     method: Method,
@@ -99,15 +115,15 @@ def credit_batch(
     if method.overlong_cache:
         punishment = soft_overlong_punishment(response, max_length=max_response, cache=method.overlong_cache)
         shaped = rewards + step_mean(punishment.double(), step_trajectory, len(trajectories))
-    advantage_of = resolve(ADVANTAGES[method.advantage].function)
-    batch = Batch(shaped, group, step_trajectory, _anchors(steps))
-    advantages: Advantages = advantage_of(batch, **method.advantage_settings())
-    modulated, entropy, owner = advantages, step_entropy, step_trajectory
+    batch = Batch(shaped, group, step_trajectory, _anchors(steps), _actions(steps), _histories(trajectories))
+    advantages = advantages_of(method, batch)
     if method.level == "token":
         of_tokens = None if advantages.step is None else advantages.step[token_step]
-        modulated, entropy, owner = advantages._replace(step=of_tokens), token_entropy, step_trajectory[token_step]
-    modulate = resolve(MODULATIONS[method.modulation].function)
-    modulation: Modulation = modulate(modulated, entropy, owner, **method.modulation_settings())
+        modulation = modulation_of(
+            method, advantages._replace(step=of_tokens), batch.of_tokens(token_step), token_entropy
+        )
+    else:
+        modulation = modulation_of(method, advantages, batch, step_entropy)
     return Credit(
         rewards, group, advantages.outcome, step_trajectory, step_entropy, token_step, method.level, modulation
     )
@@ -117,3 +133,21 @@ def _anchors(steps: Sequence[Step]) -> Tensor:
     """A number for each different observation, ``[steps]``."""
     numbers: dict[str, int] = {}
     return torch.tensor([numbers.setdefault(step.observation, len(numbers)) for step in steps])
+
+
+def _actions(steps: Sequence[Step]) -> Tensor:
+    """A number for each different action, ``[steps]``. Texts without an action have one number."""
+    numbers: dict[str | None, int] = {}
+    return torch.tensor([numbers.setdefault(step.action, len(numbers)) for step in steps])
+
+
+def _histories(trajectories: Sequence[Trajectory]) -> Tensor:
+    """A number for each different sequence of observations and actions that led to a step, ``[steps]``."""
+    numbers: dict[tuple[int, str | None, str], int] = {}
+    found = []
+    for trajectory in trajectories:
+        before: tuple[int, str | None] = (-1, None)
+        for step in trajectory.steps:
+            found.append(numbers.setdefault((*before, step.observation), len(numbers)))
+            before = (found[-1], step.action)
+    return torch.tensor(found)

@@ -25,7 +25,14 @@ from empg.errors import ConfigError, DivergenceError
 from empg.files import atomic_directory
 from empg.policy import memory
 from empg.policy.chat import Chat
-from empg.policy.initialisation import initialise, match_content, repeat_sequences, share_words, word_counts
+from empg.policy.initialisation import (
+    initialise,
+    match_content,
+    repeat_sequences,
+    scale_residual_stream,
+    share_words,
+    word_counts,
+)
 from empg.policy.policy import Policy, device, fetch
 from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Transformer
@@ -83,7 +90,7 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
 
 def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     """A policy of these sizes with random weights."""
-    start = {"type", "family", "vocab_size", "induction"}
+    start = {"type", "family", "vocab_size", "induction", "residual_scale"}
     model_config = tiny_config(
         sizes.family,
         len(chat.tokenizer),
@@ -98,6 +105,7 @@ def tiny_policy(sizes: TinyPolicy, chat: Chat, seed: int) -> Policy:
     share_words(network.embedding, words_of_tokens(chat), generator)
     if sizes.induction:
         repeat_sequences(network, generator)
+    scale_residual_stream(network, sizes.residual_scale)
     return Policy(network.to(device()), chat, model_config)
 
 

@@ -13,7 +13,14 @@ from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.generated.writer import INDEX, write_dataset
 from empg.environments.alfworld.registration import AlfworldData
-from empg.environments.alfworld.tasks import OFFICIAL_SPLITS, GameSource, GeneratedGames, OfficialGames, StoredGames
+from empg.environments.alfworld.tasks import (
+    OFFICIAL_SPLITS,
+    GameSource,
+    GeneratedGames,
+    KeptGames,
+    OfficialGames,
+    StoredGames,
+)
 from empg.environments.base import Arena, DemonstrationStep, DrawnPanels, PanelDataset
 from empg.files import write_text
 
@@ -27,7 +34,7 @@ class AlfworldDataset(PanelDataset):
         drawn = None if data.source == "official" else GeneratedGames(data.profile, data.seed)
         self._drawn = drawn
         self._taught: GameSource = drawn or self._stored
-        self._played: GameSource = self._stored
+        self._played = KeptGames(self._stored)
         super().__init__(self._stored, drawn)
 
     def write(self, out: Path) -> None:
@@ -49,7 +56,7 @@ class AlfworldDataset(PanelDataset):
             return self
         other = copy(self)
         other._panels = DrawnPanels(self._drawn, self._data.sizes.model_dump(), self._data.panel_start)
-        other._played = self._drawn
+        other._played = KeptGames(self._drawn)
         return other
 
     def demonstrate(

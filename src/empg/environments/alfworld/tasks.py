@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from copy import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,6 +20,7 @@ from empg.errors import DataError
 
 NAME = "alfworld"
 OFFICIAL_SPLITS = ("train", "valid_seen", "valid_unseen")
+KEPT = 64  # games that are not read again: episodes of a group are reset one after the other
 _OFFICIAL_HELP = (
     "to get the official games, `pip install alfworld`, run `alfworld-download` and set ALFWORLD_DATA to its folder "
     "(by default ~/.cache/alfworld), which then holds json_2.1.1"
@@ -30,6 +33,17 @@ class GameSource(Protocol):
     def game(self, task: Task) -> Game:
         """The task's game. Raises :class:`~empg.errors.DataError` if there is none."""
         ...
+
+
+class KeptGames:
+    """The games of a source, of which the last ones are kept. Copies share what no action changes."""
+
+    def __init__(self, source: GameSource) -> None:
+        self._read = lru_cache(maxsize=KEPT)(source.game)
+
+    def game(self, task: Task) -> Game:
+        """The task's game. Raises what the source raises."""
+        return copy(self._read(task))
 
 
 class GeneratedGames:

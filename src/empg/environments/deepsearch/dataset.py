@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from random import Random
 
@@ -74,8 +75,9 @@ class DeepsearchDataset(PanelDataset):
     def _retriever(self, address: str) -> Retriever:
         """One for all episodes: the corpus is checked and its index opened once."""
         if address not in self._retrievers:
-            local = address == "local"
-            self._retrievers[address] = (
-                LocalRetriever(open_index(self._stored.corpus())) if local else HttpRetriever(address)
-            )
+            if address == "local":
+                self._retrievers[address] = LocalRetriever(open_index(self._stored.corpus()))
+            else:
+                self._retrievers[address] = remote = HttpRetriever(address)
+                weakref.finalize(self, remote.close)  # with the data set, or at the latest when the process ends
         return self._retrievers[address]

@@ -120,9 +120,14 @@ def _changes_nothing(action: Action, conjuncts: list[Formula]) -> Formula | None
     return ("and", *tests)
 
 
-def _source(compiler: Compiler, action: Action, template: list[tuple[str, bool]], feedback: Sequence[Segment]) -> str:
-    """Source of an action's find, apply and answer functions and of the list of its admissible commands."""
-    name, parameters = f"op_{action.name}", [variable for variable, _ in action.parameters]
+def _source(
+    compiler: Compiler, name: str, action: Action, template: list[tuple[str, bool]], feedback: Sequence[Segment]
+) -> str:
+    """Source of an action's find, apply and answer functions and of the list of its admissible commands.
+
+    ``name`` begins theirs. It is not the action's: that comes from a file and need not be a name in Python.
+    """
+    parameters = [variable for variable, _ in action.parameters]
     python = {variable: (f"p{i}", kind) for i, (variable, kind) in enumerate(action.parameters)}
     arguments = ", ".join(["T, K", *(python[variable][0] for variable in parameters)])
     named = [piece for piece, is_parameter in template if is_parameter]
@@ -167,7 +172,7 @@ def _effects_source(compiler: Compiler, action: Action, python: Bound) -> str:
 
 
 def _check(domain: Domain, formula: Formula, variables: frozenset[str]) -> None:
-    """Refuse a condition that names a predicate wrongly or a variable that nothing introduces."""
+    """Refuse a condition that names a predicate wrongly, a variable that nothing introduces or, in ``$``, ours."""
     head, *parts = formula or ("and",)
     if head in ("and", "or", "not", "imply"):
         for part in parts:
@@ -176,7 +181,7 @@ def _check(domain: Domain, formula: Formula, variables: frozenset[str]) -> None:
         _check(domain, parts[1], variables | {name for name, _ in parts[0]})
     else:
         arity = 2 if head == "=" else len(domain.predicates.get(head, ()))
-        unknown = [term for term in parts if term.startswith("?") and term not in variables]
+        unknown = [term for term in parts if term.startswith(("?", "$")) and term not in variables]
         if len(parts) != arity or not parts or unknown:
             found = f"({' '.join(formula)})"
             raise PddlError(f"expected a predicate of the domain, with its number of known arguments, found {found}")
@@ -209,15 +214,17 @@ def compile_logic(domain_text: str, grammar_text: str) -> Logic:
         for condition in (action.precondition, *(part for effect in action.effects for part in (effect[0], effect[2]))):
             _check(domain, condition, parameters)
         templates[name] = _template(grammar.actions[name][0], action)
-        compiler.source.append(_source(compiler, action, templates[name], grammar.actions[name][1]))
+        compiler.source.append(
+            _source(compiler, f"op{len(templates)}", action, templates[name], grammar.actions[name][1])
+        )
     scope: dict[str, Any] = {"ONE": (0,), "E": (), "join": enumerate_text, "link": link, "unlink": unlink}
-    lists = " + ".join(f"op_{name}_commands(T, K, N)" for name in shared)
+    lists = " + ".join(f"op{number}_commands(T, K, N)" for number in range(1, len(shared) + 1))
     compiler.source.append(f"def commands(T, K, N): return sorted(set({lists}))\ndef intro(T, K, N): return {intro}")
-    exec("\n".join(compiler.source), scope)
+    exec("\n".join(compiler.source), scope)  # noqa: S102 - made of numbers, our own names and repr() of texts
     operators: dict[str, list[Operator]] = {}
-    for name in shared:
+    for number, name in enumerate(shared, 1):
         pattern = "".join(_NAME if is_parameter else re.escape(piece) for piece, is_parameter in templates[name])
-        functions = (scope[f"op_{name}_{part}"] for part in ("find", "apply", "answer"))
+        functions = (scope[f"op{number}_{part}"] for part in ("find", "apply", "answer"))
         verb = templates[name][0][0].partition(" ")[0]
         operators.setdefault(verb, []).append(Operator(name, re.compile(pattern), *functions))
     changed = {atom[0] for action in domain.actions.values() for _, _, atom in action.effects}
@@ -259,7 +266,7 @@ def _compile_goal(logic: Logic, goal: Formula) -> Callable[..., bool]:
     compiler = Compiler(logic.domain, None, dict(logic.slots))
     scope: dict[str, Any] = {"ONE": (0,), "E": ()}
     try:
-        exec(f"def goal(T, K, G): return {compiler.condition(goal, {})}", scope)
+        exec(f"def goal(T, K, G): return {compiler.condition(goal, {})}", scope)  # noqa: S102 - as above
     except (SyntaxError, MemoryError):  # Python's own limit
         raise PddlError("expected a goal nested less than 100 deep, found a deeper one") from None
     test: Callable[..., bool] = scope["goal"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,15 +21,19 @@ _SETTINGS = {"analyzer": "simple, 40 letters at most, lower case, English stems"
 _MAX_QUERY_TERMS = 128  # different words of a query that count
 _MAX_PAGE_PASSAGES = 100
 _SCORE_DIGITS = 4
+_KEPT_SEARCHES = 4096  # episodes of a group often ask the same
 
 
 class Hit(NamedTuple):
-    """A passage that a query found. ``score``: BM25, greater is better, at least 0."""
+    """A passage that a query found. ``score``: BM25, greater is better, at least 0.
 
-    id: str
+    Of another server's passages ``score`` is whatever that gives, and ``id`` and ``score`` may be unknown: None.
+    """
+
+    id: str | None
     title: str
     text: str
-    score: float
+    score: float | None
 
 
 class Page(NamedTuple):
@@ -48,6 +53,7 @@ class Index:
     def __init__(self, index: tantivy.Index) -> None:
         self._ranking = Ranking(index, _analyser(), most_terms=_MAX_QUERY_TERMS)
         self._searcher = self._ranking.searcher
+        self._kept = lru_cache(maxsize=_KEPT_SEARCHES)(self._find)
 
     @classmethod
     def build(cls, corpus_jsonl: Path | str, directory: Path | str) -> Index:
@@ -106,9 +112,12 @@ class Index:
         """
         if k < 1:
             raise ValueError(f"k: expected at least 1, found {k}")
+        return list(self._kept(query, k))
+
+    def _find(self, query: str, k: int) -> tuple[Hit, ...]:
         words = dict.fromkeys(self._ranking.terms(query), 1)
         ranked = self._ranking.rank(words, k, digits=_SCORE_DIGITS)
-        return [Hit(*self._passage(address), score) for score, _, address in ranked]
+        return tuple(Hit(*self._passage(address), score) for score, _, address in ranked)
 
     def page(self, title: str) -> Page | None:
         """The passages with this title, whatever its case and spacing, as one text; None if there are none.

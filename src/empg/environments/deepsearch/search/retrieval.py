@@ -2,7 +2,9 @@
 
 The protocol is that of Search-R1 (arXiv 2503.09516) and the projects after it: ``POST /retrieve`` with
 ``{"queries": […], "topk": 3, "return_scores": true}`` is answered by
-``{"result": [[{"document": {"id", "contents"}, "score"}]]}``.
+``{"result": [[{"document": {"id", "contents"}, "score"}]]}``. Its servers differ: the one for BM25 gives no ``id``;
+those for SERP and Google give neither ``id`` nor ``score``, and more documents than were asked for; the reranker gives
+``contents`` alone as the document.
 ``POST /page`` with ``{"titles": […]}``, answered by ``{"pages": [{"title", "text"} or null]}``, is this project's own.
 """
 
@@ -15,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
+from empg.environments.bm25 import encodable
 from empg.environments.deepsearch.search.corpus import split_contents, title_key
 from empg.environments.deepsearch.search.index import Hit, Index, Page
 from empg.errors import ConfigError, EmpgError
@@ -88,7 +91,7 @@ class HttpRetriever:
         self._timeout, self._attempts, self._backoff = timeout, attempts, backoff
         self._has_pages = True
         self._runner = asyncio.Runner()
-        self._client = httpx.AsyncClient(timeout=None, trust_env=False)  # _attempt has the time limit
+        self._client = httpx.AsyncClient(timeout=None, trust_env=False)  # noqa: S113 - _attempt has the time limit
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +108,7 @@ class HttpRetriever:
         """See :class:`Retriever`. One request, for all queries."""
         if not queries:
             return []
-        sent = [query[:MAX_QUERY_CHARS] for query in queries]
+        sent = _cut(queries)
         reply = self._post("/retrieve", {"queries": sent, "topk": k, "return_scores": True})
         found = self._list(reply, "result", len(queries))
         return [self._hits(hits, k) for hits in found]
@@ -114,7 +117,7 @@ class HttpRetriever:
         """See :class:`Retriever`. Without ``/page`` there, the hits of a search that have the title are its page."""
         if not titles:
             return []
-        sent = [title[:MAX_QUERY_CHARS] for title in titles]
+        sent = _cut(titles)
         reply = self._post("/page", {"titles": sent}) if self._has_pages else None
         if reply is None:
             self._has_pages = False
@@ -174,18 +177,21 @@ class HttpRetriever:
         return found
 
     def _hits(self, found: Any, k: int) -> list[Hit]:
-        if not isinstance(found, list) or len(found) > k:
-            raise RetrievalError(f"{self.url}: expected at most {k} documents for a query, found {_excerpt(found)}")
-        return [self._hit(entry) for entry in found]
+        if not isinstance(found, list):
+            raise RetrievalError(f"{self.url}: expected a list of documents for a query, found {_excerpt(found)}")
+        return [self._hit(entry) for entry in found[:k]]
 
     def _hit(self, entry: Any) -> Hit:
-        document = entry.get("document") if isinstance(entry, dict) else None
-        if isinstance(document, dict):
-            number, contents, score = document.get("id"), document.get("contents"), entry.get("score")
-            is_score = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
-            if isinstance(number, str | int) and isinstance(contents, str) and is_score:
-                return Hit(str(number), *split_contents(contents), float(score))
-        expected = '{"document": {"id", "contents"}, "score"} with a finite score'
+        if isinstance(entry, dict):
+            document, score = entry.get("document"), entry.get("score")
+            if isinstance(document, str):
+                document = {"contents": document}
+            if isinstance(document, dict) and (score is None or _is_finite(score)):
+                number, contents = document.get("id"), document.get("contents")
+                if isinstance(number, str | int | None) and isinstance(contents, str):
+                    name = None if number is None else str(number)
+                    return Hit(name, *split_contents(contents), None if score is None else float(score))
+        expected = '{"document": {"id", "contents"}, "score"}, where given with a finite score'
         raise RetrievalError(f"{self.url}: expected {expected}, found {_excerpt(entry)}")
 
     def _page(self, entry: Any) -> Page:
@@ -196,10 +202,19 @@ class HttpRetriever:
         raise RetrievalError(f'{self.url}: expected {{"title", "text"}} or null, found {_excerpt(entry)}')
 
 
+def _cut(texts: Sequence[str]) -> list[str]:
+    """As they are looked up in this process; other servers refuse lone surrogates."""
+    return [encodable(text[:MAX_QUERY_CHARS]) for text in texts]
+
+
 def _assembled(title: str, hits: list[Hit]) -> Page | None:
     """The hits with a title as its page, in the order in which they were found."""
     own = [hit for hit in hits if title_key(hit.title) == title_key(title)]
     return Page(own[0].title, " ".join(hit.text for hit in own)) if own else None
+
+
+def _is_finite(score: Any) -> bool:
+    return isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
 
 
 def _excerpt(found: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import tantivy
 
@@ -31,6 +32,7 @@ _STOP_WORDS = (
 _POSSESSIVE = re.compile(r"['’]s\b")
 _MOST_TERMS = 1024  # different words of a query that count, as in Lucene
 _LONGEST_QUERY = 20_000  # characters of a query that count
+_KEPT_SEARCHES = 4096  # episodes of a group often ask the same
 
 
 def searchable_text(product: Product) -> str:
@@ -48,9 +50,13 @@ class SearchIndex:
         index = make_index(analyser)
         write(index, ({BODY: _POSSESSIVE.sub("", searchable_text(product))} for product in products))
         self._ranking = Ranking(index, analyser, most_terms=_MOST_TERMS)
+        self._kept = lru_cache(maxsize=_KEPT_SEARCHES)(self._find)
 
     def __call__(self, query: str) -> list[str]:
         """Asins, best first. A word counts as often as the query has it."""
-        text = encodable(query[:_LONGEST_QUERY]).lower()
+        return list(self._kept(query[:_LONGEST_QUERY]))
+
+    def _find(self, query: str) -> tuple[str, ...]:
+        text = encodable(query).lower()
         words = Counter(self._ranking.terms(_POSSESSIVE.sub("", text)))
-        return [self._asins[row] for _, row, _ in self._ranking.rank(words, TOP)]
+        return tuple(self._asins[row] for _, row, _ in self._ranking.rank(words, TOP))
