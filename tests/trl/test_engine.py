@@ -127,7 +127,7 @@ def compare(first: Path, other: Path) -> None:
     moved = sum(float((weights[name] - start[name]).square().sum()) for name in weights)
     apart = sum(float((weights[name] - again[name]).square().sum()) for name in weights)
     assert moved > 0
-    assert apart < 0.01 * moved
+    assert apart < 1e-5 * moved
 
 
 def test_one_process_agrees_with_the_native_engine(native, trl):
@@ -180,9 +180,11 @@ def test_a_killed_run_resumes_to_the_same_weights(root, tmp_path):
     command = [sys.executable, "-m", "empg", "train", "--config", str(tmp_path / "train.json")]
     command += ["--data", str(root / "data"), "--model", str(folder / "warmstart/model")]
     command += ["--rollouts", str(folder / "rollouts"), "--out", str(out)]
-    stage = subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE)
+    log = tmp_path / "stage.log"
+    with log.open("w") as file:
+        stage = subprocess.Popen(command, env=os.environ, stderr=file)
     while not list((out / "checkpoint").glob(f"checkpoint-*/{COMPLETE}")):
-        assert stage.poll() is None, stage.stderr.read().decode()[-2000:]
+        assert stage.poll() is None, log.read_text()[-2000:]
         time.sleep(0.05)
     stage.send_signal(signal.SIGKILL)
     stage.wait()
