@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run demo test fuzz test-integrations test-browser test-trl test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run demo test fuzz test-integrations test-browser test-trl test-vllm test-slurm test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -39,11 +39,29 @@ test-browser: setup  ## test the report's pages in Chromium, with axe (`make tes
 test-trl: setup  ## train with the real TRL: losses, LoRA, two processes, resume (minutes)
 	OMP_NUM_THREADS=1 pytest -m longer tests/trl
 
+# An environment of its own: vLLM pins torch, transformers and much else. Its wheel is for the CPU and needs torch's CPU
+# build; torchvision and what comes with it break its import and are not needed.
+test-vllm: setup models/smollm2  ## play with a real vLLM and a real model on the CPU (downloads gigabytes, minutes)
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r tests/vllm/requirements.txt
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	OMP_NUM_THREADS=1 pytest -s -m longer tests/vllm
+
+models/smollm2:
+	empg fetch-model smollm2 --out $@
+
 test-package: setup  ## install the wheel in clean environments, with an old and a new torch (downloads gigabytes)
 	pytest -m longer tests/package
 
 fuzz: setup  ## damage 100,000 inputs of all readers, and 36,400 texts of agents an environment (hours)
 	OMP_NUM_THREADS=1 EMPG_FUZZ_EXAMPLES=9100 pytest -n 2 tests/fault/test_fuzz.py
+
+# For a machine or container of one's own: it installs Debian's packages, as root. The cluster listens on loopback alone, has its
+# own folder, keys and ports, and ends with the test.
+test-slurm: setup  ## run a study on a real Slurm cluster, through kills (Debian, as root; minutes)
+	command -v slurmctld munged > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends slurmctld slurmd slurm-client munge; }
+	test -d .venv-slurm || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-slurm -r tests/slurm/requirements.txt
+	PYTHONPATH=$(CURDIR)/.venv-slurm OMP_NUM_THREADS=1 pytest -m longer tests/slurm
 
 lint: setup  ## check style, types, import layers and the workflow
 	ruff check .

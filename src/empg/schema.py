@@ -37,6 +37,11 @@ STEPS: Schema = {
     "stop_reason": pl.String,
 }
 
+# Columns that a table has only where there is something to say.
+OPTIONAL: Schema = {
+    "sampler_logprobs": pl.List(pl.Float32),  # as the engine reported them that sampled in the policy's place
+}
+
 # A step after crediting; null where nothing was computed. Of token-level modulation: the means over the step's tokens.
 CREDIT: Schema = {
     "trained": pl.Boolean,  # false: dropped by dynamic sampling
@@ -110,5 +115,5 @@ def _check(found: Mapping[str, pl.DataType], schema: Schema, path: Path) -> None
     for name, dtype in expected.items():
         if found.get(name) != dtype:
             raise DataError(f"{path}: column {name}: expected {dtype}, found {found.get(name, 'none')}")
-    if extra := [name for name in found if name not in expected]:
+    if extra := [name for name in found if name not in expected and OPTIONAL.get(name) != found[name]]:
         raise DataError(f"{path}: expected columns {', '.join(expected)}, found also {', '.join(extra)}")

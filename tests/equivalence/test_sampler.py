@@ -21,7 +21,7 @@ from empg.rollouts.collect import group_episodes
 from empg.rollouts.episodes import Episode, StopReason, Trajectory
 from empg.rollouts.sampler import Sampler
 from empg.training.packing import packs
-from empg.training.update import conversation
+from empg.training.update import conversations
 
 GAMES = GeneratedGames("small", 0)
 MAX_RESPONSE = 12
@@ -114,7 +114,7 @@ def test_plays_like_reencoding_everything_for_each_token(policy, options, monkey
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_the_scorer_agrees_on_whole_trajectories(policy, temperature):
     trajectories = make_sampler(policy, temperature=temperature).play(episodes())
-    (pack,) = packs([conversation(t) for t in trajectories], 10**6, torch.device("cpu"))
+    (pack,) = packs(conversations(trajectories, apart=False), 10**6, torch.device("cpu"))
     with torch.no_grad():
         logprobs, entropies = pack.statistics(policy.network, temperature)
     steps = [step for t in trajectories for step in t.steps]

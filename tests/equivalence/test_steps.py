@@ -13,7 +13,7 @@ from empg.integrations.steps import modulate_tokens
 from empg.rollouts.table import from_table
 from empg.schema import CREDITED_STEPS, read_table
 from empg.training.credit import credit_batch
-from empg.training.update import conversation
+from empg.training.update import conversations
 
 
 def padded(rows, dtype):
@@ -29,7 +29,7 @@ def test_recorded_batches(study_results: Path, scale: bool):
         modulation = "empg" if scale else "empg_bonus"
         method = Method.model_validate({"advantage": "grpo", "modulation": modulation, "zeta": 0.1})
         credit = credit_batch(trajectories, method, max_response=40)
-        masks = [conversation(t).mask for t in trajectories]
+        masks = [whole.mask for whole in conversations(trajectories, apart=False)]
         entropies = [np.zeros(len(mask), np.float32) for mask in masks]
         for row, mask, trajectory in zip(entropies, masks, trajectories, strict=True):
             row[mask] = np.concatenate([step.entropies for step in trajectory.steps])

@@ -41,11 +41,18 @@ def settings(root: Path, *, policy: dict | None = None, train: dict | None = Non
     return train_run(study(root, policy=policy, train=train, **engine), DATA, "alfworld", "grpo", 1)
 
 
-def study(root: Path, *, policy: dict | None = None, train: dict | None = None, **engine: object) -> Study:
+def study(
+    root: Path,
+    *,
+    policy: dict | None = None,
+    train: dict | None = None,
+    sampling: dict | None = None,
+    **engine: object,
+) -> Study:
     environment = {
         "max_steps": 3,
         "policy": {"type": "pretrained", "model": str(root / "hub"), "dtype": "float32", **(policy or {})},
-        "sampling": {"max_response": 6, "max_context": 512},
+        "sampling": {"max_response": 6, "max_context": 512, **(sampling or {})},
         "warmstart": {"tokens": 0, "warmup": 0, "decay": 0},
         "rollouts": {"tasks": 4},
         "train": {"iterations": 2, "groups": 3, "group_size": 3, "checkpoint_every": 1, **(train or {})},
@@ -154,11 +161,12 @@ def test_two_processes_agree_with_one(root, native):
 
 
 @pytest.mark.longer
-@pytest.mark.parametrize("case", ["lora", "bfloat16", "updates"])
+@pytest.mark.parametrize("case", ["lora", "bfloat16", "updates", "history"])
 def test_what_a_study_may_ask_for(root, case):
     cases = {
         "lora": {"policy": {"lora": {"rank": 2}}},
         "bfloat16": {"policy": {"dtype": "bfloat16"}},
+        "history": {"interface": {"history": 1}},
         "updates": {"train": {"updates": 2, "micro_batch_tokens": 1024}},
     }
     out = train(root, case, settings(root, engine="trl", **cases[case]))
@@ -238,6 +246,7 @@ def test_a_config_of_accelerate_that_does_not_match(root, tmp_path, content, mes
     ("options", "message"),
     [
         ({"processes": 2}, "processes: expected none with engine native"),
+        ({"engine": "trl", "sampling": {"engine": "vllm"}}, "sampling.engine: expected native with engine trl"),
         ({"engine": "trl", "train": {"updates": 4}}, "train.updates: expected at most the group_size, 3"),
         ({"engine": "trl", "train": {"optimiser": {"muon_lr": 1e-3}}}, "muon_lr: expected 0 with engine trl"),
     ],

@@ -166,12 +166,12 @@ def test_verdict_says_what_is_shown() -> None:
     assert other.startswith("Exploratory, without a claim: same against base.")
 
 
-@pytest.mark.parametrize(("seeds", "runs"), [(1, "one run"), (2, "2 runs")])
+@pytest.mark.parametrize(("seeds", "runs"), [(1, "this one run"), (2, "these 2 runs")])
 def test_verdict_of_few_seeds_is_about_these_runs(seeds: int, runs: str) -> None:
     study = study_of("base", "new", seeds=seeds)
     table = verdict_table(study, tasks_of(study, {"base": 0.4, "new": 0.7}))
     first, sampled, _ = verdict(study, table, pl.DataFrame())
-    assert first.startswith(f"For these {runs} of each method only: new is better than base on ")
+    assert first.startswith(f"For {runs} of each method only: new is better than base on ")
     assert "not for other seeds" in first
     assert "interval for other tasks" in sampled
 

@@ -203,7 +203,7 @@ def test_an_environment_is_laid_over_its_base(tmp_path, bases):
 """
     )
     found = load_study(written(tmp_path, "s.yaml", text), DATA, bases).environments
-    assert found["rooms"] == bases["rooms"].model_copy(update={"base": "rooms"})
+    assert found["rooms"] == bases["rooms"].model_copy(update={"base": "rooms", "interface": {"history": None}})
     llama = found["llama"]
     assert (llama.max_steps, llama.zeta, llama.data) == (9, 0.2, "alfworld")
     assert llama.policy == TinyPolicy(family="llama", layers=2, width=64)
@@ -238,9 +238,9 @@ def test_the_type_of_the_data_set_completes_an_environment(tmp_path, bases):
 """
     study = load_study(written(tmp_path, "s.yaml", HEAD + entries), DATA, bases)
     assert {name: e.interface for name, e in study.environments.items()} == {
-        "a": {},
+        "a": {"history": None},
         "d": {"retriever": "local", "top_k": 1, "max_searches": 8, "max_observation": 2000},
-        "w": {"observation": "text_rich"},
+        "w": {"observation": "text_rich", "history": None},
     }
     splits = {name: evaluate_run(study, DATA, name, "grpo", 1).evaluate.splits for name in study.environments}
     assert splits == {"a": ("valid_seen", "valid_unseen"), "d": ("id", "ood"), "w": ("test",)}
@@ -267,7 +267,10 @@ def test_a_mistake_in_a_data_set_is_named(tmp_path, entry, message):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("{data: alfworld, interface: {top_k: 1}}", r"environments\.e\.interface\.top_k: unknown; expected no key"),
+        (
+            "{data: alfworld, interface: {top_k: 1}}",
+            r"environments\.e\.interface\.top_k: unknown; expected one of history",
+        ),
         (
             "{data: deepsearch, interface: {topk: 1}}",
             r"environments\.e\.interface\.topk: unknown; did you mean top_k\?",

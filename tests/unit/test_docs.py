@@ -30,7 +30,7 @@ SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "The study": (config.Study,),
     "`primary`": (config.Primary,),
     "An environment: `environments.NAME`": (config.EnvironmentStudy,),
-    "`interface`": (webshop.WebshopInterface, deepsearch.DeepsearchInterface),
+    "`interface`": (alfworld.AlfworldInterface, webshop.WebshopInterface, deepsearch.DeepsearchInterface),
     "`policy`": (config.TinyPolicy, config.PretrainedPolicy),
     "`sampling`": (config.Sampling,),
     "`warmstart`": (config.WarmStart,),

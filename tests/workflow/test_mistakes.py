@@ -34,7 +34,7 @@ def files(project):
         ),
         (
             lambda s: s["methods"]["grpo"].update(advantage="ppo"),
-            "methods.grpo.advantage: expected one of dapo, gigpo, grpo, rloo, found 'ppo'",
+            "methods.grpo.advantage: expected one of dapo, gigpo, grpo, rloo, rtmc, found 'ppo'",
         ),
         (
             lambda s: s["methods"]["grpo"].update(omega=1),

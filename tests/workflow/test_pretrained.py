@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -112,3 +114,27 @@ def test_checkpointing_reaches_training_and_changes_no_weight(folder, warm, tmp_
     start = load_file(warm / "model/model.safetensors")
     assert any(not torch.equal(start[name], weights[0][name]) for name in start)
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in start)
+
+
+def test_turns_apart_are_trained_on_as_they_were_sampled(folder, tmp_path):
+    """With the paper's prompt the first update is on-policy: no ratio of probabilities leaves the clipping range."""
+    run = study(folder / "hub")
+    own = run.environments["alfworld"]
+    sampling = own.sampling.model_copy(update={"max_context": 4096})
+    own = own.model_copy(update={"interface": {"history": 2}, "max_steps": 4, "sampling": sampling})
+    run = run.model_copy(update={"environments": {"alfworld": own}})
+    hub = tmp_path / "hub"
+    shutil.copytree(folder / "hub", hub)
+    config = json.loads((hub / "config.json").read_text())
+    (hub / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    quiet = {"progress": lambda *_: None}
+    collect.run(rollouts_run(run, DATA, "alfworld"), folder / "data", hub, tmp_path / "rollouts", **quiet)
+    config = train_run(run, DATA, "alfworld", "grpo", 1)
+    out = tmp_path / "train"
+    rl.run(config, folder / "data", hub, tmp_path / "rollouts", out, on_metrics=lambda *_: None, **quiet)
+    steps = pl.read_parquet(out / "rollouts/iteration_0000.parquet")
+    assert steps["step"].max() > 0
+    assert all("admissible actions of the current situation" in text for text in steps["observation"])
+    (metrics,) = pl.read_parquet(out / "metrics.parquet").to_dicts()
+    assert metrics["clip_fraction"] == 0.0
+    assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)

@@ -14,12 +14,13 @@ import torch
 from empg.analysis.results import Results, Run
 from empg.analysis.training_summaries import means_over_seeds
 from empg.config import Study
+from empg.config.environments import turns_apart
 from empg.core.entropy import step_mean
 from empg.policy.weights import load_transformer
 from empg.rollouts.table import from_table
 from empg.schema import STEPS, read_table
 from empg.training.packing import packs
-from empg.training.update import conversation
+from empg.training.update import conversations
 
 EPISODES = 96  # per method, shared equally among its seeds and spread over the collection's tasks
 BINS = 20  # each holds 5 % of the steps, as in the paper
@@ -41,13 +42,12 @@ def rescored_steps(results: Results, run: Run) -> pl.DataFrame:
     drawn = numbers.gather_every(apart, results.study.seeds.index(run.seed) % apart).head(count)
     steps = collection.filter(pl.col("trajectory").is_in(drawn.implode()))
     network = load_transformer(run.train / "model", device="cuda" if torch.cuda.is_available() else "cpu")
-    temperature = results.study.environments[run.environment].sampling.temperature
+    settings = results.study.environments[run.environment]
+    temperature = settings.sampling.temperature
     trajectories = from_table(steps, run.environment)
+    whole = conversations(trajectories, apart=turns_apart(settings.interface))
     with torch.no_grad():
-        parts = [
-            pack.statistics(network, temperature)
-            for pack in packs([conversation(t) for t in trajectories], PACK_TOKENS, network.embedding.device)
-        ]
+        parts = [pack.statistics(network, temperature) for pack in packs(whole, PACK_TOKENS, network.embedding.device)]
     logprob, entropy = (torch.cat(part).double().cpu() for part in zip(*parts, strict=True))
     number = torch.repeat_interleave(torch.tensor(steps["response_ids"].list.len().to_list()))
     means = [step_mean(values, number, len(steps)).numpy() for values in (entropy, logprob)]

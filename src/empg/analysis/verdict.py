@@ -48,9 +48,9 @@ def conclusion(rows: Sequence[Row]) -> str:
     text = f"{method} {'; '.join([*claims, *([open_text] if rest else [])])}."
     sure = f"Any false claim among these has a probability of at most {ALPHA:.0%}.".replace("%", f"{NBSP}%")
     if first["over"] == "tasks":
-        runs = "one run" if first["seeds"] == 1 else f"{first['seeds']} runs"
+        runs = "this one run" if first["seeds"] == 1 else f"these {first['seeds']} runs"
         return (
-            f"For these {runs} of each method only: {text} {sure} It holds for other tasks, not for other seeds: "
+            f"For {runs} of each method only: {text} {sure} It holds for other tasks, not for other seeds: "
             "at least three seeds are needed to speak of the methods."
         )
     return f"{text} {sure} It holds for other seeds and other tasks; {first['seeds']} seeds."

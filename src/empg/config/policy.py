@@ -70,6 +70,11 @@ class Sampling(Model):
 
     ``max_refused`` invalid actions in a row end an episode; with 0 it goes on to its step limit. ``rows`` is the number
     of episodes that are sampled at once.
+
+    ``engine`` is this package's own sampler or a vLLM server: the one at ``url``, or without it one that each stage
+    starts on the loopback interface, with the arguments ``serve`` beside its own. ``max_ratio`` truncates the
+    importance weights of tokens that a server sampled, the policy's probability over the
+    server's (truncated importance sampling, Ionides 2008).
     """
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -77,3 +82,15 @@ class Sampling(Model):
     max_context: Positive = 1024
     max_refused: Annotated[int, Field(ge=0)] = 2
     rows: Positive = 256
+    engine: Literal["native", "vllm"] = "native"
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+/?$")] | None = None
+    serve: tuple[str, ...] = ()
+    max_ratio: Annotated[float, Field(ge=1)] = 2.0
+
+    @model_validator(mode="after")
+    def _fits_the_engine(self) -> Sampling:
+        if self.engine == "native" and (self.url is not None or self.serve):
+            raise ValueError("url and serve: expected none with engine native, found one")
+        if self.url is not None and self.serve:
+            raise ValueError("serve: expected none with url, whose server runs already, found arguments")
+        return self

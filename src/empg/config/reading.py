@@ -103,6 +103,11 @@ def _completed(study: Study, name: str, data: dict[str, DataSet], path: Path) ->
         interface = read_interface(data[data_set], settings.interface)
     except ValidationError as error:
         raise ConfigError(_lines(error, str(path), "environments", name)) from None
+    if getattr(interface, "history", None) is not None and settings.warmstart.tokens:
+        raise ConfigError(
+            f"{where}.warmstart.tokens: expected 0 with interface.history, whose prompts demonstrations do not have, "
+            f"found {settings.warmstart.tokens}"
+        )
     check_folder(settings.policy, settings.sampling.max_context, where)
     return settings.model_copy(update={"interface": interface.model_dump(mode="json")})
 

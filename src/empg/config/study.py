@@ -57,11 +57,20 @@ class EnvironmentStudy(Model):
                     f"sampling.max_response: expected less than max_context, {self.sampling.max_context}, "
                     f"found {self.sampling.max_response}"
                 )
+        elif self.sampling.engine != "native":
+            raise ValueError(f"sampling.engine: expected native with policy.type {self.policy.type}, found vllm")
         return self
 
     @model_validator(mode="after")
     def _fits_the_engine(self) -> EnvironmentStudy:
-        check_engine(self.engine, self.processes, self.accelerate, self.policy, self.train)
+        check_engine(
+            self.engine,
+            self.processes,
+            self.accelerate,
+            policy=self.policy,
+            sampling=self.sampling,
+            train=self.train,
+        )
         return self
 
 

@@ -100,12 +100,14 @@ class Arena:
     """How episodes of a data set are played.
 
     ``make`` gives a fresh environment for one episode. ``parse_action`` finds the action in an agent's text, or None.
-    ``step_all`` plays one action in each of several environments: what asks a server asks once for all.
+    ``step_all`` plays one action in each of several environments: what asks a server asks once for all. With ``apart``
+    each observation is a whole prompt, and a turn is a conversation of its own.
     """
 
     make: Callable[[], Environment]
     parse_action: Callable[[str], str | None] = text.parse_action
     step_all: Callable[[Sequence[Any], Sequence[str | None]], list[StepResult]] = step_each
+    apart: bool = False
 
 
 class Panels(Protocol):

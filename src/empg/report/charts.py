@@ -1,4 +1,4 @@
-"""Charts: each function turns a table into one panel of a figure and saves nothing. Its look is :mod:`empg.report.style`'s.
+"""Charts: each function turns a table into one panel of a figure and saves nothing. Style: :mod:`empg.report.style`.
 
 ``words`` of a table is what the page shows of a mark under the pointer. Domains are arguments, so that all panels of a
 figure share their axes.

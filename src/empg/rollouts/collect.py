@@ -17,6 +17,7 @@ from empg.provenance import stage
 from empg.rollouts.episodes import Episode, Trajectory
 from empg.rollouts.sampler import Sampler
 from empg.rollouts.table import to_table
+from empg.rollouts.vllm_server import Server, serving
 from empg.schema import DIFFICULTY, STEPS
 from empg.seeding import derive_seed
 
@@ -24,9 +25,19 @@ PRIOR_ATTEMPTS = 4  # attempts' worth of weight with which a task's success rate
 
 
 def make_sampler(
-    policy: Policy, sampling: Sampling, dataset: Dataset, max_steps: int, *, greedy: bool = False
+    policy: Policy,
+    sampling: Sampling,
+    dataset: Dataset,
+    max_steps: int,
+    *,
+    greedy: bool = False,
+    server: Server | None = None,
 ) -> Sampler:
-    """A sampler of episodes of this data set."""
+    """A sampler of episodes of this data set: of the ``server``, which :func:`serving` gives, or the policy itself."""
+    if server is not None:
+        from empg.rollouts.vllm import VllmSampler
+
+        return VllmSampler(policy, dataset.arena(max_steps), server, greedy=greedy)
     return Sampler(
         policy.network,
         policy.chat,
@@ -51,10 +62,13 @@ def group_episodes(tasks: Sequence[Task], group_size: int, first_group: int, *co
 
 def run(config: RolloutsRun, data: Path, model: Path, out: Path, *, progress: Callable[[int, int], None]) -> None:
     """Write ``out/rollouts.parquet`` and ``out/difficulty.parquet``; ``progress`` gets (episodes done, in all)."""
-    with stage("rollouts", config, out, inputs={"data": data, "model": model}) as record:
+    with (
+        stage("rollouts", config, out, inputs={"data": data, "model": model}) as record,
+        serving(config.sampling, model, out) as server,
+    ):
         policy = Policy.load(model, config.system)
         dataset = open_dataset(config.data, data, config.interface)
-        sampler = make_sampler(policy, config.sampling, dataset, config.max_steps)
+        sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, server=server)
         tasks = dataset.tasks("train")
         chosen = draw_tasks(
             tasks, np.ones(len(tasks)), config.rollouts.tasks, derive_seed(config.rollouts.seed, "tasks")

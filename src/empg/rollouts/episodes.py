@@ -40,12 +40,14 @@ class Step:
         observation: the text that the step answers.
         prompt_ids: ``[prompt]``, the ids that the conversation gained before the response (template and observation).
         response_ids: ``[response]``, the sampled ids with the end of turn.
-        logprobs: ``[response]``, of the sampled ids under the sampling distribution.
+        logprobs: ``[response]``, of the sampled ids under the sampling distribution of the policy's own forward pass.
         entropies: ``[response]``, of the sampling distributions, in nats.
         text: the response as text.
         action: the action in it; None if there is none.
         invalid: whether the environment refused the action.
         truncated: whether the response limit cut the response, which then has no end of turn.
+        sampler_logprobs: ``[response]``, of the sampled ids as another engine reported them (NaN: it could not say);
+            None where the policy's own forward pass sampled.
     """
 
     observation: str
@@ -57,6 +59,7 @@ class Step:
     action: str | None
     invalid: bool
     truncated: bool
+    sampler_logprobs: NDArray[np.float32] | None = None
 
 
 @dataclass(slots=True)

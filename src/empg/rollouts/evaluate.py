@@ -31,7 +31,8 @@ from empg.provenance import stage
 from empg.rollouts.collect import draw_tasks, make_sampler
 from empg.rollouts.episodes import Episode, Trajectory
 from empg.rollouts.table import to_table
-from empg.schema import EPISODES, EVALUATED_STEPS
+from empg.rollouts.vllm_server import Server, serving
+from empg.schema import EPISODES, EVALUATED_STEPS, STEPS
 from empg.seeding import derive_seed
 
 MODES = ("greedy", "sampled")
@@ -55,8 +56,11 @@ def run(config: EvaluateRun, data: Path, model: Path, out: Path, *, progress: Ca
     ``progress`` gets (episodes played, episodes in all). The sampled mode's random numbers derive from the panel's
     coordinates and not from the run, so all policies of a study draw the same numbers and their differences are paired.
     """
-    with stage("evaluate", config, out, inputs={"data": data, "model": model}) as record:
-        played = play(config, data, model, progress)
+    with (
+        stage("evaluate", config, out, inputs={"data": data, "model": model}) as record,
+        serving(config.sampling, model, out) as server,
+    ):
+        played = play(config, data, model, progress, server)
         panels = summarise(played.episodes)
         record.write_table(played.episodes, EPISODES, "episodes.parquet")
         record.write_table(played.steps, EVALUATED_STEPS, "steps.parquet")
@@ -70,7 +74,13 @@ def run(config: EvaluateRun, data: Path, model: Path, out: Path, *, progress: Ca
         }
 
 
-def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, int], None]) -> Played:
+def play(
+    config: EvaluateRun,
+    data: Path,
+    model: Path,
+    progress: Callable[[int, int], None],
+    server: Server | None = None,
+) -> Played:
     """Play every episode of every panel.
 
     The sampled mode plays each task ``evaluate.episodes`` times. The greedy mode plays it once, because another play of
@@ -91,7 +101,8 @@ def play(config: EvaluateRun, data: Path, model: Path, progress: Callable[[int, 
 
     parts = []
     for mode in MODES:
-        sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, greedy=mode == "greedy")
+        greedy = mode == "greedy"
+        sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, greedy=greedy, server=server)
         for tasks in panels.values():
             for episode in range(plays[mode]):
                 started = panel(tasks, mode, config.evaluate.seed, episode)
@@ -154,7 +165,7 @@ def tables(
     ``trained`` holds cluster and goal of each training task.
     """
     where = [pl.lit(mode).alias("mode"), pl.lit(episode, pl.Int32).alias("episode")]
-    steps = to_table(trajectories, iteration=0, policy_version=0).select(*where, pl.all())
+    steps = to_table(trajectories, iteration=0, policy_version=0).select(*where, *STEPS)
     return Played(episode_rows(trajectories, mode, episode, trained), steps)
 
 

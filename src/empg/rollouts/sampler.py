@@ -161,9 +161,12 @@ class Sampler:
                 truncated=truncated,
             )
         )
-        # The last sampled token enters the cache with the next observation; a cut response gets its end of turn there.
-        row.carried = ids[-1:]
-        row.prompt = [self.chat.end_of_turn] * truncated + self.chat.reply(result.observation)
+        if self.arena.apart:  # the observation is a whole prompt, and the next turn a conversation of its own
+            row.carried, row.prompt = [], self.chat.opening(result.observation)
+        else:
+            # The last sampled token enters the cache with the next observation, as does the end of a cut response.
+            row.carried = ids[-1:]
+            row.prompt = [self.chat.end_of_turn] * truncated + self.chat.reply(result.observation)
         row.observation, row.response, row.logprobs, row.entropies = result.observation, [], [], []
         row.trajectory.reward = result.reward
         row.trajectory.score = row.environment.score
@@ -211,6 +214,8 @@ class _Batch:
         """Let the environments answer the waiting rows and prefill the answers. Returns the rows that go on."""
         waiting, self.waiting = sorted(self.waiting), []
         goes_on = self.sampler.end_steps([self.rows[r] for r in waiting])
+        if self.sampler.arena.apart:
+            self.length[torch.tensor(waiting, device=self.device)] = 0
         going = []
         for r, on in zip(waiting, goes_on, strict=True):
             if on and self.sampler._fits(self.rows[r], int(self.length[r])):

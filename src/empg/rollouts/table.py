@@ -7,16 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from empg.core.checks import check_step_index
 from empg.environments.base import Task
 from empg.errors import DataError
 from empg.rollouts.episodes import Episode, Step, Trajectory
-from empg.schema import STEPS
+from empg.schema import OPTIONAL, STEPS
 
 
 def to_table(trajectories: Sequence[Trajectory], *, iteration: int, policy_version: int) -> pl.DataFrame:
-    """The table of trajectories, one row a step, in the order of trajectories and steps."""
+    """The table of trajectories, one row a step, in the order of trajectories and steps.
+
+    It has the column ``sampler_logprobs`` if a step has any.
+    """
     rows = [
         (
             iteration,
@@ -44,7 +48,13 @@ def to_table(trajectories: Sequence[Trajectory], *, iteration: int, policy_versi
         for t in trajectories
         for number, step in enumerate(t.steps)
     ]
-    return pl.DataFrame(rows, schema=STEPS, orient="row")
+    table = pl.DataFrame(rows, schema=STEPS, orient="row")
+    reported = [step.sampler_logprobs for t in trajectories for step in t.steps]
+    if all(logprobs is None for logprobs in reported):
+        return table
+    name = "sampler_logprobs"
+    values = [None if logprobs is None else logprobs.tolist() for logprobs in reported]
+    return table.with_columns(pl.Series(name, values, dtype=OPTIONAL[name]))
 
 
 def from_table(frame: pl.DataFrame, environment: str) -> list[Trajectory]:
@@ -60,7 +70,7 @@ def from_table(frame: pl.DataFrame, environment: str) -> list[Trajectory]:
     except ValueError as error:
         raise DataError(f"rollouts: {error}") from None
     trajectories: list[Trajectory] = []
-    for row in frame.select(*STEPS).iter_rows(named=True):
+    for row in frame.select(*STEPS, *(name for name in OPTIONAL if name in frame.columns)).iter_rows(named=True):
         if row["step"] == 0:
             task = Task(environment, row["split"], row["task"], row["task_type"])
             episode = Episode(task, row["group"], row["trajectory"], row["seed"])
@@ -76,6 +86,11 @@ def from_table(frame: pl.DataFrame, environment: str) -> list[Trajectory]:
                 action=row["action"],
                 invalid=row["invalid"],
                 truncated=row["truncated"],
+                sampler_logprobs=_floats(row.get("sampler_logprobs")),
             )
         )
     return trajectories
+
+
+def _floats(values: list[float] | None) -> NDArray[np.float32] | None:
+    return None if values is None else np.array(values, dtype=np.float32)

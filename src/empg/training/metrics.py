@@ -8,6 +8,7 @@ import numpy as np
 
 from empg.rollouts.episodes import Trajectory
 from empg.training.credit import Credit
+from empg.training.importance import importance_metrics
 
 Metrics = dict[str, float | None]
 
@@ -20,7 +21,7 @@ def batch_metrics(kept: Sequence[Trajectory], dropped: Sequence[Trajectory], cre
     everything = [*kept, *dropped]
     steps = [step for t in everything for step in t.steps]
     m, entropy = credited.modulation, credited.step_entropy
-    return {
+    return importance_metrics(everything) | {
         "success": float(np.mean([t.reward for t in everything])),
         "reward_mean": float(credited.reward.mean()),
         "score_mean": float(np.mean([t.score for t in everything])),

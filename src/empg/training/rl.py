@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from empg.config import PretrainedPolicy, TrainRun
+from empg.config.environments import turns_apart
 from empg.environments.datasets import open_dataset
 from empg.errors import DivergenceError
 from empg.files import atomic_directory
@@ -24,10 +25,12 @@ from empg.policy.policy import Policy
 from empg.provenance import Record, stage
 from empg.rollouts.collect import make_sampler
 from empg.rollouts.episodes import Trajectory
+from empg.rollouts.vllm_server import Server, serving
 from empg.training import trl_launch
 from empg.training.batches import Batches, Collected
 from empg.training.checkpoint import Progress
 from empg.training.credit import Credit, credit_batch
+from empg.training.importance import truncated_weights
 from empg.training.metrics import Metrics, batch_metrics
 from empg.training.optimiser import Optimiser, learning_rate_factor
 from empg.training.update import minibatches, renyi2_entropies, token_batch, update
@@ -36,7 +39,10 @@ from empg.training.writer import Writer
 
 @dataclass(slots=True)
 class Loop:
-    """A run: its parts and how far it is. ``reference`` is the warm start's network, None without a KL penalty."""
+    """A run: its parts and how far it is.
+
+    ``reference`` is the warm start's network, None without a KL penalty; ``server`` samples, unless it is None.
+    """
 
     config: TrainRun
     policy: Policy
@@ -45,6 +51,7 @@ class Loop:
     batches: Batches
     writer: Writer
     progress: Progress
+    server: Server | None = None
 
     def iterate(self) -> Metrics:
         """One iteration: collect a batch, credit its steps, update the policy, write. Returns the metrics."""
@@ -73,6 +80,7 @@ class Loop:
                 trajectories,
                 temperature=sampling.temperature,
                 micro_batch_tokens=train.micro_batch_tokens,
+                apart=turns_apart(self.config.interface),
             )
         return credit_batch(trajectories, method, sampling.max_response, train.reward, entropies)
 
@@ -80,9 +88,11 @@ class Loop:
         """One optimiser step on each minibatch; the means of the metrics. The learning rate falls at the end."""
         train, method, network = self.config.train, self.config.method, self.policy.network
         factor = learning_rate_factor(iteration / train.iterations, warmup=0.0, decay=train.decay)
+        apart = turns_apart(self.config.interface)
         parts = []
-        for part, advantage in minibatches(trajectories, credited.token_advantage, train.updates):
-            batch = token_batch(part, advantage, method.aggregation, network.device)
+        weighted = credited.token_advantage * truncated_weights(trajectories, self.config.sampling.max_ratio)
+        for part, advantage in minibatches(trajectories, weighted, train.updates):
+            batch = token_batch(part, advantage, method.aggregation, network.device, apart=apart)
             parts.append(
                 update(
                     network,
@@ -96,6 +106,8 @@ class Loop:
                 )
             )
         self.progress.updates += len(parts)
+        if self.server is not None:
+            self.server.stale = True
         means: Metrics = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
         return means if self.reference is not None else means | {"kl": None}
 
@@ -123,7 +135,9 @@ def check_memory(config: TrainRun, policy: PretrainedPolicy, model: Path) -> Non
     memory.require("train", parts, "lower sampling.rows or sampling.max_context")
 
 
-def build(config: TrainRun, data: Path, model: Path, rollouts: Path, record: Record) -> Loop:
+def build(
+    config: TrainRun, data: Path, model: Path, rollouts: Path, record: Record, *, server: Server | None = None
+) -> Loop:
     """The loop of a run, from the warm-start model and the collection, or from its last checkpoint."""
     if isinstance(config.policy, PretrainedPolicy):
         check_memory(config, config.policy, model)
@@ -133,10 +147,10 @@ def build(config: TrainRun, data: Path, model: Path, rollouts: Path, record: Rec
     reference = Policy.load(model, config.system).network if config.method.kl_coef > 0 else None
     optimiser = Optimiser(policy.network, config.train.optimiser)
     dataset = open_dataset(config.data, data, config.interface)
-    sampler = make_sampler(policy, config.sampling, dataset, config.max_steps)
+    sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, server=server)
     batches = Batches.open(config, sampler, dataset.tasks("train"), rollouts)
     writer = Writer(record)
-    return Loop(config, policy, reference, optimiser, batches, writer, writer.resume(policy, optimiser))
+    return Loop(config, policy, reference, optimiser, batches, writer, writer.resume(policy, optimiser), server)
 
 
 def run(
@@ -179,19 +193,20 @@ def train(
     progress: Callable[[int, int], None],
 ) -> tuple[list[Metrics], list[dict[str, float]]]:
     """Train in this process; the metrics of each iteration, and its CPU seconds."""
-    loop = build(config, data, model, rollouts, record)
-    for iteration, metrics in enumerate(loop.progress.history):
-        on_metrics(iteration, metrics)
-    progress(loop.progress.iteration, config.train.iterations)
-    while loop.progress.iteration < config.train.iterations:
-        iteration = loop.progress.iteration
-        try:
-            on_metrics(iteration, loop.iterate())
-        except DivergenceError as error:
-            raise DivergenceError(
-                f"{record.out}: iteration {iteration}: {error}; the last checkpoint is kept"
-            ) from None
-        progress(iteration + 1, config.train.iterations)
-    with atomic_directory(record.out / "model") as folder:
-        loop.policy.save(folder)
+    with serving(config.sampling, model, record.out) as server:
+        loop = build(config, data, model, rollouts, record, server=server)
+        for iteration, metrics in enumerate(loop.progress.history):
+            on_metrics(iteration, metrics)
+        progress(loop.progress.iteration, config.train.iterations)
+        while loop.progress.iteration < config.train.iterations:
+            iteration = loop.progress.iteration
+            try:
+                on_metrics(iteration, loop.iterate())
+            except DivergenceError as error:
+                raise DivergenceError(
+                    f"{record.out}: iteration {iteration}: {error}; the last checkpoint is kept"
+                ) from None
+            progress(iteration + 1, config.train.iterations)
+        with atomic_directory(record.out / "model") as folder:
+            loop.policy.save(folder)
     return loop.progress.history, loop.progress.seconds

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig
 
 from empg.config import PretrainedPolicy, TrainRun
+from empg.config.environments import turns_apart
 from empg.environments.datasets import open_dataset
 from empg.errors import ConfigError, EmpgError
 from empg.files import atomic_directory
@@ -107,6 +108,7 @@ class Rank:
                 kept,
                 temperature=sampling.temperature,
                 micro_batch_tokens=train.micro_batch_tokens,
+                apart=turns_apart(self.config.interface),
             )
         return credit_batch(kept, method, sampling.max_response, train.reward, entropies)
 
@@ -140,7 +142,10 @@ def settings_of_trl(config: TrainRun, folder: Path) -> GRPOConfig:
     """The stage's settings in TRL's words. What TRL would sample, score and group by is not used."""
     train, optimiser, policy = config.train, config.train.optimiser, config.policy
     assert isinstance(policy, PretrainedPolicy)
-    rows = math.ceil(math.ceil(train.groups * train.group_size / train.updates) / config.processes)
+    rows = math.ceil(train.groups * train.group_size / train.updates)
+    if turns_apart(config.interface):  # each turn may be a conversation
+        rows *= config.max_steps
+    rows = math.ceil(rows / config.processes)
     parts = math.ceil(rows / micro_rows(config))
     return GRPOConfig(
         str(folder),

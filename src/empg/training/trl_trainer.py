@@ -23,6 +23,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
 from empg.config import TrainRun
+from empg.config.environments import turns_apart
 from empg.core.loss import clipped_tokens, entropy_bonus, kl_k3, policy_loss
 from empg.errors import DivergenceError
 from empg.rollouts.episodes import Episode, Trajectory
@@ -100,7 +101,8 @@ class StudyTrainer(GRPOTrainer):
 
         Weights are those of the whole update. Where there is nothing left, a row without a target fills the place.
         """
-        batch = token_batch(part, advantage, self.run.method.aggregation, torch.device("cpu"))
+        aggregation, apart = self.run.method.aggregation, turns_apart(self.run.interface)
+        batch = token_batch(part, advantage, aggregation, torch.device("cpu"), apart=apart)
         sizes = [int(c.mask.sum()) for c in batch.conversations]
         columns = (torch.split(x, sizes) for x in (batch.old_logprob, batch.advantage, batch.weight))
         rows = [

@@ -14,7 +14,7 @@ from empg.config import Method
 from empg.core.loss import clipped_tokens, entropy_bonus, kl_k3, policy_loss, token_weights
 from empg.errors import DivergenceError
 from empg.policy.network import Network
-from empg.rollouts.episodes import Trajectory
+from empg.rollouts.episodes import Step, Trajectory
 from empg.training.optimiser import Optimiser
 from empg.training.packing import Conversation, packs
 
@@ -29,9 +29,18 @@ class TokenBatch:
     weight: Tensor
 
 
-def conversation(trajectory: Trajectory) -> Conversation:
-    """The token ids of the whole episode. The mask selects those that the policy sampled."""
-    parts = [part for step in trajectory.steps for part in (step.prompt_ids, step.response_ids)]
+def conversations(trajectories: Sequence[Trajectory], *, apart: bool) -> list[Conversation]:
+    """The token ids of each whole episode, or ``apart`` of each turn. The mask selects those that the policy sampled.
+
+    Either way the sampled tokens come in the order of trajectories, steps and tokens.
+    """
+    if apart:
+        return [_conversation([step]) for t in trajectories for step in t.steps]
+    return [_conversation(t.steps) for t in trajectories]
+
+
+def _conversation(steps: Sequence[Step]) -> Conversation:
+    parts = [part for step in steps for part in (step.prompt_ids, step.response_ids)]
     mask = [np.full(len(part), i % 2 == 1) for i, part in enumerate(parts)]
     return Conversation(np.concatenate(parts), np.concatenate(mask))
 
@@ -48,27 +57,39 @@ def minibatches(
 
 
 def renyi2_entropies(
-    network: Network, trajectories: Sequence[Trajectory], *, temperature: float, micro_batch_tokens: int
+    network: Network,
+    trajectories: Sequence[Trajectory],
+    *,
+    temperature: float,
+    micro_batch_tokens: int,
+    apart: bool = False,
 ) -> Tensor:
     """Rényi-2 entropy (nats) of the distribution that each sampled token came from, ``[tokens]``, on the CPU.
 
     The rollouts hold Shannon entropies. Before the first update of an iteration, the network is the one that sampled.
     So one pass without gradients gives what the sampler would have recorded.
     """
-    conversations = [conversation(t) for t in trajectories]
-    parts = packs(conversations, micro_batch_tokens, network.device)
+    parts = packs(conversations(trajectories, apart=apart), micro_batch_tokens, network.device)
     return torch.cat([pack.renyi2(network, temperature) for pack in parts]).cpu()
 
 
 def token_batch(
-    trajectories: Sequence[Trajectory], token_advantage: Tensor, aggregation: str, device: torch.device
+    trajectories: Sequence[Trajectory],
+    token_advantage: Tensor,
+    aggregation: str,
+    device: torch.device,
+    *,
+    apart: bool = False,
 ) -> TokenBatch:
-    """The sampled tokens with their advantages (``[tokens]``) and their weights in this optimiser step."""
+    """The sampled tokens with their advantages (``[tokens]``) and their weights in this optimiser step.
+
+    With ``apart`` each turn is a conversation of its own; a trajectory stays one sequence to the weights.
+    """
     sampled = torch.tensor([sum(len(step.response_ids) for step in t.steps) for t in trajectories])
     old_logprob = np.concatenate([step.logprobs for t in trajectories for step in t.steps])
     weight = token_weights(aggregation, torch.repeat_interleave(sampled), len(trajectories))
     return TokenBatch(
-        [conversation(t) for t in trajectories],
+        conversations(trajectories, apart=apart),
         torch.from_numpy(old_logprob).to(device),
         token_advantage.float().to(device),
         weight.to(device),

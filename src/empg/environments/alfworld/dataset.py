@@ -8,11 +8,10 @@ from copy import copy
 from pathlib import Path
 from random import Random
 
-from empg.config import Interface
 from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.generated.writer import INDEX, write_dataset
-from empg.environments.alfworld.registration import AlfworldData
+from empg.environments.alfworld.registration import AlfworldData, AlfworldInterface
 from empg.environments.alfworld.tasks import (
     OFFICIAL_SPLITS,
     GameSource,
@@ -21,15 +20,16 @@ from empg.environments.alfworld.tasks import (
     OfficialGames,
     StoredGames,
 )
-from empg.environments.base import Arena, DemonstrationStep, DrawnPanels, PanelDataset
+from empg.environments.base import Arena, DemonstrationStep, DrawnPanels, Environment, PanelDataset
+from empg.environments.prompts import ALFWORLD, PromptedEnvironment
 from empg.files import write_text
 
 
 class AlfworldDataset(PanelDataset):
     """The games of a data set whose files lie in ``directory``."""
 
-    def __init__(self, data: AlfworldData, directory: Path, interface: Interface) -> None:
-        self._data = data
+    def __init__(self, data: AlfworldData, directory: Path, interface: AlfworldInterface) -> None:
+        self._data, self._interface = data, interface
         self._stored = OfficialGames() if data.source == "official" else StoredGames(directory)
         drawn = None if data.source == "official" else GeneratedGames(data.profile, data.seed)
         self._drawn = drawn
@@ -48,7 +48,13 @@ class AlfworldDataset(PanelDataset):
 
     def arena(self, max_steps: int) -> Arena:
         """Where its games are played."""
-        return Arena(lambda: AlfworldEnvironment(self._played, max_steps))
+        history = self._interface.history
+
+        def make() -> Environment:
+            environment = AlfworldEnvironment(self._played, max_steps)
+            return environment if history is None else PromptedEnvironment(environment, ALFWORLD, history)
+
+        return Arena(make, apart=history is not None)
 
     def without_files(self) -> AlfworldDataset:
         """The same games, drawn when they are played. Official games never need files of the data stage."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from empg.config.base import Model, Positive
-from empg.config.environments import DataSet, EnvironmentRegistration
+from empg.config.environments import DataSet, EnvironmentRegistration, Interface
 
 
 class AlfworldSizes(Model):
@@ -33,8 +33,15 @@ class AlfworldData(DataSet):
     panel_start: Annotated[int, Field(ge=0)] = 0
 
 
+class AlfworldInterface(Interface):
+    """With ``history`` each turn shows the task, so many earlier turns and the admissible actions, as in the paper."""
+
+    history: Positive | None = None
+
+
 ENVIRONMENT = EnvironmentRegistration(
     data=AlfworldData,
     dataset="empg.environments.alfworld.dataset:AlfworldDataset",
     panels=("valid_seen", "valid_unseen"),
+    interface=AlfworldInterface,
 )

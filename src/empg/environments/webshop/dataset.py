@@ -6,7 +6,8 @@ from copy import copy
 from pathlib import Path
 from random import Random
 
-from empg.environments.base import Arena, DemonstrationStep, DrawnPanels, PanelDataset, hash_list
+from empg.environments.base import Arena, DemonstrationStep, DrawnPanels, Environment, PanelDataset, hash_list
+from empg.environments.prompts import WEBSHOP, PromptedEnvironment
 from empg.environments.webshop.demonstrations import demonstrate
 from empg.environments.webshop.environment import WebShopEnvironment
 from empg.environments.webshop.generated.words import BRANDS, CATEGORIES, VALUES
@@ -49,7 +50,13 @@ class WebshopDataset(PanelDataset):
 
     def arena(self, max_steps: int) -> Arena:
         """Where its goals are pursued."""
-        return Arena(lambda: WebShopEnvironment(self._played, max_steps, self._interface.observation))
+        shown, history = self._interface.observation, self._interface.history
+
+        def make() -> Environment:
+            environment = WebShopEnvironment(self._played, max_steps, shown)
+            return environment if history is None else PromptedEnvironment(environment, WEBSHOP, history)
+
+        return Arena(make, apart=history is not None)
 
     def without_files(self) -> WebshopDataset:
         """The same shop and goals, drawn when they are played. Upstream's never need files of the data stage."""

@@ -49,6 +49,15 @@ class WebShopEnvironment:
         return StepResult(result.observation.strip(), reward, self._done, result.invalid)
 
     @property
+    def admissible_actions(self) -> list[str]:
+        """What would not be refused now, a search as ``search[<your query>]``; none outside an episode."""
+        if self._session is None or self._done:
+            return []
+        available = self._session.available_actions
+        clicks = [f"click[{name}]" for name in available["clickables"] if name != "search"]
+        return ["search[<your query>]"] * available["has_search_bar"] + clicks
+
+    @property
     def limit(self) -> str | None:
         """``step_limit`` once the steps are used up without a purchase."""
         bought = self._session is not None and self._session.score is not None

@@ -30,9 +30,13 @@ class WebshopData(DataSet):
 
 
 class WebshopInterface(Interface):
-    """``text_rich`` marks the buttons of a page, ``text`` lists what is seen."""
+    """``text_rich`` marks the buttons of a page, ``text`` lists what is seen.
+
+    With ``history`` each turn shows the task, so many earlier turns and the admissible actions, as in the paper.
+    """
 
     observation: Literal["text", "text_rich"] = "text_rich"
+    history: Positive | None = None
 
 
 ENVIRONMENT = EnvironmentRegistration(
