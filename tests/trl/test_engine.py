@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import polars as pl
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -166,7 +167,7 @@ def test_what_a_study_may_ask_for(root, case):
     cases = {
         "lora": {"policy": {"lora": {"rank": 2}}},
         "bfloat16": {"policy": {"dtype": "bfloat16"}},
-        "history": {"interface": {"history": 1}},
+        "history": {"interface": {"history": 1}, "sampling": {"max_context": 1024}},
         "updates": {"train": {"updates": 2, "micro_batch_tokens": 1024}},
     }
     out = train(root, case, settings(root, engine="trl", **cases[case]))
@@ -178,22 +179,27 @@ def test_what_a_study_may_ask_for(root, case):
     assert norms.min() > 0
 
 
-@pytest.mark.longer
-def test_a_killed_run_resumes_to_the_same_weights(root, tmp_path):
-    """The stage is killed, its processes end by themselves, and the next stage goes on from the last checkpoint."""
-    config = settings(root, engine="trl", train={"iterations": 6})
-    whole = train(root, "whole", config)
-    write_json(tmp_path / "train.json", config.model_dump(mode="json"))
-    out, folder = root / "alfworld/killed/seed1/train", root / "alfworld"
-    command = [sys.executable, "-m", "empg", "train", "--config", str(tmp_path / "train.json")]
-    command += ["--data", str(root / "data"), "--model", str(folder / "warmstart/model")]
-    command += ["--rollouts", str(folder / "rollouts"), "--out", str(out)]
-    log = tmp_path / "stage.log"
+def start(root: Path, name: str, config: TrainRun, folder: Path) -> tuple[subprocess.Popen, Path, Path]:
+    """A stage in a process of its own, once it has written a checkpoint; its results and its log."""
+    write_json(folder / "train.json", config.model_dump(mode="json"))
+    out, log, environment = root / "alfworld" / name / "seed1/train", folder / "stage.log", root / "alfworld"
+    command = [sys.executable, "-m", "empg", "train", "--config", str(folder / "train.json")]
+    command += ["--data", str(root / "data"), "--model", str(environment / "warmstart/model")]
+    command += ["--rollouts", str(environment / "rollouts"), "--out", str(out)]
     with log.open("w") as file:
         stage = subprocess.Popen(command, env=os.environ, stderr=file)
     while not list((out / "checkpoint").glob(f"checkpoint-*/{COMPLETE}")):
         assert stage.poll() is None, log.read_text()[-2000:]
         time.sleep(0.05)
+    return stage, out, log
+
+
+@pytest.mark.longer
+def test_a_killed_run_resumes_to_the_same_weights(root, tmp_path):
+    """The stage is killed, its processes end by themselves, and the next stage goes on from the last checkpoint."""
+    config = settings(root, engine="trl", train={"iterations": 6})
+    whole = train(root, "whole", config)
+    stage, out, _ = start(root, "killed", config, tmp_path)
     stage.send_signal(signal.SIGKILL)
     stage.wait()
     time.sleep(2)
@@ -204,6 +210,27 @@ def test_a_killed_run_resumes_to_the_same_weights(root, tmp_path):
     one, two = (load_file(f / "model/model.safetensors") for f in (whole, out))
     assert all(one[name].equal(two[name]) for name in one)
     assert pl.read_parquet(whole / "metrics.parquet").equals(pl.read_parquet(out / "metrics.parquet"))
+
+
+@pytest.mark.longer
+def test_a_rank_that_dies_ends_the_stage_with_one_message(root, tmp_path):
+    config = settings(root, engine="trl", processes=2, train={"iterations": 30})
+    stage, out, log = start(root, "dies", config, tmp_path)
+    ranks = [p for p in psutil.Process(stage.pid).children(recursive=True) if p.environ().get("RANK") == "1"]
+    ranks[0].kill()
+    assert stage.wait(60) == 1
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith(
+        f"empg: error: {out}: expected 2 processes of trl to end well, found exit code 1 in iteration"
+    )
+    assert list((out / "checkpoint").glob(f"checkpoint-*/{COMPLETE}"))
+
+
+@pytest.mark.longer
+def test_a_config_file_of_accelerate_starts_the_processes(root, native, tmp_path):
+    file = tmp_path / "accelerate.yaml"
+    file.write_text("{compute_environment: LOCAL_MACHINE, distributed_type: 'NO', use_cpu: true, num_processes: 1}")
+    compare(native, train(root, "accelerated", settings(root, engine="trl", accelerate=str(file))))
 
 
 def test_the_error_of_a_process_is_one_message(root, monkeypatch):
