@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -96,10 +96,19 @@ class Record:
 
 
 @contextmanager
-def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path], threads: int = 1) -> Iterator[Record]:
+def stage(
+    name: str,
+    config: BaseModel,
+    out: Path,
+    *,
+    inputs: Mapping[str, Path],
+    threads: int = 1,
+    libraries: Sequence[str] = (),
+) -> Iterator[Record]:
     """Run a stage: pin threads and precision, lock its folder, and at the end write timing and manifest.
 
-    A stage may live on after its caller is killed. The next one then waits here until it has ended.
+    A stage may live on after its caller is killed. The next one then waits here until it has ended. ``libraries`` names
+    what can change a number beside the libraries of every stage.
     """
     import torch
 
@@ -107,7 +116,7 @@ def stage(name: str, config: BaseModel, out: Path, *, inputs: Mapping[str, Path]
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32
     with only_writer(out):
-        about = _about(name, config, inputs)
+        about = _about(name, config, inputs, libraries)
         digest_of_all = json_digest(about)
         clock = Clock(out, digest_of_all)
         record = Record(out, digest_of_all, clock)
@@ -137,14 +146,14 @@ def only_writer(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _about(stage: str, config: BaseModel, inputs: Mapping[str, Path]) -> dict[str, Any]:
+def _about(stage: str, config: BaseModel, inputs: Mapping[str, Path], libraries: Sequence[str]) -> dict[str, Any]:
     environment = config.data.type if hasattr(config, "data") else None
     return {
         "stage": stage,
         "config": config.model_dump(mode="json"),
         "inputs": {name: digest(path) for name, path in inputs.items()},
         "sources": json_digest(source_hashes(STAGES[stage].module, environment)),
-        "versions": versions(),
+        "versions": versions() | {name: metadata.version(name) for name in libraries},
     }
 
 

@@ -8,6 +8,7 @@ stage's output and vanish with its end.
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import resource
 import shutil
@@ -41,7 +42,7 @@ class Clock:
     def __init__(self, out: Path, digest: str) -> None:
         self._folder, self._digest = out / FOLDER, digest
         self._startup = _process_age()
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._wall, self._cpu = time.perf_counter(), _cpu_seconds()
         self._file = self._folder / f"{uuid.uuid4().hex}.json"
         self._earlier = [used for used in map(_read, sorted(self._folder.glob("*.json"))) if used]
         self._earlier = [used for used in self._earlier if used["digest"] == digest]
@@ -73,7 +74,7 @@ class Clock:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _used(self) -> dict[str, float]:
-        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        wall, cpu = time.perf_counter() - self._wall, _cpu_seconds() - self._cpu
         return {"startup_seconds": self._startup, "wall_seconds": wall, "cpu_seconds": cpu, PEAK: peak_memory()}
 
     def _write_often(self) -> None:
@@ -109,6 +110,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     except DataError:
         return None
     return used if isinstance(used, dict) and {*USED, "digest"} <= used.keys() else None
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds of this process, and of those that it started and that have ended."""
+    used = os.times()
+    return time.process_time() + used.children_user + used.children_system
 
 
 def _process_age() -> float:

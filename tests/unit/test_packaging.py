@@ -24,7 +24,12 @@ PAGE = (ROOT / "docs/package.md").read_text(encoding="utf-8")
 OURS = {"empg", "empg_verifiers", "snakemake_logger_plugin_empg"}
 # What is imported under another name than it is installed, or comes with a package that an extra names.
 DISTRIBUTION = {"yaml": "pyyaml", "vl-convert": "vl-convert-python", "pydantic-core": "pydantic"}
-BROUGHT = {"trl": {"datasets", "transformers", "accelerate"}, "gymnasium": {"numpy"}, "verifiers": {"openai"}}
+BROUGHT = {
+    "trl": {"datasets", "transformers", "accelerate"},
+    "pipeline": {"datasets", "accelerate"},
+    "gymnasium": {"numpy"},
+    "verifiers": {"openai"},
+}
 COMMANDS = {"dvc"}  # run as programs
 
 

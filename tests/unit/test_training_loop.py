@@ -17,7 +17,7 @@ from empg.schema import DIFFICULTY, STEPS, write_table
 from empg.training.batches import Batches, WeightedTasks
 from empg.training.credit import credit_batch
 from empg.training.metrics import batch_metrics
-from empg.training.rl import minibatches
+from empg.training.update import minibatches
 
 SIZE = 2
 STEP = Step(

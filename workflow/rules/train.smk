@@ -20,7 +20,7 @@ rule train:
     priority: 30
     conda:
         SOFTWARE
-    threads: 1
+    threads: lambda wildcards: study.environments[wildcards.environment].processes
     resources:
         gpu=0,
         mem_mb=4000,

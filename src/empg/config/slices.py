@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, model_validator
 
 from empg.config.base import Model, Name, Positive
+from empg.config.engine import EngineName
 from empg.config.environments import ENVIRONMENTS, Data, DataSet, read_interface
 from empg.config.methods import Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling
@@ -60,6 +61,9 @@ class TrainRun(_Run):
 
     max_steps: Positive
     policy: Policy
+    engine: EngineName = "native"
+    processes: Positive = 1
+    accelerate: str | None = None
     sampling: Sampling
     train: Train
     method_name: Name

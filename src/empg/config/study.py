@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from empg.config.base import Model, Name, Positive
+from empg.config.engine import EngineName, check_engine
 from empg.config.methods import UNMODULATED, Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.pretrained import check_precision, with_defaults
@@ -22,7 +23,8 @@ class EnvironmentStudy(Model):
     ``data`` names its data set and defaults to the environment's name. ``base`` names the entry of
     ``config/environments.yaml`` that the other keys are laid over. ``interface`` holds settings of the data set's type;
     :func:`empg.config.load_study` validates and completes them. A pretrained policy has defaults of its own
-    (:mod:`empg.config.pretrained`).
+    (:mod:`empg.config.pretrained`). ``engine`` trains in this process or by TRL on ``processes`` of them, which
+    ``accelerate`` starts as its file says.
     """
 
     base: Name | None = None
@@ -32,6 +34,9 @@ class EnvironmentStudy(Model):
     interface: dict[str, Any] = Field(default_factory=dict)
     zeta: Annotated[float, Field(ge=0)] = 0.05
     policy: Policy = TinyPolicy()
+    engine: EngineName = "native"
+    processes: Positive = 1
+    accelerate: str | None = None
     sampling: Sampling = Sampling()
     warmstart: WarmStart = WarmStart()
     rollouts: Rollouts = Rollouts()
@@ -54,6 +59,18 @@ class EnvironmentStudy(Model):
                 )
         elif self.sampling.engine != "native":
             raise ValueError(f"sampling.engine: expected native with policy.type {self.policy.type}, found vllm")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_engine(self) -> EnvironmentStudy:
+        check_engine(
+            self.engine,
+            self.processes,
+            self.accelerate,
+            policy=self.policy,
+            sampling=self.sampling,
+            train=self.train,
+        )
         return self
 
 

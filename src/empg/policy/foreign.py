@@ -204,8 +204,11 @@ class Foreign(Network):
         cached = self.logits(cache.prefill(ids[6:9].repeat(2), [3, 3], [6, 6], [0, 1]))
         return whole, cached
 
-    def add_lora(self, lora: Lora) -> None:
-        """Freeze the model and add adapters (arXiv 2106.09685), by `peft`. Their first function is the model's."""
+    def add_lora(self, lora: Lora) -> Any:
+        """Freeze the model and add adapters (arXiv 2106.09685), by `peft`, whose model around this one is returned.
+
+        The adapters' first function is the model's.
+        """
         from peft import LoraConfig, get_peft_model
 
         linear = {
@@ -223,7 +226,7 @@ class Foreign(Network):
         settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
         with warnings.catch_warnings():  # peft asks by a name that `transformers` calls deprecated
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            get_peft_model(self.model, settings)  # changes the model's modules in place
+            return get_peft_model(self.model, settings)  # changes the model's modules in place
 
     def save(self, config: dict[str, Any], folder: Path) -> None:
         """Write the model, adapters merged into its weights, with ``config`` as its settings."""

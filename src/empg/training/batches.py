@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -16,12 +16,18 @@ from empg.core.advantages import informative_groups
 from empg.environments.base import Task
 from empg.errors import ConfigError, DataError
 from empg.rollouts.collect import draw_tasks, draw_weights, group_episodes
-from empg.rollouts.episodes import Trajectory
-from empg.rollouts.sampler import Sampler
+from empg.rollouts.episodes import Episode, Trajectory
 from empg.rollouts.table import from_table
 from empg.schema import DIFFICULTY, STEPS, read_table
 from empg.seeding import derive_seed
 from empg.training.credit import groups_of
+
+
+class Player(Protocol):
+    """Plays episodes: :class:`~empg.rollouts.sampler.Sampler`, or several of them in as many processes."""
+
+    def play(self, episodes: Sequence[Episode], /) -> list[Trajectory]:
+        """One trajectory for each episode, in order."""
 
 
 class Collected(NamedTuple):
@@ -58,12 +64,12 @@ class Batches:
     """
 
     config: TrainRun
-    sampler: Sampler
+    sampler: Player
     tasks: WeightedTasks
     collection: Sequence[Trajectory]
 
     @classmethod
-    def open(cls, config: TrainRun, sampler: Sampler, tasks: Sequence[Task], rollouts: Path) -> Batches:
+    def open(cls, config: TrainRun, sampler: Player, tasks: Sequence[Task], rollouts: Path) -> Batches:
         """Batches of these training tasks, with the collection and the difficulty table of the rollout stage.
 
         Raises :class:`DataError` where the collection has too few tasks for the first batch.

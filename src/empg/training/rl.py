@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from torch import Tensor
 
 from empg.config import PretrainedPolicy, TrainRun
 from empg.config.environments import turns_apart
@@ -28,13 +26,14 @@ from empg.provenance import Record, stage
 from empg.rollouts.collect import make_sampler
 from empg.rollouts.episodes import Trajectory
 from empg.rollouts.vllm_server import Server, serving
+from empg.training import trl_launch
 from empg.training.batches import Batches, Collected
 from empg.training.checkpoint import Progress
 from empg.training.credit import Credit, credit_batch
 from empg.training.importance import truncated_weights
 from empg.training.metrics import Metrics, batch_metrics
 from empg.training.optimiser import Optimiser, learning_rate_factor
-from empg.training.update import renyi2_entropies, token_batch, update
+from empg.training.update import minibatches, renyi2_entropies, token_batch, update
 from empg.training.writer import Writer
 
 
@@ -124,17 +123,6 @@ class Loop:
         progress.seconds[-1]["write"] = time.process_time() - clock[-1]  # with what the checkpoint took
 
 
-def minibatches(
-    trajectories: list[Trajectory], token_advantage: Tensor, count: int
-) -> Iterator[tuple[list[Trajectory], Tensor]]:
-    """The trajectories in ``count`` parts of about one size, each with the advantages of its tokens."""
-    tokens = np.cumsum([0] + [sum(len(step.response_ids) for step in t.steps) for t in trajectories])
-    bounds = np.linspace(0, len(trajectories), count + 1).astype(int)
-    for start, end in pairwise(bounds):
-        if end > start:
-            yield trajectories[start:end], token_advantage[tokens[start] : tokens[end]]
-
-
 def check_memory(config: TrainRun, policy: PretrainedPolicy, model: Path) -> None:
     """Raises :class:`ConfigError` with the numbers where an update or the episodes in play do not fit into memory."""
     sizes, context = memory.Sizes.of(model), config.sampling.max_context
@@ -180,10 +168,32 @@ def run(
     An interrupted run continues from its last checkpoint and ends with the same bits; ``on_metrics`` gets the earlier
     iterations again. Raises :class:`DivergenceError` for a loss that is not finite and keeps the last checkpoint.
     """
-    with (
-        stage("train", config, out, inputs={"data": data, "model": model, "rollouts": rollouts}) as record,
-        serving(config.sampling, model, out) as server,
-    ):
+    inputs = {"data": data, "model": model, "rollouts": rollouts}
+    by_trl = config.engine == "trl"
+    if config.accelerate is not None:
+        inputs["accelerate"] = Path(config.accelerate)
+    with stage("train", config, out, inputs=inputs, libraries=trl_launch.LIBRARIES if by_trl else ()) as record:
+        engine = trl_launch.train if by_trl else train
+        history, seconds = engine(config, data, model, rollouts, record, on_metrics=on_metrics, progress=progress)
+        record.write_frame(pl.DataFrame(history, infer_schema_length=None), "metrics.parquet")
+        last = float(np.mean([metrics["success"] for metrics in history[-10:]]))
+        record.summary = {"iterations": config.train.iterations, "last_success": last}
+        record.iteration_seconds = seconds
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
+
+
+def train(
+    config: TrainRun,
+    data: Path,
+    model: Path,
+    rollouts: Path,
+    record: Record,
+    *,
+    on_metrics: Callable[[int, Metrics], None],
+    progress: Callable[[int, int], None],
+) -> tuple[list[Metrics], list[dict[str, float]]]:
+    """Train in this process; the metrics of each iteration, and its CPU seconds."""
+    with serving(config.sampling, model, record.out) as server:
         loop = build(config, data, model, rollouts, record, server=server)
         for iteration, metrics in enumerate(loop.progress.history):
             on_metrics(iteration, metrics)
@@ -193,12 +203,10 @@ def run(
             try:
                 on_metrics(iteration, loop.iterate())
             except DivergenceError as error:
-                raise DivergenceError(f"{out}: iteration {iteration}: {error}; the last checkpoint is kept") from None
+                raise DivergenceError(
+                    f"{record.out}: iteration {iteration}: {error}; the last checkpoint is kept"
+                ) from None
             progress(iteration + 1, config.train.iterations)
-        with atomic_directory(out / "model") as folder:
+        with atomic_directory(record.out / "model") as folder:
             loop.policy.save(folder)
-        record.write_frame(pl.DataFrame(loop.progress.history, infer_schema_length=None), "metrics.parquet")
-        last = float(np.mean([metrics["success"] for metrics in loop.progress.history[-10:]]))
-        record.summary = {"iterations": config.train.iterations, "last_success": last}
-        record.iteration_seconds = loop.progress.seconds
-    shutil.rmtree(out / "checkpoint", ignore_errors=True)
+    return loop.progress.history, loop.progress.seconds

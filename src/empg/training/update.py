@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -42,6 +43,17 @@ def _conversation(steps: Sequence[Step]) -> Conversation:
     parts = [part for step in steps for part in (step.prompt_ids, step.response_ids)]
     mask = [np.full(len(part), i % 2 == 1) for i, part in enumerate(parts)]
     return Conversation(np.concatenate(parts), np.concatenate(mask))
+
+
+def minibatches(
+    trajectories: list[Trajectory], token_advantage: Tensor, count: int
+) -> Iterator[tuple[list[Trajectory], Tensor]]:
+    """The trajectories in ``count`` parts of about one size, each with the advantages of its tokens."""
+    tokens = np.cumsum([0] + [sum(len(step.response_ids) for step in t.steps) for t in trajectories])
+    bounds = np.linspace(0, len(trajectories), count + 1).astype(int)
+    for start, end in pairwise(bounds):
+        if end > start:
+            yield trajectories[start:end], token_advantage[tokens[start] : tokens[end]]
 
 
 def renyi2_entropies(

@@ -43,14 +43,25 @@ class Writer:
         checkpoint.save(self.checkpoints, policy.network, optimiser, progress)
 
     def rollouts(self, iteration: int, version: int, collected: Collected, credited: Credit) -> None:
-        """The steps of an iteration with their credit, which dropped trajectories have none of.
+        """The steps of an iteration with their credit: :func:`credited_table`."""
+        table = credited_table(iteration, version, collected, credited)
+        self.record.write_table(table, CREDITED_STEPS, rollouts_file(iteration))
 
-        ``version`` is the number of updates that the policy which sampled them had seen.
-        """
-        kept, dropped = collected
-        table = to_table(kept, iteration=iteration, policy_version=version).hstack(credited.columns())
-        if dropped:
-            rest = to_table(dropped, iteration=iteration, policy_version=version)
-            nothing = pl.DataFrame({name: pl.Series([None] * len(rest), dtype=t) for name, t in CREDIT.items()})
-            table = table.vstack(rest.hstack(nothing.with_columns(trained=pl.lit(False))))
-        self.record.write_table(table, CREDITED_STEPS, f"rollouts/iteration_{iteration:04d}.parquet")
+
+def rollouts_file(iteration: int) -> str:
+    """Where the steps of an iteration are, in the folder of a run."""
+    return f"rollouts/iteration_{iteration:04d}.parquet"
+
+
+def credited_table(iteration: int, version: int, collected: Collected, credited: Credit) -> pl.DataFrame:
+    """The steps of an iteration with their credit, which dropped trajectories have none of.
+
+    ``version`` is the number of updates that the policy which sampled them had seen.
+    """
+    kept, dropped = collected
+    table = to_table(kept, iteration=iteration, policy_version=version).hstack(credited.columns())
+    if dropped:
+        rest = to_table(dropped, iteration=iteration, policy_version=version)
+        nothing = pl.DataFrame({name: pl.Series([None] * len(rest), dtype=t) for name, t in CREDIT.items()})
+        table = table.vstack(rest.hstack(nothing.with_columns(trained=pl.lit(False))))
+    return table
