@@ -37,26 +37,11 @@ from empg.policy.tokenizer import train_tokenizer
 from empg.schema import EPISODES, read_table, write_table
 from empg.training.warmstart import tiny_policy
 
+from .test_alfworld_files import PROBLEM
+from .test_webshop_files import DESCRIBED, ITEM
+
 EXAMPLES = int(os.environ.get("EMPG_FUZZ_EXAMPLES", "12"))
 CONFIG = Path(__file__).parents[2] / "config"
-PROBLEM = """(define (problem p) (:domain alfred)
-(:objects agent1 - agent loc_bar_1 - location desk_bar_1 - receptacle DeskType - rtype
-MugType - otype mug_bar_1 - object)
-(:init (atLocation agent1 loc_bar_1) (receptacleAtLocation desk_bar_1 loc_bar_1) (receptacleType desk_bar_1 DeskType)
-(objectType mug_bar_1 MugType) (inReceptacle mug_bar_1 desk_bar_1) (pickupable mug_bar_1) (= (total-cost) 0))
-(:goal (exists (?a - agent ?o - object) (and (holds ?a ?o) (objectType ?o MugType)))))"""
-ITEM = {
-    "asin": "B000000001",
-    "name": "Red Shirt",
-    "full_description": "",
-    "small_description": ["soft"],
-    "category": "fashion",
-    "query": "shirts",
-    "product_category": "Clothing",
-    "customization_options": {"color": [{"value": "red"}]},
-    "pricing": "$9.99",
-}
-DESCRIBED = {"attributes": ["soft"], "instruction": "Find me a shirt", "instruction_attributes": ["soft"]}
 WANTED = {"instruction": "a shirt.", "instruction_attributes": ["soft"], "instruction_options": ["red"]}
 EPISODE = dict.fromkeys(EPISODES) | {"split": "id", "metrics": [{"name": "f1", "value": 0.5}], "steps": 3}
 HIT = {"document": {"id": "7", "contents": '"Lima"\nA city.'}, "score": 1.5}

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from random import Random
 
 import polars as pl
 import psutil
@@ -17,20 +16,16 @@ import pytest
 from safetensors.torch import load_file
 
 from empg.audit.audit import Audit
-from empg.config import Study, TinyPolicy, TrainRun, parse, rollouts_run, train_run, warmstart_run
+from empg.config import Study, TrainRun, parse, rollouts_run, train_run, warmstart_run
 from empg.environments import data as data_stage
-from empg.environments.alfworld.demonstrations import demonstrate
-from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.registration import AlfworldData
-from empg.environments.alfworld.tasks import GeneratedGames
-from empg.environments.text import format_step
 from empg.errors import ConfigError, DivergenceError
 from empg.files import read_json, write_json
-from empg.policy.chat import Chat
-from empg.policy.tokenizer import train_tokenizer
 from empg.rollouts import collect
 from empg.training import rl, trl_launch, warmstart
 from empg.training.trl_job import COMPLETE, ITERATIONS, Job
+
+from ..workflow.test_pretrained import write_model
 
 DATA = {"alfworld": AlfworldData.model_validate({"sizes": {"train": 4, "valid_seen": 1, "valid_unseen": 1, "tune": 1}})}
 ITERATION = "rollouts/iteration_{:04d}.parquet"
@@ -69,13 +64,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a model, its warm start of no tokens and the collection, in a study's layout."""
     root = tmp_path_factory.mktemp("engines") / "results/mini"
     data_stage.run(DATA["alfworld"], root / "data")
-    games = GeneratedGames("small", 0)
-    (task,) = games.tasks("train", range(1))
-    shown = demonstrate(AlfworldEnvironment(games, 20), task, Random(0))
-    tokenizer = train_tokenizer(list(warmstart.texts(shown, "", format_step)), 300)
-    sizes = TinyPolicy(width=16, heads=2, kv_heads=1, layers=2, mlp_width=16)
-    (root / "hub").mkdir()
-    warmstart.tiny_policy(sizes, Chat(tokenizer, "", "the test's tokenizer"), 0).save(root / "hub")
+    write_model(root / "hub")
     plan, quiet = study(root), {"progress": lambda *_: None}
     folder = root / "alfworld"
     warmstart.run(

@@ -41,18 +41,23 @@ def study(model: Path, **policy: object) -> Study:
     return parse(Study, {"seeds": [1], "methods": methods, "environments": {"alfworld": settings}}, "study")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set in ``data`` and a model in ``hub``."""
-    root = tmp_path_factory.mktemp("pretrained")
-    data_stage.run(DATA["alfworld"], root / "data")
+def write_model(folder: Path) -> None:
+    """A tiny model that speaks the words of one ALFWorld game, as a folder of its own."""
     games = GeneratedGames("small", 0)
     (task,) = games.tasks("train", range(1))
     shown = demonstrate(AlfworldEnvironment(games, 20), task, Random(0))
     tokenizer = train_tokenizer(list(warmstart.texts(shown, "", format_step)), 300)
     sizes = TinyPolicy(width=16, heads=2, kv_heads=1, layers=2, mlp_width=16)
-    (root / "hub").mkdir()
-    warmstart.tiny_policy(sizes, Chat(tokenizer, "", "the test's tokenizer"), 0).save(root / "hub")
+    folder.mkdir()
+    warmstart.tiny_policy(sizes, Chat(tokenizer, "", "the test's tokenizer"), 0).save(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in ``data`` and a model in ``hub``."""
+    root = tmp_path_factory.mktemp("pretrained")
+    data_stage.run(DATA["alfworld"], root / "data")
+    write_model(root / "hub")
     return root
 
 
