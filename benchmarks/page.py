@@ -13,6 +13,7 @@ import altair as alt
 import polars as pl
 
 from benchmarks.measure import Line
+from empg.timing import processor
 
 PAGE, FIGURE = Path("docs/benchmarks.md"), Path("docs/pictures/benchmarks.svg")
 PACKAGES = ("torch", "transformers", "trl", "tantivy", "numpy")
@@ -58,18 +59,6 @@ def write(lines: Sequence[Line], sentence: str, sizes: pl.DataFrame, minutes: fl
     """Write :data:`PAGE` and :data:`FIGURE`."""
     figure(sizes).save(str(FIGURE))
     PAGE.write_text(_page(lines, sentence, sizes, minutes), encoding="utf-8")
-
-
-def processor() -> str:
-    """The processor's name and its widest vector instructions, as Linux tells them."""
-    facts: dict[str, str] = {}
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            facts.setdefault(key.strip(), value.strip())
-    flags = facts.get("flags", "").split()
-    widest = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "")
-    return ", ".join(filter(None, (facts.get("model name", platform.processor()), widest)))
 
 
 def row(line: Line) -> str:

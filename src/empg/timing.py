@@ -89,7 +89,8 @@ def peak_memory() -> int:
     own, of_children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     status = Path("/proc/self/status")
     if status.exists():  # Linux keeps in ru_maxrss what a process had before it became this program
-        own = int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0])
+        _, found, rest = status.read_text(encoding="utf-8").partition("VmHWM:")
+        own = int(rest.split()[0]) if found else own
     return unit * max(own, of_children)
 
 

@@ -11,6 +11,7 @@ rule train:
         rollouts=f"{ROLLOUTS}/manifest.json",
         collection=ancient(f"{ROLLOUTS}/rollouts.parquet"),
         difficulty=ancient(f"{ROLLOUTS}/difficulty.parquet"),
+        accelerate=lambda wildcards: study.environments[wildcards.environment].accelerate or [],
     output:
         manifest=f"{RUN}/train/manifest.json",
         metrics=f"{RUN}/train/metrics.parquet",

@@ -74,7 +74,7 @@ def rloo(reward: Tensor, group: Tensor) -> Tensor:
         alone = int((size[index] == 1).nonzero()[0].item())
         raise ValueError(f"group[{alone}]: expected at least 2 trajectories in group {group[alone].item()}, found 1")
     R, G = reward.double(), size[index].double()  # noqa: N806
-    advantage: Tensor = (R - _group_mean(R, group)) * G / (G - 1)
+    advantage: Tensor = (R - group_mean(R, group)) * G / (G - 1)
     return advantage.to(reward.dtype)
 
 
@@ -104,9 +104,7 @@ def gigpo_steps(
     require_vector("step_trajectory", step_trajectory)
     require_index("step_trajectory", step_trajectory, len(reward))
     require_vector("step_anchor", step_anchor, len(step_trajectory))
-    length = torch.bincount(step_trajectory)[step_trajectory]
-    steps_to_go = length - 1 - step_positions(step_trajectory)
-    returns = torch.pow(gamma, steps_to_go.double()) * reward.double()[step_trajectory]
+    returns = discounted_returns(reward, step_trajectory, gamma)
     anchors = torch.stack((group[step_trajectory], step_anchor), dim=1)
     step_group = torch.unique(anchors, dim=0, return_inverse=True)[1]
     return (omega * _standardise(returns, step_group, eps)).to(reward.dtype)
@@ -153,18 +151,24 @@ def soft_overlong_punishment(length: Tensor, *, max_length: int, cache: int) -> 
     return ((max_length - cache - length) / cache).clamp(-1.0, 0.0).float()
 
 
+def discounted_returns(reward: Tensor, step_trajectory: Tensor, gamma: float) -> Tensor:
+    """γ^(T−t)·R_i of step t = 1 … T of trajectory i, whose reward arrives with its last step; ``[steps]`` float64."""
+    steps_to_go = torch.bincount(step_trajectory)[step_trajectory] - 1 - step_positions(step_trajectory)
+    return torch.pow(gamma, steps_to_go.double()) * reward.double()[step_trajectory]
+
+
 def _standardise(value: Tensor, group: Tensor, eps: float) -> Tensor:
     """(value − group mean) / (group's population standard deviation + eps), all ``[n]``."""
-    deviation = value - _group_mean(value, group)
-    return deviation / (_group_mean(deviation.square(), group).sqrt() + eps)
+    deviation = value - group_mean(value, group)
+    return deviation / (group_mean(deviation.square(), group).sqrt() + eps)
 
 
 def standard_deviation(value: Tensor, group: Tensor) -> Tensor:
     """The population standard deviation of each element's group, ``[n]``."""
-    return _group_mean((value - _group_mean(value, group)).square(), group).sqrt()
+    return group_mean((value - group_mean(value, group)).square(), group).sqrt()
 
 
-def _group_mean(value: Tensor, group: Tensor) -> Tensor:
+def group_mean(value: Tensor, group: Tensor) -> Tensor:
     """The mean of each element's group, ``[n]``."""
     _, index, size = torch.unique(group, return_inverse=True, return_counts=True)
     total = torch.zeros(len(size), dtype=value.dtype, device=value.device).index_add_(0, index, value)

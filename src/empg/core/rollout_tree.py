@@ -9,7 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from empg.core.advantages import STD_EPS, Advantages, Batch, check_rewards, informative_groups, standard_deviation
+from empg.core.advantages import (
+    STD_EPS,
+    Advantages,
+    Batch,
+    check_rewards,
+    discounted_returns,
+    group_mean,
+    informative_groups,
+    standard_deviation,
+)
 from empg.core.checks import require_index, require_number, require_vector, step_positions
 
 
@@ -52,8 +61,7 @@ def rtmc_steps(
     require_vector("step_state", step_state, len(step_trajectory))
     require_vector("step_action", step_action, len(step_trajectory))
     position = step_positions(step_trajectory)
-    steps_to_go = torch.bincount(step_trajectory)[step_trajectory] - 1 - position
-    returns = torch.pow(gamma, steps_to_go.double()) * reward.double()[step_trajectory]
+    returns = discounted_returns(reward, step_trajectory, gamma)
     step_group = group[step_trajectory]
 
     state = numbered(step_group, step_state)
@@ -64,7 +72,7 @@ def rtmc_steps(
     Q = _mean(returns, first, pair)  # noqa: N806 — the letters of the equations
     V = _mean(returns, first, state)  # noqa: N806
     N = torch.zeros_like(returns).index_add_(0, state, first)[state]  # noqa: N806
-    V_0 = _mean(reward.double(), torch.ones_like(reward.double()), numbered(group))[step_trajectory]  # noqa: N806
+    V_0 = group_mean(reward.double(), group)[step_trajectory]  # noqa: N806
     A = Q - (N * V + prior * V_0) / (N + prior)  # noqa: N806
 
     scaled = A / (standard_deviation(A, step_group) + eps)

@@ -164,7 +164,7 @@ def _from_hub(name: str, out: Path) -> None:
                 target = folder / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)  # not a link to a cache that may be emptied
-        _write_origin(folder, name, {"revision": source.name})
+        _write_origin(folder, name, {} if Path(name).is_dir() else {"revision": source.name})
 
 
 def _write_origin(folder: Path, name: str, about: dict[str, Any]) -> None:

@@ -18,13 +18,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from empg.config import Lora
-from empg.core.entropy import renyi2_entropy
+from empg.core.entropy import LARGE_CHUNK, renyi2_entropy
 from empg.errors import ConfigError, DataError
-from empg.files import read_json, write_json
+from empg.files import read_json
 from empg.policy.network import Network
 from empg.policy.prefix_tree import PrefixTree
+from empg.policy.weights import write_config
 
-HEAD_CHUNK = 320  # tokens whose logits exist at once
 HOLES = 64  # slots of the cache that no row uses before it is packed
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}  # of logits, in the check at loading
 ATTENTION = {"full_attention", "sliding_attention"}
@@ -149,7 +149,7 @@ class Foreign(Network):
     def statistics(self, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         parts = [
             checkpoint(self._statistics, h, t, temperature, use_reentrant=False)
-            for h, t in zip(torch.split(hidden, HEAD_CHUNK), torch.split(target, HEAD_CHUNK), strict=True)
+            for h, t in zip(torch.split(hidden, LARGE_CHUNK), torch.split(target, LARGE_CHUNK), strict=True)
         ]
         logprob, entropy = (torch.cat(part) for part in zip(*parts, strict=True))
         return logprob, entropy
@@ -160,7 +160,7 @@ class Foreign(Network):
 
     def renyi2(self, hidden: Tensor, temperature: float) -> Tensor:
         return torch.cat(
-            [renyi2_entropy(self.logits(h) / temperature) for h in torch.split(hidden, HEAD_CHUNK)]
+            [renyi2_entropy(self.logits(h) / temperature) for h in torch.split(hidden, LARGE_CHUNK)]
         ).clamp_(min=0)
 
     def open_cache(self, rows: int, length: int) -> ForeignCache:
@@ -245,8 +245,7 @@ class Foreign(Network):
             if ".lora_" not in name
         }
         self.model.save_pretrained(folder, state_dict=state | merged)
-        settings = {key: value for key, value in config.items() if key != "torch_dtype"}
-        write_json(folder / "config.json", settings | {"dtype": str(self.dtype).removeprefix("torch.")})
+        write_config(config, self.dtype, folder)
 
 
 class ForeignCache:

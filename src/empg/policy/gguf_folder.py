@@ -14,6 +14,7 @@ from torch import Tensor
 
 from empg.errors import DataError
 from empg.files import read_json, write_json
+from empg.policy.weights import write_config
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -54,7 +55,7 @@ def convert(file: Path, folder: Path, dtype: torch.dtype = torch.bfloat16) -> No
     tensors = _tensors(reader, file, config["num_attention_heads"], config["num_key_value_heads"])
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     _save_tokenizer(reader, file, folder)
-    write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
+    write_config(config, dtype, folder)
     rounded = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     save_file(rounded, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from empg.config import PretrainedPolicy
+from empg.core.entropy import LARGE_CHUNK
 from empg.errors import ConfigError
 from empg.files import read_json
+from empg.policy.transformer import FAMILIES
 
 GIB = 2**30
-HEAD_CHUNK = 320
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,10 @@ class Sizes:
         width = config.get("hidden_size") or config.get("n_embd") or 0
         heads = config.get("num_attention_heads") or config.get("n_head") or 1
         vocabulary = config.get("vocab_size") or 0
+        tied = config.get("tie_word_embeddings", config.get("model_type") not in FAMILIES)  # defaults differ
         return cls(
             parameters=sum(file.stat().st_size for file in folder.glob("*.safetensors")) // stored,
-            embeddings=vocabulary * width * (1 if config.get("tie_word_embeddings", True) else 2),
+            embeddings=vocabulary * width * (1 if tied else 2),
             vocabulary=vocabulary,
             width=width,
             layers=config.get("num_hidden_layers") or config.get("n_layer") or 1,
@@ -76,7 +78,7 @@ def update_bytes(
     layer = tokens * (6 * sizes.width + 3 * (q + 2 * kv) + 6 * sizes.mlp_width + sizes.heads * context) * size
     kept = sizes.layers * tokens * sizes.width * size
     activations = kept + layer if policy.gradient_checkpointing else sizes.layers * layer
-    head = 3 * HEAD_CHUNK * sizes.vocabulary * 4
+    head = 3 * LARGE_CHUNK * sizes.vocabulary * 4
     if not policy.freeze_embeddings and policy.lora is None:
         head += sizes.vocabulary * sizes.width * 4
     return {

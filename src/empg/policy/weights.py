@@ -90,6 +90,12 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def write_config(config: dict[str, Any], dtype: torch.dtype, folder: Path) -> None:
+    """Write ``config.json`` of a model in this precision."""
+    kept = {key: value for key, value in config.items() if key != "torch_dtype"}  # an earlier name of "dtype"
+    write_json(folder / "config.json", kept | {"dtype": str(dtype).removeprefix("torch.")})
+
+
 def save_transformer(network: Transformer, config: dict[str, Any], folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` under Hugging Face's names, in the network's precision."""
     parameters = dict(network.named_parameters())
@@ -98,9 +104,7 @@ def save_transformer(network: Transformer, config: dict[str, Any], folder: Path)
         if ours in parameters:
             parts = torch.split(parameters[ours].detach().cpu(), [rows for _, rows in theirs])
             tensors |= {name: part.contiguous().clone() for (name, _), part in zip(theirs, parts, strict=True)}
-    config = {key: value for key, value in config.items() if key != "torch_dtype"}  # an earlier name of "dtype"
-    dtype = str(network.embedding.dtype).removeprefix("torch.")
-    write_json(folder / "config.json", config | {"dtype": dtype})
+    write_config(config, network.embedding.dtype, folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -247,7 +247,6 @@ def heat_map(frame: pl.DataFrame, x: str, y: str, names: dict[str, str], title: 
 def stacked(frame: pl.DataFrame, by: str, colours: dict[str, str], x: alt.X, title: str) -> Panel:
     """Columns method, ``by``, words and that of ``x``: a bar for each method, whose parts are in ``colours``' order."""
     order = pl.col(by).replace_strict(list(colours), range(len(colours)))
-    shown = [part for part in colours if part in set(frame[by])]
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
     bars = (
         alt.Chart(frame.with_columns(order=order))
@@ -255,7 +254,7 @@ def stacked(frame: pl.DataFrame, by: str, colours: dict[str, str], x: alt.X, tit
         .encode(
             x=x.stack("zero"),
             y=alt.Y("method:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
-            color=alt.Color(f"{by}:N", scale=scale).legend(values=shown, columns=3),
+            color=alt.Color(f"{by}:N", scale=scale).legend(columns=3),
             order=alt.Order("order:Q"),
             description="words:N",
         )

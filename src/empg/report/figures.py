@@ -37,7 +37,8 @@ NORMS = {"norm": "without advantage", "before": "before modulation", "after": "a
 class Figure:
     """A figure of one or more panels, in rows of ``columns``.
 
-    ``tables`` names the tables that it shows, ``legend`` its labels and colours.
+    ``tables`` names the tables that it shows, ``legend`` its labels and colours. With ``own_colours`` a colour's
+    meaning is that of its panel.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Figure:
     panels: list[Panel]
     legend: dict[str, str] = field(default_factory=dict)
     columns: int = 3
+    own_colours: bool = False
 
     @property
     def caption(self) -> Caption:
@@ -52,7 +54,7 @@ class Figure:
 
     def whole(self) -> Panel:
         """All panels as one chart."""
-        return style.side_by_side(self.panels, self.columns)
+        return style.side_by_side(self.panels, self.columns, own_colours=self.own_colours)
 
 
 def figures(study: Study, tables: Tables) -> list[Figure]:
@@ -89,10 +91,16 @@ def figures(study: Study, tables: Tables) -> list[Figure]:
         ),
         Figure("equal_reward", ("equal_reward", "training"), list(_equal_reward(tables, methods)), colours),
         Figure("proposition1", ("proposition1", "score_norms"), list(_proposition1(tables, methods)), colours),
-        Figure("gradient_norm", ("gradient_norm", "gradient_norms"), list(_norms(study, tables, colours)), norms),
+        Figure(
+            "gradient_norm",
+            ("gradient_norm", "gradient_norms"),
+            list(_norms(study, tables, colours)),
+            norms,
+            own_colours=True,
+        ),
         Figure("gradient_variance", ("gradient_moments",), list(_variance(tables, methods)), modulate),
-        Figure("sensitivity", ("sensitivity",), list(_sensitivity(study, tables))),
-        Figure("endings", ("stop_reasons",), list(_endings(tables)), _ending_legend(tables)),
+        Figure("sensitivity", ("sensitivity",), list(_sensitivity(study, tables)), own_colours=True),
+        Figure("endings", ("stop_reasons",), list(_endings(tables)), _sampled_endings(tables)[1]),
         Figure("cost", ("cost_by_part", "cost"), list(_cost(tables)), PARTS),
     ]
     columns = len(place) if 1 < len(place) <= 4 else 3
@@ -225,17 +233,14 @@ def ending_colours(found: list[str]) -> dict[str, str]:
 
 def _sampled_endings(tables: Tables) -> tuple[pl.DataFrame, dict[str, str]]:
     rows = tables["stop_reasons"].filter(mode="sampled")
-    colours = ending_colours(rows["stop_reason"].unique().sort().to_list())
+    found = rows["stop_reason"].unique().sort().to_list()
+    seen = {name.replace("_", " ") for name in found}
+    colours = {name: colour for name, colour in ending_colours(found).items() if name in seen}
     named = rows.with_columns(
         pl.col("method").replace(WARM_START, "warm start"), pl.col("stop_reason").str.replace_all("_", " ")
     )
     words = pl.format("{}: {} %", "stop_reason", (100 * pl.col("share")).round(1))
     return named.with_columns(words=words), colours
-
-
-def _ending_legend(tables: Tables) -> dict[str, str]:
-    rows, colours = _sampled_endings(tables)
-    return {name: colour for name, colour in colours.items() if name in set(rows["stop_reason"])}
 
 
 def _endings(tables: Tables) -> Iterator[Panel]:

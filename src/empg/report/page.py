@@ -2,12 +2,11 @@
 
 A small script shows values under the pointer; the page says the same without it.
 
-Each trained run has a page of its own with a sample of its trajectories.
+Each trained run has a page of its own with the episodes of its last training iteration.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from empg.files import atomic_directory, read_json, write_json, write_text
 from empg.pipeline.commands import command
 from empg.provenance import stage
 from empg.report import overview, panels, paper, style, trajectories
+from empg.report.addresses import trajectories_page
 from empg.report.figures import Figure, figures
 from empg.report.names import titles, with_titles
 from empg.report.security import content_policy
@@ -62,9 +62,7 @@ def run(
         progress(len(runs) + 1, parts)
         drawn = figures(*with_titles(study, tables))
         for figure in drawn:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # altair warns of panels with different legends
-                write_text(out / "figures" / f"{figure.name}.svg", style.to_svg(figure.whole(), themed=False))
+            write_text(out / "figures" / f"{figure.name}.svg", style.to_svg(figure.whole(), themed=False))
         write_json(out / "metrics.json", metrics(tables["results"], tables["aggregates"]))
         with atomic_directory(out / "dvc") as folder:
             for name, success in panel_files(tables["results"]).items():
@@ -73,7 +71,7 @@ def run(
         with atomic_directory(out / "trajectories") as folder:
             for i, run in enumerate(runs, start=len(runs) + 2):
                 progress(i, parts)
-                write_text(folder / trajectories.page_name(**run.key), trajectories.render(read, run, templates))
+                write_text(folder / Path(trajectories_page(**run.key)).name, trajectories.render(read, run, templates))
         panels.write_all(read, out, templates)
         write_text(out / "report.html", render(read, tables, drawn, templates))
 
@@ -242,5 +240,5 @@ def run_view(results: Results, run: Run, names: dict[str, str]) -> dict[str, str
         "train": results.relative(run.train),
         "evaluate": results.relative(run.evaluate),
         "commands": "\n".join([*made, f"empg audit {study / place}"]),
-        "trajectories": "" if run.method == WARM_START else f"trajectories/{trajectories.page_name(**run.key)}",
+        "trajectories": "" if run.method == WARM_START else trajectories_page(**run.key),
     }

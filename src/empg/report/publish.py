@@ -69,9 +69,10 @@ def _testbed(results: Path, out: Path) -> None:
     timings = [read_json(path) for path in sorted((results / "testbed").glob("*/timing.json"))]
     finished = datetime.fromtimestamp((report / "manifest.json").stat().st_mtime, UTC)
     commits = sorted({(commit(path.parent) or "unknown")[:12] for path in (results / "testbed").glob("*/timing.json")})
+    processors = ", ".join(sorted({timing.get("processor", "an unknown processor") for timing in timings}))
     origin = (
         f"Finished on {finished:%Y-%m-%d}, {sum(timing['cpu_seconds'] for timing in timings):.0f} CPU seconds on "
-        f"{os.cpu_count()} cores of {processor()}. Commits: {', '.join(commits)}. Settings: [study.json](study.json)."
+        f"{processors}. Commits: {', '.join(commits)}. Settings: [study.json](study.json)."
     )
     with atomic_directory(out) as folder:
         for path in sorted([*report.glob("figures/*.svg"), *report.glob("tables/*.csv")]):

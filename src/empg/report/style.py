@@ -97,6 +97,7 @@ def _drop_legends(specification: dict[str, Any]) -> None:
         _drop_legends(layer)
 
 
-def side_by_side(charts: Sequence[Panel], columns: int) -> Panel:
-    """All panels of a figure as one chart with one legend, for the figure's file."""
-    return alt.concat(*charts, columns=columns)
+def side_by_side(charts: Sequence[Panel], columns: int, *, own_colours: bool = False) -> Panel:
+    """All panels of a figure as one chart, for the figure's file: with one legend, or with ``own_colours`` of each."""
+    together = alt.concat(*charts, columns=columns)
+    return together.resolve_scale(color="independent") if own_colours else together

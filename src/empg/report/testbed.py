@@ -9,9 +9,10 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 
+from empg.analysis.tables import save_table
 from empg.config import Study, parse
 from empg.errors import ConfigError
-from empg.files import atomic_path, read_json, write_text
+from empg.files import read_json, write_text
 from empg.provenance import stage
 from empg.report import style
 from empg.report.style import Panel
@@ -44,13 +45,11 @@ def run(config: Path, results: Path, out: Path) -> None:
         rows = {name: pl.read_parquet(folder / f"{name}.parquet") for name, folder in parts.items()}
         made = tables(rows["gradients"], rows["learning"], study.baseline)
         for name, table in made.items():
-            with atomic_path(out / "tables" / f"{name}.parquet") as path:
-                table.write_parquet(path, compression="zstd", statistics=False)
-            with atomic_path(out / "tables" / f"{name}.csv") as path:
-                table.write_csv(path)
+            save_table(table, out / "tables", name)
         drawn = {name: panels for name, panels in figures(study, made).items() if panels}
         for name, panels in drawn.items():
-            write_text(out / "figures" / f"{name}.svg", style.to_svg(style.side_by_side(panels, 3), themed=False))
+            whole = style.side_by_side(panels, 3, own_colours=name != "sweeps")  # each map has a scale of its own
+            write_text(out / "figures" / f"{name}.svg", style.to_svg(whole, themed=False))
         write_text(out / "README.md", page(study, made, list(drawn)))
 
 

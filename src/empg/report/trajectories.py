@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -11,17 +10,12 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from empg.analysis.results import Results, Run
-from empg.report.addresses import episode_anchor, trajectories_page
+from empg.report.addresses import episode_anchor
 from empg.report.listing import drawn_first, page_parts
 from empg.report.panels import marked_text, step_views
 from empg.report.tokens import MarkedText
 
 NOTHING = 1e-9  # an advantage below this moves nothing
-
-
-def page_name(environment: str, method: str, seed: int | None) -> str:
-    """The file name of a run's page."""
-    return Path(trajectories_page(environment, method, seed)).name
 
 
 def render(results: Results, run: Run, templates: Environment) -> str:

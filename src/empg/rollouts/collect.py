@@ -37,7 +37,7 @@ def make_sampler(
     if server is not None:
         from empg.rollouts.vllm import VllmSampler
 
-        return VllmSampler(policy, dataset.arena(max_steps), server, greedy=greedy)
+        return VllmSampler(policy, dataset.arena(max_steps), server, sampling, greedy=greedy)
     return Sampler(
         policy.network,
         policy.chat,

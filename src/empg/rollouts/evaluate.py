@@ -67,7 +67,7 @@ def run(config: EvaluateRun, data: Path, model: Path, out: Path, *, progress: Ca
         key = {"environment": config.environment, "method": config.method_name, "seed": config.seed}
         kind = ENVIRONMENTS[config.data.type]
         about = {"metrics": dict(kind.metrics), "stop_reasons": dict(kind.stop_reasons)}
-        chosen = {"cooled": cool(config, data, model)} if config.evaluate.temperatures else {}
+        chosen = {"cooled": cool(config, data, model, server)} if config.evaluate.temperatures else {}
         write_json(out / "summary.json", {**key, "about": about, "panels": panels, **chosen})
         record.summary = {
             f"{split}_{mode}_success": panels[split][mode]["success"] for split in panels for mode in MODES
@@ -113,7 +113,7 @@ def play(
     return Played(episodes, pl.concat(steps).cast(EVALUATED_STEPS))  # type: ignore[arg-type]
 
 
-def cool(config: EvaluateRun, data: Path, model: Path) -> dict[str, Any]:
+def cool(config: EvaluateRun, data: Path, model: Path, server: Server | None = None) -> dict[str, Any]:
     """The policy at the temperature of ``evaluate.temperatures`` with which it solves most tasks of the split ``tune``.
 
     Sampling at less than the training's temperature sharpens a policy without any training (ours): what training gains
@@ -126,7 +126,7 @@ def cool(config: EvaluateRun, data: Path, model: Path) -> dict[str, Any]:
 
     def numbers(tasks: Sequence[Task], temperature: float, episodes: int) -> dict[str, Any]:
         sampling = config.sampling.model_copy(update={"temperature": temperature})
-        sampler = make_sampler(policy, sampling, dataset, config.max_steps)
+        sampler = make_sampler(policy, sampling, dataset, config.max_steps, server=server)
         rows = [
             episode_rows(sampler.play(panel(tasks, "sampled", seed, episode)), "sampled", episode, ())
             for episode in range(episodes)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from empg.config import Sampling
 from empg.environments.base import Arena
 from empg.errors import DivergenceError
 from empg.policy.network import Network
@@ -44,8 +45,11 @@ class VllmSampler(Sampler):
         DivergenceError: the policy's own forward pass is not finite.
     """
 
-    def __init__(self, policy: Policy, arena: Arena, server: Server, *, greedy: bool = False) -> None:
-        sampling = server.sampling
+    def __init__(
+        self, policy: Policy, arena: Arena, server: Server, sampling: Sampling | None = None, *, greedy: bool = False
+    ) -> None:
+        """``sampling`` says how to draw; without it, as the server's settings say."""
+        sampling = sampling or server.sampling
         super().__init__(
             policy.network,
             policy.chat,

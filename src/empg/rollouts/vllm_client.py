@@ -9,6 +9,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,11 +35,10 @@ class _PassingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A response of one turn: ids with the end of turn, unless the limit cut it (``finish`` is ``length``)."""
+    """A response of one turn: ids with the end of turn, unless the limit cut it."""
 
     ids: list[int]
     logprobs: list[float]  # NaN where the server could not say
-    finish: str  # stop or length
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +95,19 @@ class Client:
     async def load_weights(self, folder: Path, version: str) -> None:
         """Serve the weights of a model folder, under the name ``version``, with nothing of the old ones in a cache.
 
-        Raises :class:`ServerError` where the server does not take them. It is resumed in any case.
+        Raises :class:`ServerError` where the server does not take them. It is told to resume in any case.
         """
-        await self._ask("POST", "/pause?mode=wait")
         try:
+            await self._ask("POST", "/pause?mode=wait")
             rpc = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
             await self._ask("POST", "/collective_rpc", rpc)
             await self._ask("POST", "/reset_prefix_cache", None, _succeeded)
             await self._ask("POST", "/update_weight_version", {"new_version": version})
-        finally:
-            await self._ask("POST", "/resume")
+        except BaseException:
+            with suppress(ServerError):  # the first error says more
+                await self._ask("POST", "/resume")
+            raise
+        await self._ask("POST", "/resume")
 
     async def weight_version(self) -> str:
         """The name that the weights were last loaded under."""
@@ -161,7 +164,7 @@ class Client:
             raise self._wrong(path, expected, f"{len(ids)} tokens and finish_reason {finish!r}")
         if len(logprobs) != len(ids):
             raise self._wrong(path, f"{len(ids)} log-probabilities", len(logprobs))
-        return Completion(list(ids), logprobs, finish)
+        return Completion(list(ids), logprobs)
 
     # ------------------------------------------------------------------------------------------------------- requests
     async def _ask(

@@ -51,7 +51,7 @@ def log_policy(tracker: Tracker, run: Run, folder: Path, evaluation: Path) -> No
 
 def input_example(evaluation: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The opening of the evaluation's first episode as a chat request, with the policy's limit of an answer."""
-    first = read_table(evaluation / "steps.parquet", EVALUATED_STEPS).row(0, named=True)
+    first = read_table(evaluation / "steps.parquet", EVALUATED_STEPS, ("observation",)).row(0, named=True)
     system = [{"role": "system", "content": config["system"]}] if config["system"] else []
     messages = [*system, {"role": "user", "content": first["observation"]}]
     return {"messages": messages, "max_tokens": config["sampling"]["max_response"]}

@@ -15,7 +15,7 @@ from empg.errors import DataError
 from empg.files import file_digest, read_json, write_json
 from empg.pipeline.origin import commit
 from empg.provenance import json_digest
-from empg.report.trajectories import page_name
+from empg.report.addresses import trajectories_page
 from empg.sources import source_hashes
 from empg.timing import PEAK, peak_memory
 from empg.tracking.embedded import write_embedded
@@ -153,9 +153,9 @@ class Logbook:
                 self.client.log_batch(run.info.run_id, metrics=metrics[first : first + 1000])
 
     def _pages(self, identity: Identity, folder: Path) -> list[Path]:
-        """The stage's HTML pages and the trained policy's sample of trajectories, which MLflow shows inline."""
-        name = page_name(identity.environment, identity.method, identity.seed)
-        return [*sorted(folder.glob("*.html")), *sorted((self.study / "report" / "trajectories").glob(name))]
+        """The stage's HTML pages and the trained policy's last training episodes, which MLflow shows inline."""
+        page = self.study / "report" / trajectories_page(identity.environment, identity.method, identity.seed)
+        return [*sorted(folder.glob("*.html")), *([page] if page.exists() else [])]
 
     def _log_files(self, run: Run, identity: Identity, folders: list[Path], pages: list[Path]) -> None:
         """Log the run's pages and the small files that describe it; for the report, all its files."""

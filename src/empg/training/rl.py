@@ -29,11 +29,11 @@ from empg.rollouts.vllm_server import Server, serving
 from empg.training import trl_launch
 from empg.training.batches import Batches, Collected
 from empg.training.checkpoint import Progress
-from empg.training.credit import Credit, credit_batch
+from empg.training.credit import Credit
 from empg.training.importance import truncated_weights
 from empg.training.metrics import Metrics, batch_metrics
 from empg.training.optimiser import Optimiser, learning_rate_factor
-from empg.training.update import minibatches, renyi2_entropies, token_batch, update
+from empg.training.update import credit_of, minibatches, token_batch, update
 from empg.training.writer import Writer
 
 
@@ -72,17 +72,7 @@ class Loop:
 
     def credit(self, trajectories: list[Trajectory]) -> Credit:
         """The advantage of every step, over the whole batch."""
-        method, sampling, train = self.config.method, self.config.sampling, self.config.train
-        entropies = None  # those that the sampler recorded
-        if method.entropy == "renyi2":
-            entropies = renyi2_entropies(
-                self.policy.network,
-                trajectories,
-                temperature=sampling.temperature,
-                micro_batch_tokens=train.micro_batch_tokens,
-                apart=turns_apart(self.config.interface),
-            )
-        return credit_batch(trajectories, method, sampling.max_response, train.reward, entropies)
+        return credit_of(self.config, self.policy.network, trajectories)
 
     def update(self, iteration: int, trajectories: list[Trajectory], credited: Credit) -> Metrics:
         """One optimiser step on each minibatch; the means of the metrics. The learning rate falls at the end."""
@@ -172,6 +162,8 @@ def run(
     by_trl = config.engine == "trl"
     if config.accelerate is not None:
         inputs["accelerate"] = Path(config.accelerate)
+    if by_trl:
+        trl_launch.check(config)
     with stage("train", config, out, inputs=inputs, libraries=trl_launch.LIBRARIES if by_trl else ()) as record:
         engine = trl_launch.train if by_trl else train
         history, seconds = engine(config, data, model, rollouts, record, on_metrics=on_metrics, progress=progress)

@@ -43,7 +43,6 @@ def train(
     An interrupted run continues from its last checkpoint, and ``on_metrics`` gets the earlier iterations again. Raises
     the error of the process that failed; the last checkpoint is kept.
     """
-    check(config)
     job = Job.prepare(config, record.digest, os.getpid(), data=data, model=model, rollouts=rollouts, out=record.out)
     seen = 0
 
@@ -73,7 +72,7 @@ def train(
 
 
 def check(config: TrainRun) -> None:
-    """Raises :class:`ConfigError` for what no process needs to be started for to be seen."""
+    """Raises :class:`ConfigError` for what can be seen before any process starts."""
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
         raise ConfigError(f"engine: expected {', '.join(missing)} for trl, found none; pip install 'empg[trl]'")

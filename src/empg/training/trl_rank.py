@@ -29,12 +29,12 @@ from empg.rollouts.collect import make_sampler
 from empg.rollouts.episodes import Trajectory
 from empg.schema import CREDITED_STEPS, write_table
 from empg.training.batches import Batches
-from empg.training.credit import Credit, credit_batch
+from empg.training.credit import Credit
 from empg.training.metrics import Metrics, batch_metrics
 from empg.training.trl_job import COMPLETE, Job
 from empg.training.trl_policy import TrainedPolicy
 from empg.training.trl_trainer import Shared, StudyTrainer
-from empg.training.update import renyi2_entropies
+from empg.training.update import credit_of
 from empg.training.writer import credited_table, rollouts_file
 
 WATCHED = 0.5  # seconds between two looks at the process of the stage
@@ -100,26 +100,17 @@ class Rank:
         return collected.kept, credit
 
     def credit(self, kept: list[Trajectory]) -> Credit:
-        method, sampling, train = self.config.method, self.config.sampling, self.config.train
-        entropies = None
-        if method.entropy == "renyi2":
-            entropies = renyi2_entropies(
-                self.policy.played.network,
-                kept,
-                temperature=sampling.temperature,
-                micro_batch_tokens=train.micro_batch_tokens,
-                apart=turns_apart(self.config.interface),
-            )
-        return credit_batch(kept, method, sampling.max_response, train.reward, entropies)
+        return credit_of(self.config, self.policy.played.network, kept)
 
     def ended(self, iteration: int, updates: Metrics) -> None:
-        """An iteration has ended: add its line."""
+        """An iteration has ended: add its line, with the CPU seconds of all processes."""
         start, collected, credited = self.clock
-        seconds = {
-            "collect": collected - start,
-            "update": time.process_time() - credited,
-            "write": credited - collected,
-        }
+        accelerator = self.trainer.accelerator
+        own = [collected - start, time.process_time() - credited, credited - collected]
+        parts = torch.tensor(own, dtype=torch.float32, device=accelerator.device)
+        seconds = dict(
+            zip(("collect", "update", "write"), accelerator.reduce(parts, reduction="sum").tolist(), strict=True)
+        )
         if self.is_first:
             self.job.ended({"iteration": iteration, **self.metrics, **updates}, seconds)
 
@@ -189,11 +180,11 @@ def sharded(args: GRPOConfig) -> bool:
     return False
 
 
-def end_with(stage: int) -> None:
-    """End this process, whatever it does, once the process of the stage has ended."""
+def end_with(process: int) -> None:
+    """End this process, whatever it does, once that one has ended."""
 
     def watch() -> None:
-        while psutil.pid_exists(stage):
+        while psutil.pid_exists(process):
             time.sleep(WATCHED)
         os._exit(1)
 
@@ -204,6 +195,7 @@ def main(path: Path) -> int:
     """Run a job's share. The stage reads expected errors from a file; all others are printed."""
     job = Job.read(path)
     end_with(job.stage)
+    end_with(os.getppid())  # the launcher, or the stage itself
     try:
         Rank(job).run()
     except EmpgError as error:

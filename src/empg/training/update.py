@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from empg.config import Method
+from empg.config import Method, TrainRun
+from empg.config.environments import turns_apart
 from empg.core.loss import clipped_tokens, entropy_bonus, kl_k3, policy_loss, token_weights
 from empg.errors import DivergenceError
 from empg.policy.network import Network
 from empg.rollouts.episodes import Step, Trajectory
+from empg.training.credit import Credit, credit_batch
 from empg.training.optimiser import Optimiser
 from empg.training.packing import Conversation, packs
 
@@ -71,6 +73,21 @@ def renyi2_entropies(
     """
     parts = packs(conversations(trajectories, apart=apart), micro_batch_tokens, network.device)
     return torch.cat([pack.renyi2(network, temperature) for pack in parts]).cpu()
+
+
+def credit_of(config: TrainRun, network: Network, trajectories: Sequence[Trajectory]) -> Credit:
+    """The advantage of every step, over the whole batch. ``network`` is the one that sampled it."""
+    method, sampling, train = config.method, config.sampling, config.train
+    entropies = None  # those that the sampler recorded
+    if method.entropy == "renyi2":
+        entropies = renyi2_entropies(
+            network,
+            trajectories,
+            temperature=sampling.temperature,
+            micro_batch_tokens=train.micro_batch_tokens,
+            apart=turns_apart(config.interface),
+        )
+    return credit_batch(trajectories, method, sampling.max_response, train.reward, entropies)
 
 
 def token_batch(
