@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 
 from empg.provenance import digest, tree
 from empg.report.captions import CAPTIONS
+
+from ..campaign.results import bits, difference
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 
@@ -62,16 +65,18 @@ def start(project, log):
     return process
 
 
-def test_a_killed_run_continues(project):
-    project.edit("config/config.yaml", lambda study: study.update(seeds=[2], methods={"grpo": {"advantage": "grpo"}}))
-    log = project.root / "results/mini/logs/rooms/grpo/seed2/train.log"
+def test_a_killed_run_continues(built, project):
+    """The short form of ``make campaign``."""
+    shutil.rmtree(project.root / RUN)
+    log = project.root / "results/mini/logs/rooms/grpo/seed1/train.log"
     for ending in (signal.SIGKILL, signal.SIGINT):  # of Snakemake and its job alike
         process = start(project, log)
         os.killpg(process.pid, ending)
         process.wait()
-        assert not (project.root / "results/mini/rooms/grpo/seed2/train/manifest.json").exists()
+        assert not (project.root / RUN / "train/manifest.json").exists()
     process = start(project, log)
     process.kill()  # Snakemake alone: its training lives on, and the next training waits for it
     process.wait()
     project.build()
     assert project.plan() == set()
+    assert difference(project.root, bits(built)) == []

@@ -17,6 +17,7 @@ import yaml
 from empg.config import DataSet, load_data, read_yaml
 from empg.errors import ConfigError, DataError
 from empg.files import read_json, write_json, write_text
+from empg.locks import locks_needed
 from empg.pipeline.job_files import write_sources
 from empg.registry import did_you_mean
 from empg.timing import PEAK, peak_memory
@@ -42,7 +43,8 @@ def run(name: str, config: Path, out: Path) -> None:
     with (temporary / "empg.lock").open("w") as lock:
         # A second DVC fails instead of waiting for the first, so a lock of our own makes it wait. DVC inherits the lock
         # and holds it even if this process is killed and DVC lives on.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks_needed(temporary):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         _forget_the_dead(temporary / "rwlock")
         _add_stage(name)
         entry = _reproduce(name, data[name], lock.fileno())

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from empg.locks import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +24,7 @@ def uri(root: Path) -> str:
 def create(root: Path) -> None:
     """Create the database's tables if there are none. A lock lets one process do so, since several at once fail."""
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{DATABASE}.lock"):
+    with locked(root / f".{DATABASE}.lock"):
         connect(root).search_experiments(max_results=1)
 
 
