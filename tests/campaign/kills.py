@@ -15,7 +15,7 @@ from ..workflow.conftest import Project
 from .processes import cpu_seconds, descendants, kill_all, settle, snakemake
 from .results import difference, recorded, timing
 
-MOST_SECONDS = 20.0  # CPU seconds of the tree before a kill
+MOST_SECONDS = 16.0  # CPU seconds of the tree before a kill
 STAGE = re.compile(r" -m (?:empg|dvc) ([a-z-]+)")
 
 

@@ -18,6 +18,7 @@ from empg.provenance import json_digest
 from empg.report.addresses import trajectories_page
 from empg.sources import source_hashes
 from empg.timing import PEAK, peak_memory
+from empg.tracking.database import clear_refusals, set_aside_if_damaged
 from empg.tracking.embedded import write_embedded
 from empg.tracking.experiment import panel_metric
 from empg.tracking.models import log_policy
@@ -206,8 +207,10 @@ def rebuild(study: Path, *, progress: Callable[[int, int], None] = lambda done, 
     Calls ``progress(runs done, runs in all)``. Raises :class:`DataError` when no stage has finished.
     """
     cpu, wall = time.process_time(), time.perf_counter()
-    tracker = Tracker(study)
-    Logbook(tracker).write(progress)
-    tracker.describe_study()  # again, now that the report has a run
+    set_aside_if_damaged(study.parent)
+    with clear_refusals(study.parent):
+        tracker = Tracker(study)
+        Logbook(tracker).write(progress)
+        tracker.describe_study()  # again, now that the report has a run
     timing = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, PEAK: peak_memory()}
     write_json(study / "track.timing.json", timing)
