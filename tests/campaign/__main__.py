@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from typing import Any
 from ..workflow.conftest import Project
 from . import disks, kills, machine, page, services
 from .case import Case, NotRunError
-from .processes import adopt_orphans, cpu_seconds, settle, snakemake
+from .processes import adopt_orphans, cpu_seconds, kill_all, settle, snakemake
 from .results import bits
 from .stages import STAGES
 from .study import make
@@ -54,15 +56,19 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="file to write the table to")
     arguments = parser.parse_args()
     adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that mounts and cgroups are removed
     if arguments.fresh:
         shutil.rmtree(STATE, ignore_errors=True)
     STATE.mkdir(parents=True, exist_ok=True)
-    reference = _reference()
-    for name, case in CASES.items():
-        if name.startswith(tuple(arguments.only)):
-            print(page.row(_once(_file(name), partial(_try, name, case, reference))), flush=True)
-    if "SIGKILL".startswith(tuple(arguments.only)):
-        _kill(arguments.kills, reference)
+    try:
+        reference = _reference()
+        for name, case in CASES.items():
+            if name.startswith(tuple(arguments.only)):
+                print(page.row(_once(_file(name), partial(_try, name, case, reference))), flush=True)
+        if "SIGKILL".startswith(tuple(arguments.only)):
+            _kill(arguments.kills, reference)
+    finally:
+        kill_all()
     found = page.Campaign.read(STATE, list(CASES))
     print(page.table(found))
     if arguments.page:

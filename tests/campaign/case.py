@@ -12,6 +12,7 @@ from pathlib import Path
 from ..workflow.conftest import Project
 from .processes import Command, Ended, settle, snakemake
 from .results import NAME, difference
+from .stages import METHOD
 
 NEEDS_ROOT = "needs the right to mount a file system"
 
@@ -36,15 +37,18 @@ class Case:
         """The case's random moments."""
         return random.Random(self.seed)
 
-    def finished(self, *, without: str = "", root: Path | None = None) -> Project:
-        """A copy of the finished project. ``without`` names an environment that has not run, so the report has not."""
+    def finished(self, root: Path | None = None) -> Project:
+        """A copy of the finished project."""
         root = root or self.scratch / "project"
-        shutil.copytree(self.reference, root, symlinks=True, dirs_exist_ok=True)
-        if without:
-            results = root / "results" / NAME
-            for part in (results / without, results / "report", results / "mlflow.done"):
-                shutil.rmtree(part) if part.is_dir() else part.unlink()
-        return Project(root)
+        return Project(Path(shutil.copytree(self.reference, root, symlinks=True)))
+
+    def unfinished(self, root: Path | None = None) -> Project:
+        """A copy of the project in which Deep Search has not been trained and evaluated, and nothing reported."""
+        project = self.finished(root)
+        for part in (f"search/{METHOD}", "report", "mlflow.done"):
+            path = project.root / "results" / NAME / part
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return project
 
     def completes(self, project: Project) -> None:
         """The next plain command completes, with the bits of the uninterrupted run, and leaves nothing to do."""

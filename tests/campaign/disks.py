@@ -18,7 +18,7 @@ from .stages import STAGES
 
 FULL = ("found a full disk", "No space left on device")
 READ_ONLY = ("found a read-only file system", "Read-only file system")
-MOMENTS = 3  # at which each stage's disk is full
+MOMENTS = 2  # at which each stage's disk is full
 WHOLE_MB = 200
 LOCKLESS = Path(__file__).with_name("lockless.py")
 
@@ -79,7 +79,7 @@ def full_under_snakemake(case: Case) -> None:
     draw, failed = case.random, 0
     root = case.scratch / "disk" / "project"
     with disk(root.parent, WHOLE_MB << 10) as remount:
-        project = case.finished(without="search", root=root)
+        project = case.unfinished(root)
         room = used_kilobytes(root)
         while failed < 12:
             room += draw.randint(0, 1500)
@@ -102,7 +102,7 @@ def read_only(case: Case) -> None:
     """A read-only folder: of each stage, and of the whole project."""
     folder = case.scratch / "disk"
     with disk(folder, WHOLE_MB << 10) as remount:
-        project = case.finished(without="search", root=folder / "project")
+        project = case.unfinished(folder / "project")
         remount("ro")
         for name, stage in STAGES.items():
             if name != "training by TRL":  # the same code writes
@@ -119,7 +119,7 @@ def read_only(case: Case) -> None:
 def without_locks(case: Case) -> None:
     """A file system that refuses locks, as network file systems do without a lock service."""
     source, mountpoint = case.scratch / "source", case.scratch / "lockless"
-    case.finished(without="search", root=source / "project")
+    case.unfinished(source / "project")
     for name in ("ENOLCK", "ENOSYS"):
         with served(source, mountpoint, getattr(errno, name)):
             project = Project(mountpoint / "project")

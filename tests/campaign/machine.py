@@ -12,11 +12,11 @@ from pathlib import Path
 from ..workflow.conftest import Project
 from .case import Case, NotRunError, kept
 from .processes import Command, cpu_seconds, settle, snakemake
-from .stages import STAGES
+from .stages import METHOD, STAGES, STUDY
 
 SIGNALS = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM}
 TIMES = 3  # that each signal is sent
-MOST_SECONDS = 20.0  # CPU seconds before a signal, or before the clock jumps
+MOST_SECONDS = 12.0  # CPU seconds before a signal, or before the clock jumps
 CONTINUE = "Run the same command again to continue from here."
 FAKETIME = [Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"), Path("/usr/lib/faketime/libfaketimeMT.so.1")]
 JUMPS = ("+40d", "-400d", "+3000s", "+0")
@@ -30,7 +30,7 @@ BEGUN = (".timing/*.json", "checkpoint/*")  # a stage's folder has these once it
 def signals(case: Case, name: str) -> None:
     """The signal reaches Snakemake and its jobs, as Ctrl-C and a batch system send it, at random moments."""
     draw, sent = case.random, 0
-    project = case.finished(without="search")
+    project = case.unfinished()
     for _ in range(TIMES):
         start, after = cpu_seconds(), draw.uniform(2.0, MOST_SECONDS)
         command = snakemake(project)
@@ -50,7 +50,7 @@ def signals(case: Case, name: str) -> None:
 
 def two_at_once(case: Case) -> None:
     """Two people type the same command at about the same time."""
-    project = case.finished(without="search")
+    project = case.unfinished()
     both = [snakemake(project), snakemake(project)]
     codes = [command.wait().code for command in both]
     settle()
@@ -64,7 +64,7 @@ def clock_jumps(case: Case) -> None:
     library = next((path for path in FAKETIME if path.exists()), None)
     if library is None:
         raise NotRunError("needs Debian's libfaketime")
-    project = case.finished(without="search")
+    project = case.unfinished()
     clock = case.scratch / "clock"
     clock.write_text("+0")
     env = {
@@ -119,10 +119,10 @@ def memory(case: Case, name: str) -> None:
 
 def memory_under_snakemake(case: Case) -> None:
     """What a user reads when the kernel has killed a job."""
-    project = case.finished(without="search")
+    project = case.unfinished()
     with cgroup() as (limit, procs):
         command = Command(project, "snakemake", "--cores", "1", before=lambda: procs.write_text(str(os.getpid())))
-        folder = project.root / "results/mini/search/warmstart"
+        folder = project.root / STUDY / "search" / METHOD / "train"
         command.until(lambda: any(path for glob in BEGUN for path in folder.glob(glob)))
         _tighten(limit)
         with kept(project.root / "results"):

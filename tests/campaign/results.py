@@ -14,13 +14,12 @@ from ..workflow.conftest import STUDY
 NAME = STUDY["study"]
 
 # What differs between two runs that nothing happened to: times, and what shows them.
+TABLES = ("cost", "cost_by_part", "progress")
 TIMES = {
-    f"results/{NAME}/report/manifest.json",  # hashes of the files below
-    f"results/{NAME}/report/report.html",
-    f"results/{NAME}/report/metrics.json",
-    f"results/{NAME}/report/tables/cost.csv",
-    f"results/{NAME}/report/tables/cost_by_part.csv",
+    *(f"results/{NAME}/report/tables/{table}.{form}" for table in TABLES for form in ("csv", "parquet")),
     f"results/{NAME}/report/figures/cost.svg",
+    f"results/{NAME}/report/report.html",
+    f"results/{NAME}/report/manifest.json",  # hashes of the files above
 }
 FOLDERS = ("data", "results", "dvc.lock")
 

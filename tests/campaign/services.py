@@ -12,7 +12,7 @@ from .case import Case, kept, run
 from .processes import cpu_seconds, settle, snakemake
 from .stages import STAGES, STUDY
 
-MOST_SECONDS = 20.0  # CPU seconds before the fault
+MOST_SECONDS = 12.0  # CPU seconds before the fault
 DATABASE = "results/mlflow.db"
 
 
@@ -40,7 +40,7 @@ def database_locked(case: Case) -> None:
 
 def database_corrupt(case: Case) -> None:
     """Bytes of MLflow's database are overwritten at a random moment of a run."""
-    project = case.finished(without="search")
+    project = case.unfinished()
     _at_a_random_moment(case, project, lambda: _overwrite(project.root / DATABASE))
     with kept(project.root / "results"):
         case.completes(project)
@@ -48,7 +48,7 @@ def database_corrupt(case: Case) -> None:
 
 def database_deleted(case: Case) -> None:
     """MLflow's database is deleted at a random moment of a run."""
-    project = case.finished(without="search")
+    project = case.unfinished()
     _at_a_random_moment(case, project, (project.root / DATABASE).unlink)
     with kept(project.root / "results"):
         case.completes(project)
@@ -56,7 +56,7 @@ def database_deleted(case: Case) -> None:
 
 def cache_emptied(case: Case) -> None:
     """DVC's cache is emptied: while a study runs, and between runs together with the data."""
-    project = case.finished(without="search")
+    project = case.unfinished()
     for part in ("data/search", "results/data/search.json", ".dvc/cache"):
         path = project.root / part
         shutil.rmtree(path) if path.is_dir() else path.unlink()
