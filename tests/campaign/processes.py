@@ -17,7 +17,7 @@ import psutil
 from ..workflow.conftest import Project
 
 PR_SET_CHILD_SUBREAPER = 36
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 LONGEST = 3600.0  # seconds that a command may take on a busy machine
 
 

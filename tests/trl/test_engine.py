@@ -19,7 +19,7 @@ from empg.audit.audit import Audit
 from empg.config import Study, TrainRun, parse, rollouts_run, train_run, warmstart_run
 from empg.environments import data as data_stage
 from empg.environments.alfworld.registration import AlfworldData
-from empg.errors import ConfigError, DivergenceError
+from empg.errors import ConfigError, DivergenceError, StorageError
 from empg.files import read_json, write_json
 from empg.rollouts import collect
 from empg.training import rl, trl_launch, warmstart
@@ -240,6 +240,34 @@ def test_a_process_that_dies_is_one_message(root, monkeypatch):
     monkeypatch.setattr(trl_launch, "command", lambda config, job: [sys.executable, "-c", "import os; os._exit(7)"])
     with pytest.raises(Exception, match="expected 2 processes of trl to end well, found exit code 7 in iteration 0"):
         train(root, "dead", settings(root, engine="trl", processes=2))
+
+
+FULL = """
+import sys
+from pathlib import Path
+from empg.training import trl_rank
+
+class Full:
+    def __init__(self, job):
+        self.folder = job.folder
+    def run(self):
+        (self.folder / "checkpoint-1").mkdir()
+        raise Exception("No space left on device (os error 28)")
+
+trl_rank.Rank = Full
+sys.exit(trl_rank.main(Path(sys.argv[1])))
+"""
+
+
+def test_a_full_disk_is_one_message(root, monkeypatch, capfd):
+    """The unfinished checkpoint makes room for the message, and for the next run."""
+    monkeypatch.setattr(
+        trl_launch, "command", lambda config, job: [sys.executable, "-c", FULL, str(job.folder / "job.json")]
+    )
+    with pytest.raises(StorageError, match="checkpoint: expected room to write, found a full disk"):
+        train(root, "full", settings(root, engine="trl"))
+    assert "Traceback" not in capfd.readouterr().err
+    assert not (root / "alfworld/full/seed1/train/checkpoint/checkpoint-1").exists()
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def _damage(path: Path) -> str | None:
 
 
 @contextmanager
-def clear_refusals(root: Path) -> Iterator[None]:
+def clear_errors(root: Path) -> Iterator[None]:
     """Turn what MLflow raises for a database that cannot be written into :class:`StorageError`."""
     try:
         yield

@@ -18,7 +18,7 @@ from empg.provenance import json_digest
 from empg.report.addresses import trajectories_page
 from empg.sources import source_hashes
 from empg.timing import PEAK, peak_memory
-from empg.tracking.database import clear_refusals, set_aside_if_damaged
+from empg.tracking.database import clear_errors, set_aside_if_damaged
 from empg.tracking.embedded import write_embedded
 from empg.tracking.experiment import panel_metric
 from empg.tracking.models import log_policy
@@ -208,7 +208,7 @@ def rebuild(study: Path, *, progress: Callable[[int, int], None] = lambda done, 
     """
     cpu, wall = time.process_time(), time.perf_counter()
     set_aside_if_damaged(study.parent)
-    with clear_refusals(study.parent):
+    with clear_errors(study.parent):
         tracker = Tracker(study)
         Logbook(tracker).write(progress)
         tracker.describe_study()  # again, now that the report has a run

@@ -23,8 +23,8 @@ from trl import GRPOConfig
 from empg.config import PretrainedPolicy, TrainRun
 from empg.config.environments import turns_apart
 from empg.environments.datasets import open_dataset
-from empg.errors import ConfigError, EmpgError
-from empg.files import atomic_directory
+from empg.errors import ConfigError, EmpgError, StorageError
+from empg.files import atomic_directory, clear_refusals
 from empg.rollouts.collect import make_sampler
 from empg.rollouts.episodes import Trajectory
 from empg.schema import CREDITED_STEPS, write_table
@@ -197,11 +197,21 @@ def main(path: Path) -> int:
     end_with(job.stage)
     end_with(os.getppid())  # the launcher, or the stage itself
     try:
-        Rank(job).run()
+        with clear_refusals(job.folder / "checkpoint"):  # TRL writes checkpoints by itself
+            Rank(job).run()
     except EmpgError as error:
-        job.fail(int(os.environ.get("RANK", "0")), error)
+        _leave(job, error)
         return error.exit_code
     return 0
+
+
+def _leave(job: Job, error: EmpgError) -> None:
+    """Leave the error for the stage; where the disk is too full even for that, print it."""
+    job.drop_unfinished()
+    try:
+        job.fail(int(os.environ.get("RANK", "0")), error)
+    except StorageError:
+        print(f"empg: error: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":
