@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..workflow.conftest import Project
 from . import disks, kills, machine, page, services
 from .case import Case, NotRunError
 from .processes import adopt_orphans, cpu_seconds, kill_all, settle, snakemake
@@ -29,7 +28,7 @@ from .study import make
 
 STATE = Path("build/campaign")
 SEED = 19
-A_SERIES = 25  # kills at most before a study may end
+A_SERIES = 8  # kills at most before a study may end
 CASES: dict[str, Callable[[Case], None]] = {
     **{f"full disk: {name}": partial(disks.full_in_a_stage, name=name) for name in STAGES},
     "full disk: the whole project": disks.full_under_snakemake,
@@ -142,8 +141,8 @@ def _kill(most: int, reference: dict[str, Any]) -> None:
     while done < most:
         path = STATE / f"kills_{seed}.json"
         if not path.exists():
-            project: Project = kills.fresh(STATE / "template", STATE.resolve() / "killed")
-            found = kills.series(project, reference["expected"], seed, min(A_SERIES, most - done))
+            project = kills.fresh(STATE / "reference", STATE.resolve() / "killed")
+            found = kills.Series(project, seed).run(min(A_SERIES, most - done), reference["expected"])
             path.write_text(json.dumps(found, indent=1))
             print(json.dumps(found), flush=True)
         done, seed = done + json.loads(path.read_text())["kills"], seed + 1

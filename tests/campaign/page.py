@@ -79,7 +79,7 @@ def kills(found: Campaign) -> str:
     count = sum(one["kills"] for one in found.kills)
     if not count:
         return "Not run."
-    lost = sum(one["cpu_seconds"] - found.reference["cpu_seconds"] for one in found.kills) / count
+    lost = sum(one["cpu_seconds"] - one["undisturbed"] for one in found.kills)
     hit = Counter[str]()
     for one in found.kills:
         hit.update(one["hit"])
@@ -88,7 +88,7 @@ def kills(found: Campaign) -> str:
     lines = [
         f"| SIGKILLs of the whole process tree | {count}, in {len(found.kills)} studies |",
         f"| files that differ from an uninterrupted run | {different} of {len(found.reference['expected'])} a study |",
-        f"| time lost a kill | {lost:.1f} CPU seconds, most of them the start of Snakemake and of the jobs |",
+        f"| time lost a kill | {lost / count:.1f} CPU seconds, most of them the start of Snakemake and of jobs |",
         f"| resumed jobs | {sum(one['resumed'] for one in found.kills)}, marked so in their timing |",
         f"| timings that lack a process or its seconds | {wrong} |",
         "| at work when killed | " + ", ".join(f"{name} {number}" for name, number in hit.most_common()) + " |",
