@@ -24,6 +24,8 @@ from snakemake_logger_plugin_empg import LogHandler, terminal, words
 from snakemake_logger_plugin_empg.plain import Plain
 from snakemake_logger_plugin_empg.study import Job, Study
 
+pytestmark = pytest.mark.xdist_group("plans")
+
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Runs before the code that replaces ``empg``: training takes 3 s and reports progress; one run fails.
 SLOW = """
@@ -145,7 +147,10 @@ def test_a_dry_run_lists_jobs_with_their_reasons(planned):
         (("--quiet",), ""),
         (("--quiet", "all"), ""),
         (("--verbose",), "Reason: Missing output files"),
-        (("--printshellcmds",), "    python -m empg track --log results/logs/mlflow_database.log --init --results results"),
+        (
+            ("--printshellcmds",),
+            "    python -m empg track --log results/logs/mlflow_database.log --init --results results",
+        ),
     ],
 )
 def test_options_of_snakemakes_own(slow, arguments, there):
