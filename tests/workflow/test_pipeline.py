@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from empg.progress import BEGIN
 from empg.provenance import digest, tree
 from empg.report.captions import CAPTIONS
 
@@ -80,3 +81,5 @@ def test_a_killed_run_continues(built, project):
     project.build()
     assert project.plan() == set()
     assert difference(project.root, bits(built)) == []
+    lines = log.read_text().splitlines()
+    assert len([line for line in lines if line.startswith(BEGIN)]) >= 3, "a process's lines were lost"
