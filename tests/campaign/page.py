@@ -36,7 +36,7 @@ TEXT = """# Faults
   with the page that shows them.
 - The CPU seconds of a case hold its undisturbed runs too. An uninterrupted study takes {reference:.0f} s, most of them
   the start of processes.
-"""
+{missing}"""
 
 
 @dataclass
@@ -46,6 +46,7 @@ class Campaign:
     reference: dict[str, Any]
     cases: list[dict[str, Any]]
     kills: list[dict[str, Any]]
+    missing: list[str]  # cases that have not been run
 
     @classmethod
     def read(cls, state: Path, names: list[str]) -> Campaign:
@@ -53,7 +54,8 @@ class Campaign:
         found = [json.loads(path.read_text()) for path in sorted(state.glob("*.json"))]
         cases = sorted((one for one in found if "case" in one), key=lambda one: names.index(one["case"]))
         (reference,) = (one for one in found if "expected" in one)
-        return cls(reference, cases, [one for one in found if "kills" in one])
+        missing = [name for name in names if name not in {one["case"] for one in cases}]
+        return cls(reference, cases, [one for one in found if "kills" in one], missing)
 
     @property
     def broken(self) -> list[str]:
@@ -107,6 +109,7 @@ def text(found: Campaign) -> str:
         minutes=sum(one["cpu_seconds"] for one in parts) / 60,
         kills=kills(found),
         rows="\n".join(map(row, found.cases)),
+        missing=f"- Not run this time: {', '.join(found.missing)}.\n" if found.missing else "",
         files=len(found.reference["expected"]),
         reference=found.reference["cpu_seconds"],
     )
