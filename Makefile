@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run demo test fuzz test-integrations test-browser test-trl test-verl test-vllm test-slurm test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run demo test fuzz test-integrations test-browser test-trl test-verl test-vllm test-slurm test-package gpu-check lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -70,6 +70,9 @@ test-slurm: setup  ## run a study on a real Slurm cluster, through kills (Debian
 	command -v slurmctld munged > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends slurmctld slurmd slurm-client munge; }
 	test -d .venv-slurm || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-slurm -r tests/slurm/requirements.txt
 	PYTHONPATH=$(CURDIR)/.venv-slurm OMP_NUM_THREADS=1 pytest -m longer tests/slurm
+
+gpu-check: setup  ## what to run first on a GPU machine: every path for minutes (ARGS=--cpu without a GPU)
+	python tools/gpu_check.py $(ARGS)
 
 lint: setup  ## check style, types, import layers and the workflow
 	ruff check .
