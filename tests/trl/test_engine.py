@@ -204,13 +204,13 @@ def test_warm_start_and_collection_agree_with_the_native_engine(root, by_native,
     assert len(one) > 4
     assert one.schema == two.schema
     assert one.drop("loss", "grad_norm").equals(two.drop("loss", "grad_norm"))
-    assert (one["loss"] - two["loss"]).abs().max() < 1e-4 * one["loss"].max()
-    assert (one["grad_norm"] - two["grad_norm"]).abs().max() < 1e-3 * one["grad_norm"].max()
+    for name in ("loss", "grad_norm"):  # about 6 and 0.4
+        assert (one[name] - two[name]).abs().max() < 5e-6
     start = load_file(root / "hub/model.safetensors")
     weights, others = (load_file(folder / "model/model.safetensors") for folder in (warm, other))
     moved, apart = moves(start, weights), moves(weights, others)
     assert moved > 0
-    assert apart < 1e-4 * moved
+    assert apart < 1e-10 * moved
 
 
 @pytest.mark.longer
