@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
+        if args.log is not None:
+            progress.write_to(args.log, args.command)
         args.run(args)
     except EmpgError as error:
         return _fail(error.exit_code, str(error))
@@ -80,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
         for option, text in paths.items():
             sub.add_argument(f"--{option}", type=Path, required=True, metavar="PATH", help=text)
+        sub.add_argument("--log", type=Path, metavar="PATH", help="file that messages and progress are appended to")
         sub.set_defaults(run=run)
         return sub
 
