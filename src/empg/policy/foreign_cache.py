@@ -18,7 +18,7 @@ ROOM = 64  # slots that a layer has behind its last one when it grows
 class Slots(DynamicLayer):  # type: ignore[no-untyped-call]
     """Keys and values ``[rows, heads, slots, width]`` of a layer, with room behind them.
 
-    A new slot copies none of those before it, which :class:`DynamicLayer` does twice for each token.
+    A new slot copies none of those before it. A layer of `transformers` copies all of them for each token.
     """
 
     def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
