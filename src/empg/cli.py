@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
+        if args.log is not None:
+            progress.write_to(args.log, args.command)
         if _arithmetic(args) == "portable":
             arithmetic.prepare()
         args.run(args)
@@ -82,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
         for option, text in paths.items():
             sub.add_argument(f"--{option}", type=Path, required=True, metavar="PATH", help=text)
+        sub.add_argument("--log", type=Path, metavar="PATH", help="file that messages and progress are appended to")
         sub.set_defaults(run=run)
         return sub
 
