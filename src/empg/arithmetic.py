@@ -84,9 +84,9 @@ def _replacements() -> dict[str, Callable[..., Any]]:
         "mm": _product,
         "bmm": _product,
         "mv": _product,
-        "mm.out": lambda a, b, *, out: _into(out, _product(a, b)),
-        "bmm.out": lambda a, b, *, out: _into(out, _product(a, b)),
-        "addmm_": lambda c, *ab, beta=1, alpha=1: c.copy_(_sum(c, *ab, beta=beta, alpha=alpha)),
+        "mm.out": _product_into,
+        "bmm.out": _product_into,
+        "addmm_": _add_product,
         "_scaled_dot_product_flash_attention_for_cpu": _attention,
         "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
         "linalg_qr": _qr,
@@ -109,11 +109,17 @@ def _into(out: Tensor, result: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
+    return _product_into(a, b, out=a.new_empty(0))
+
+
+def _product_into(a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
     import numpy as np
 
-    result = a.new_empty((*a.shape[:-1], b.shape[-1]) if b.dim() > 1 else a.shape[:-1])
-    np.matmul(_array(a), _array(b), out=_array(result))
-    return result
+    shape = (*a.shape[:-1], b.shape[-1]) if b.dim() > 1 else a.shape[:-1]
+    if out.shape != shape:
+        out.resize_(shape)
+    np.matmul(_array(a), _array(b), out=_array(out))
+    return out
 
 
 def _sum(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -122,6 +128,13 @@ def _sum(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) 
     if alpha != 1:
         result.mul_(alpha)
     return result.add_(c, alpha=beta) if beta else result
+
+
+def _add_product(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """:func:`_sum` in place of ``c``."""
+    if beta in (0, 1):
+        return c.add_(_product(a, b), alpha=alpha) if beta else c.copy_(_sum(c, a, b, beta=0, alpha=alpha))
+    return c.mul_(beta).add_(_product(a, b), alpha=alpha)
 
 
 def _elementwise(name: str) -> dict[str, Callable[..., Any]]:
@@ -162,6 +175,14 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, scale: f
     return scores
 
 
+def _exp(x: Tensor) -> None:
+    """In place, without a way through torch's dispatcher."""
+    import numpy as np
+
+    array = _array(x)
+    np.exp(array, out=array)
+
+
 def _product_t(a: Tensor, b: Tensor) -> Tensor:
     return _product(a, b.transpose(-1, -2))
 
@@ -180,7 +201,7 @@ def _attention(
     assert not dropout_p
     p = _scores(q, k, attn_mask, is_causal, scale or q.shape[-1] ** -0.5)
     highest = p.amax(-1, keepdim=True)
-    p.sub_(highest).exp_()
+    _exp(p.sub_(highest))
     total = p.sum(-1, keepdim=True)
     p /= total
     out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)  # the layout of torch's own
@@ -204,7 +225,7 @@ def _attention_backward(  # noqa: PLR0917 — torch calls it by position
     """The gradients of queries, keys and values."""
     factor, kv_heads = scale or q.shape[-1] ** -0.5, k.shape[1]
     p = _scores(q, k, attn_mask, is_causal, factor)
-    p.sub_(log_total.reshape(*p.shape[:3], 1)).exp_()
+    _exp(p.sub_(log_total.reshape(*p.shape[:3], 1)))
     d_rows = _rows(d_out, kv_heads)
     d_v = _product(p.transpose(-1, -2), d_rows)
     d_p = _product_t(d_rows, v)

@@ -214,6 +214,7 @@ def parser() -> argparse.ArgumentParser:
         default="portable",
         help="as the setting of a study (default: %(default)s)",
     )
+    bits.add_argument("--size", choices=("full", "small"), default="full", help="small: for an emulator")
     bits.add_argument("--processor", help="its name, where the operating system tells another one, as in an emulator")
     bits.add_argument(
         "--page", type=Path, metavar="PATH", help="page whose table gets the row (docs/same-bits.md), and its .csv"
@@ -343,7 +344,7 @@ def _times(args: argparse.Namespace) -> None:
 def _fingerprint(args: argparse.Namespace) -> None:
     from empg.audit import fingerprint
 
-    for line in fingerprint.run(args.arithmetic, args.processor, args.page):
+    for line in fingerprint.run(args.arithmetic, args.size, args.processor, args.page):
         print(line, flush=True)
 
 

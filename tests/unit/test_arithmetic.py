@@ -157,13 +157,23 @@ def test_a_pretrained_policy_is_refused():
 def test_this_processor_computes_the_bits_of_the_table():
     """Every portable row has the hashes that this processor computes."""
     versions = version("torch").partition("+")[0], version("numpy")
-    rows = [row for row in fingerprint.read(TABLE) if row.arithmetic == "portable" and row.key[2:] == versions]
+    rows = [
+        row for row in fingerprint.read(TABLE) if row.arithmetic == "portable" and row.key[2:] == ("full", *versions)
+    ]
     if not rows:
         pytest.skip(f"no portable row for torch {versions[0]} and numpy {versions[1]}; {EXTEND}")
     done = run("-m", "empg", "fingerprint")
     found = dict(line.split(": ") for line in done.stdout.splitlines()[1:])
     assert set(found) == set(ENVIRONMENTS), done.stderr
     assert {row.processor: row.hashes for row in rows} == {row.processor: tuple(found.values()) for row in rows}
+
+
+def test_all_processors_of_the_table_computed_the_same_portably():
+    found: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for row in fingerprint.read(TABLE):
+        if row.arithmetic == "portable":
+            found.setdefault(row.key[2:], set()).add(row.hashes)
+    assert {key: len(hashes) for key, hashes in found.items()} == dict.fromkeys(found, 1)
 
 
 def test_the_page_has_the_table():
@@ -175,7 +185,7 @@ def test_a_row_replaces_the_one_it_supersedes(tmp_path):
     page.write_text(f"before\n{fingerprint.BEGIN}{fingerprint.END}after\n")
     page.with_suffix(".csv").write_text(",".join(fingerprint._columns()) + "\n")
     old, other, new = (
-        Row(p, "portable", "2.13.0", "2.4.6", h, h, h) for p, h in (("a", "1"), ("b, c", "1"), ("a", "2"))
+        Row(p, "portable", "full", "2.13.0", "2.4.6", h, h, h) for p, h in (("a", "1"), ("b, c", "1"), ("a", "2"))
     )
     for row in (old, other, new):
         fingerprint.extend(page, row)

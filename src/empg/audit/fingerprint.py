@@ -33,8 +33,6 @@ from empg.training.optimiser import Optimiser
 from empg.training.update import credit_of, minibatches, token_batch, update
 from empg.training.warmstart import fine_tune, make_policy
 
-UPDATES = 12  # of the warm start
-GROUPS = 4  # of the iteration
 DIGITS = 8  # of a hash that are shown
 REWARDS = (1.0, 0.0)  # given in turn: a policy of twelve updates solves nothing, which would teach it nothing
 #: Each environment as the default study has it, with few tasks.
@@ -65,30 +63,52 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "max_steps": 5,
     },
 }
+#: What an emulator computes in minutes: narrow layers, few and short conversations.
+SMALL = {
+    "policy": {"width": 48, "mlp_width": 128},
+    "warmstart": {"batch_tokens": 512},
+    "sampling": {"max_response": 16},
+    "max_steps": 2,
+}
 BEGIN, END = "<!-- fingerprints -->\n", "<!-- end of fingerprints -->\n"
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is computed: updates of the warm start, and groups and updates of the iteration."""
+
+    updates: int
+    groups: int
+    train_updates: int
+    changes: dict[str, Any]
+
+
+SIZES = {"full": Size(12, 4, 2, {}), "small": Size(2, 1, 1, SMALL)}
+
+
 # --------------------------------------------------------------------------------------------------------- measurement
-def measure(environment: str) -> str:
+def measure(environment: str, size: Size) -> str:
     """The hash of the weights after the warm start, and of the episodes and weights after the iteration.
 
     One thread; ``arithmetic: portable`` must be installed beforehand where it is wanted.
     """
     torch.set_num_threads(1)
-    start, training = _configs(environment)
+    start, training = _configs(environment, size)
     with TemporaryDirectory() as name:
         folder = Path(name)
         data_stage.run(start.data, folder)
         policy = make_policy(start, folder)
-        losses = [metrics["loss"] for metrics in islice(fine_tune(policy, start, folder), UPDATES)]
+        losses = [metrics["loss"] for metrics in islice(fine_tune(policy, start, folder), size.updates)]
         warm_start = _hash(*_weights(policy), np.array(losses))
         trajectories = _iterate(policy, training, folder)
     sampled = (part for t in trajectories for s in t.steps for part in (s.response_ids, s.logprobs, s.entropies))
     return f"{warm_start}-{_hash(*sampled, *_weights(policy))}"
 
 
-def _configs(environment: str) -> tuple[WarmStartRun, TrainRun]:
-    settings = ENVIRONMENTS[environment]
+def _configs(environment: str, size: Size) -> tuple[WarmStartRun, TrainRun]:
+    settings = dict(ENVIRONMENTS[environment])
+    for name, changes in size.changes.items():
+        settings[name] = settings.get(name, {}) | changes if isinstance(changes, dict) else changes
     own = {
         "environment": environment,
         "data": settings["data"],
@@ -100,7 +120,7 @@ def _configs(environment: str) -> tuple[WarmStartRun, TrainRun]:
     training = {
         "max_steps": settings["max_steps"],
         "sampling": settings.get("sampling", {}),
-        "train": {"groups": GROUPS},
+        "train": {"groups": size.groups, "updates": size.train_updates},
         "method_name": "grpo_empg",
         "method": {"advantage": "grpo", "modulation": "empg", "zeta": 0.1},
         "seed": 1,
@@ -113,7 +133,7 @@ def _iterate(policy: Policy, config: TrainRun, folder: Path) -> list[Trajectory]
     """One iteration of training, with rewards that are given in turn. Returns the episodes."""
     dataset = open_dataset(config.data, folder, config.interface)
     sampler = make_sampler(policy, config.sampling, dataset, config.max_steps)
-    episodes = group_episodes(dataset.tasks("train")[:GROUPS], config.train.group_size, 0, "fingerprint")
+    episodes = group_episodes(dataset.tasks("train")[: config.train.groups], config.train.group_size, 0, "fingerprint")
     trajectories = sampler.play(episodes)
     for number, trajectory in enumerate(trajectories):
         trajectory.reward = REWARDS[number % len(REWARDS)]
@@ -150,6 +170,7 @@ class Row:
 
     processor: str
     arithmetic: str
+    size: str
     torch: str
     numpy: str
     alfworld: str
@@ -157,29 +178,29 @@ class Row:
     deepsearch: str
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
+    def key(self) -> tuple[str, ...]:
         """What the hashes may depend on. Builds of torch for CPU and CUDA count as one."""
-        return self.processor, self.arithmetic, self.torch, self.numpy
+        return self.processor, self.arithmetic, self.size, self.torch, self.numpy
 
     @property
     def hashes(self) -> tuple[str, str, str]:
         return self.alfworld, self.webshop, self.deepsearch
 
 
-def run(kind: str, processor: str | None, page: Path | None) -> Iterator[str]:
+def run(kind: str, size: str, processor: str | None, page: Path | None) -> Iterator[str]:
     """Measure, and yield what to print: first what was measured on, then each hash as it comes.
 
-    ``kind`` is ``native`` or ``portable``. ``processor`` replaces the name that the operating system tells, as in an
-    emulator. With ``page`` the row goes into its table, and into the table beside it (``.csv``).
+    ``kind`` is ``native`` or ``portable``, ``size`` one of :data:`SIZES`. ``processor`` replaces the name that the
+    operating system tells, as in an emulator. With ``page`` the row goes into its table, and into the table beside it (``.csv``).
     """
     if kind == "portable":
         arithmetic.install()
     name = kind if kind == "portable" else f"{kind}, {torch.backends.cpu.get_cpu_capability()}"
-    about = (processor or processor_model(), name, version("torch").partition("+")[0], version("numpy"))
-    yield "{}: {}, torch {}, numpy {}".format(*about)
+    about = (processor or processor_model(), name, size, version("torch").partition("+")[0], version("numpy"))
+    yield "{}: {}, {}, torch {}, numpy {}".format(*about)
     hashes = []
     for environment in ENVIRONMENTS:
-        hashes.append(measure(environment))
+        hashes.append(measure(environment, SIZES[size]))
         yield f"{environment}: {hashes[-1]}"
     if page is not None:
         extend(page, Row(*about, *hashes))
@@ -189,7 +210,7 @@ def extend(page: Path, row: Row) -> None:
     """Add a row to the tables, in place of the one that it supersedes."""
     table = page.with_suffix(".csv")
     rows = {found.key: found for found in [*read(table), row]}
-    ordered = sorted(rows.values(), key=lambda r: (r.torch, r.numpy, r.arithmetic != "portable", r.key))
+    ordered = sorted(rows.values(), key=lambda r: (r.torch, r.numpy, r.size, r.arithmetic != "portable", r.key))
     with atomic_path(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([_columns(), *map(astuple, ordered)])
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
@@ -209,7 +230,7 @@ def read(table: Path) -> list[Row]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    cells = [_columns(), ["---"] * len(_columns()), *([*astuple(r)[:4], *(f"`{h}`" for h in r.hashes)] for r in rows)]
+    cells = [_columns(), ["---"] * len(_columns()), *([*astuple(r)[:5], *(f"`{h}`" for h in r.hashes)] for r in rows)]
     return "\n" + "".join(f"| {' | '.join(row)} |\n" for row in cells) + "\n"
 
 
