@@ -180,6 +180,9 @@ def parser() -> argparse.ArgumentParser:
     command("times", _times, "print how long each job of a study took", results=RESULTS)
     bits = command("fingerprint", _fingerprint, "print hashes of what this processor computes, to compare with others")
 
+    tune = command("tune", _tune, "search settings of a study on the panel tune, with equal budget for every method")
+    tune.add_argument("--study", metavar="NAME", help="the study, config/study/NAME.yaml (default: config/config.yaml)")
+    tune.add_argument("--jobs", type=int, default=1, help="trials side by side, one core each (default: %(default)s)")
     for sub in (data, dvc):
         sub.add_argument("name", metavar="NAME", help="a data set of the configuration")
         sub.add_argument(
@@ -306,6 +309,13 @@ def _track(args: argparse.Namespace) -> None:
         return
     with progress.shown("runs") as report:
         rebuild(args.results, progress=report)
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from empg.tuning import search
+
+    with progress.shown("trials") as report:
+        print(search.run(args.study, args.jobs, report))
 
 
 def _ui(args: argparse.Namespace) -> None:

@@ -31,6 +31,7 @@ COMMANDS = (
     "ui",
     "times",
     "fingerprint",
+    "tune",
 )
 
 

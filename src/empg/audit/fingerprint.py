@@ -191,7 +191,8 @@ def run(kind: str, size: str, processor: str | None, page: Path | None) -> Itera
     """Measure, and yield what to print: first what was measured on, then each hash as it comes.
 
     ``kind`` is ``native`` or ``portable``, ``size`` one of :data:`SIZES`. ``processor`` replaces the name that the
-    operating system tells, as in an emulator. With ``page`` the row goes into its table, and into the table beside it (``.csv``).
+    operating system tells, as in an emulator. With ``page`` the row goes into its table, and into the
+    one beside it (``.csv``).
     """
     if kind == "portable":
         arithmetic.install()

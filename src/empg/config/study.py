@@ -13,6 +13,7 @@ from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.pretrained import check_precision, with_defaults
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
 from empg.config.testbed import Testbed
+from empg.config.tuning import Tune
 
 DEFAULT_STUDY = "quick"
 
@@ -102,6 +103,7 @@ class Study(Model):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     arithmetic: Arithmetic = "native"
     testbed: Testbed | None = None
+    tune: Tune | None = None
 
     def data_set(self, environment: str) -> str:
         """The name of the environment's data set."""
