@@ -381,6 +381,10 @@ def _read(model: type[M], path: Path) -> M:
 
 def _arithmetic(args: argparse.Namespace) -> str:
     """That of the command or of its settings. It is asked for before anything imports torch or numpy."""
+    if args.command == "tune":
+        from empg.pipeline.job_files import read_study
+
+        return read_study(Path("config"), args.study)[0].arithmetic
     path = getattr(args, "config", None)
     if path is None or path.suffix != ".json":
         return str(getattr(args, "arithmetic", "native"))

@@ -117,13 +117,16 @@ def test_without_its_variables_it_is_refused(monkeypatch):
 
 def test_it_is_prepared_before_torch_is_imported(tmp_path, monkeypatch):
     """The command line imports neither torch nor numpy before the settings have been asked."""
-    code = "import sys; from empg import cli, config; print({'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys; from empg import cli; from empg.pipeline import job_files, needs"
+    code += "; print({'torch', 'numpy'} & set(sys.modules))"
     assert run("-c", code).stdout == "set()\n"
     for kind in ("native", "portable"):
         write_json(tmp_path / "config.json", {"arithmetic": kind})
-        assert cli._arithmetic(argparse.Namespace(config=tmp_path / "config.json")) == kind
-    assert cli._arithmetic(argparse.Namespace(config=Path("config/data.yaml"))) == "native"
-    assert cli._arithmetic(argparse.Namespace(arithmetic="portable")) == "portable"
+        assert cli._arithmetic(argparse.Namespace(command="train", config=tmp_path / "config.json")) == kind
+    assert cli._arithmetic(argparse.Namespace(command="data", config=Path("config/data.yaml"))) == "native"
+    monkeypatch.chdir(PAGE.parents[1])
+    assert cli._arithmetic(argparse.Namespace(command="tune", study=None)) == "native"
+    assert cli._arithmetic(argparse.Namespace(command="fingerprint", arithmetic="portable")) == "portable"
 
 
 @pytest.mark.parametrize("kind", ["native", "portable"])
