@@ -159,32 +159,22 @@ def _elementwise(name: str) -> dict[str, Callable[..., Any]]:
     }
 
 
-def _rows(x: Tensor, kv_heads: int) -> Tensor:
-    """``[batch, heads, tokens, w]`` with the heads that share keys as the rows of one matrix."""
-    return x.reshape(x.shape[0], kv_heads, -1, x.shape[-1])
+def _scores(q: Any, k: Any, mask: Tensor | None, is_causal: bool) -> Any:
+    """What attention takes the softmax of, ``[batch, kv_heads, rows, keys]``: the heads that share keys are its rows.
 
-
-def _scores(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, scale: float) -> Tensor:
-    """What attention takes the softmax of, ``[batch, kv_heads, rows, keys]``."""
-    scores = _product_t(_rows(q * scale, k.shape[1]), k)
-    by_head = scores.view(*q.shape[:3], k.shape[2])
-    if mask is not None:
-        by_head += mask
-    if is_causal:
-        by_head += by_head.new_full(by_head.shape[2:], -float("inf")).triu_(1)
-    return scores
-
-
-def _exp(x: Tensor) -> None:
-    """In place, without a way through torch's dispatcher."""
+    ``q`` ``[batch, heads, queries, w]`` is scaled; ``k`` ``[batch, kv_heads, keys, w]``.
+    """
     import numpy as np
 
-    array = _array(x)
-    np.exp(array, out=array)
-
-
-def _product_t(a: Tensor, b: Tensor) -> Tensor:
-    return _product(a, b.transpose(-1, -2))
+    batch, heads, queries, width = q.shape
+    kv_heads, keys = k.shape[1:3]
+    scores = q.reshape(batch, kv_heads, -1, width) @ k.swapaxes(2, 3)
+    by_head = scores.reshape(batch, heads, queries, keys)  # a view
+    if mask is not None:
+        by_head += _array(mask)
+    if is_causal:
+        by_head += np.triu(np.full((queries, keys), -np.inf, q.dtype), 1)
+    return scores
 
 
 def _attention(
@@ -198,15 +188,22 @@ def _attention(
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention ``[batch, heads, queries, w]`` and the logarithm of its denominators, ``[batch, heads, queries]``."""
+    import numpy as np
+    import torch
+
     assert not dropout_p
-    p = _scores(q, k, attn_mask, is_causal, scale or q.shape[-1] ** -0.5)
-    highest = p.amax(-1, keepdim=True)
-    _exp(p.sub_(highest))
-    total = p.sum(-1, keepdim=True)
-    p /= total
-    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)  # the layout of torch's own
-    out.copy_(_product(p, v).view(out.shape))
-    return out, total.log_().add_(highest).view(q.shape[:3])
+    p = _scores(_array(q) * (scale or q.shape[-1] ** -0.5), _array(k), attn_mask, is_causal)
+    highest = _array(torch.from_numpy(p).amax(-1, keepdim=True))
+    p -= highest
+    np.exp(p, out=p)
+    total = torch.from_numpy(p).sum(-1, keepdim=True)
+    p /= _array(total)
+    batch, heads, queries = q.shape[:3]
+    out = q.new_empty(batch, queries, heads, v.shape[-1]).transpose(1, 2)  # the layout of torch's own
+    _array(out)[...] = (p @ _array(v)).reshape(out.shape)
+    log_total = np.log(_array(total))
+    log_total += highest
+    return out, torch.from_numpy(log_total.reshape(batch, heads, queries))
 
 
 def _attention_backward(  # noqa: PLR0917 — torch calls it by position
@@ -223,15 +220,24 @@ def _attention_backward(  # noqa: PLR0917 — torch calls it by position
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values."""
-    factor, kv_heads = scale or q.shape[-1] ** -0.5, k.shape[1]
-    p = _scores(q, k, attn_mask, is_causal, factor)
-    _exp(p.sub_(log_total.reshape(*p.shape[:3], 1)))
-    d_rows = _rows(d_out, kv_heads)
-    d_v = _product(p.transpose(-1, -2), d_rows)
-    d_p = _product_t(d_rows, v)
-    d_p.sub_((d_out * out).sum(-1).reshape(*p.shape[:3], 1)).mul_(p).mul_(factor)
-    d_k = _product(d_p.transpose(-1, -2), _rows(q, kv_heads))
-    return _product(d_p, k).view(q.shape), d_k, d_v
+    import numpy as np
+    import torch
+
+    factor = scale or q.shape[-1] ** -0.5
+    queries, keys, values, d_rows = (_array(x) for x in (q, k, v, d_out))
+    rows = (len(queries), keys.shape[1], -1, queries.shape[-1])
+    p = _scores(queries * factor, keys, attn_mask, is_causal)
+    p -= _array(log_total).reshape(*p.shape[:3], 1)
+    np.exp(p, out=p)
+    d_rows = d_rows.reshape(rows)
+    d_v = p.swapaxes(2, 3) @ d_rows
+    d_p = d_rows @ values.swapaxes(2, 3)
+    d_p -= _array((d_out * out).sum(-1)).reshape(*p.shape[:3], 1)
+    d_p *= p
+    d_p *= factor
+    d_k = d_p.swapaxes(2, 3) @ queries.reshape(rows)
+    d_q = (d_p @ keys).reshape(queries.shape)
+    return torch.from_numpy(d_q), torch.from_numpy(d_k), torch.from_numpy(d_v)
 
 
 def _qr(a: Tensor, mode: str = "reduced") -> tuple[Tensor, Tensor]:
