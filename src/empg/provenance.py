@@ -22,6 +22,7 @@ import polars as pl
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from empg import arithmetic
 from empg.config import STAGES
 from empg.errors import DataError
 from empg.files import atomic_path, file_digest, read_json, write_json
@@ -105,7 +106,7 @@ def stage(
     threads: int = 1,
     libraries: Sequence[str] = (),
 ) -> Iterator[Record]:
-    """Run a stage: pin threads and precision, lock its folder, and at the end write timing and manifest.
+    """Run a stage: pin threads and arithmetic, lock its folder, and at the end write timing and manifest.
 
     A stage may live on after its caller is killed. The next one then waits here until it has ended. ``libraries`` names
     what can change a number beside the libraries of every stage.
@@ -113,6 +114,8 @@ def stage(
     import torch
 
     torch.set_num_threads(threads)
+    if getattr(config, "arithmetic", "native") == "portable":
+        arithmetic.install()
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32
     with only_writer(out):

@@ -9,6 +9,8 @@ from empg.config.policy import PretrainedPolicy, Sampling
 from empg.config.stages import Train, WarmStart
 
 EngineName = Literal["native", "trl"]
+#: How sums round: as this processor does them fastest, or alike on all with AVX2 (:mod:`empg.arithmetic`).
+Arithmetic = Literal["native", "portable"]
 
 
 def check_engine(

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, model_validator
 
 from empg.config.base import Model, Name, Positive
-from empg.config.engine import EngineName
+from empg.config.engine import Arithmetic, EngineName
 from empg.config.environments import ENVIRONMENTS, Data, DataSet, read_interface
 from empg.config.methods import Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling
@@ -28,6 +28,7 @@ class _Run(Model):
     data: Data
     system: str
     interface: dict[str, Any]
+    arithmetic: Arithmetic = "native"
 
     @model_validator(mode="after")
     def _interface_fits(self) -> Self:
@@ -149,6 +150,7 @@ def cut(
         "evaluate": settings.evaluate.model_copy(update=evaluate),
         "method_name": method,
         "seed": seed,
+        "arithmetic": study.arithmetic,
     }
     if isinstance(settings.policy, PretrainedPolicy):
         values |= settings.sampling.model_dump(include={"max_response", "max_context"})
