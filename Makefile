@@ -9,7 +9,7 @@ STUDY ?= quick
 KILLS ?= 100
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run demo test fuzz test-integrations test-browser test-trl test-vllm test-slurm test-package campaign lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run demo test fuzz test-integrations test-browser test-trl test-verl test-vllm test-slurm test-package campaign gpu-check lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -39,6 +39,14 @@ test-browser: setup  ## test the report's pages in Chromium, with axe (`make tes
 
 test-trl: setup  ## train with the real TRL: losses, LoRA, two processes, resume (minutes)
 	OMP_NUM_THREADS=1 pytest -m longer tests/trl
+
+# An environment of its own: verl needs an older transformers. Its warnings are about engines that are not installed.
+test-verl:  ## test the plug-in with the real modules of verl, on the CPU (downloads a gigabyte)
+	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check -r tests/verl/requirements.txt
+	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check --no-deps verl==0.9.1 -e .
+	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest -W default tests/verl
 
 # An environment of its own: vLLM pins torch, transformers and much else. Its wheel is for the CPU and needs torch's CPU
 # build; torchvision and what comes with it break its import and are not needed.
@@ -70,6 +78,9 @@ campaign: setup  ## break a small study in every way, KILLS=100 times by SIGKILL
 	test -d /usr/lib/x86_64-linux-gnu/faketime && command -v fusermount3 > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends libfaketime fuse3; }
 	test -d .venv-campaign || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-campaign -r tests/campaign/requirements.txt
 	PYTHONPATH=$(CURDIR)/.venv-campaign OMP_NUM_THREADS=1 nice -n 5 python -m tests.campaign --kills $(KILLS) --page docs/campaign.md
+
+gpu-check: setup  ## what to run first on a GPU machine: every path for minutes (ARGS=--cpu without a GPU)
+	python tools/gpu_check.py $(ARGS)
 
 lint: setup  ## check style, types, import layers and the workflow
 	ruff check .

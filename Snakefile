@@ -30,6 +30,11 @@ rule all:
     localrule: True
 
 
+onstart:
+    if workflow.local_exec:
+        check_memory()
+
+
 onsuccess:
     for page in (f"{STUDY}/report/report.html", f"{TESTBED}/report/README.md"):
         if Path(page).exists():

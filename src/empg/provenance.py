@@ -20,6 +20,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel
 
+from empg import arithmetic
 from empg.config import STAGES
 from empg.errors import DataError
 from empg.files import atomic_path, file_digest, read_json, write_json
@@ -104,7 +105,7 @@ def stage(
     threads: int = 1,
     libraries: Sequence[str] = (),
 ) -> Iterator[Record]:
-    """Run a stage: pin threads and precision, lock its folder, and at the end write timing and manifest.
+    """Run a stage: pin threads and arithmetic, lock its folder, and at the end write timing and manifest.
 
     A stage may live on after its caller is killed. The next one then waits here until it has ended. ``libraries`` names
     what can change a number beside the libraries of every stage.
@@ -112,6 +113,8 @@ def stage(
     import torch
 
     torch.set_num_threads(threads)
+    if getattr(config, "arithmetic", "native") == "portable":
+        arithmetic.install()
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32
     with only_writer(out):

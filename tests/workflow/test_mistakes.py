@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -73,6 +74,21 @@ def test_a_mistake_stops_snakemake_before_anything(fresh):
     assert result.returncode == 2
     assert "config/config.yaml: methods.grpo_empg.k: Input should be a valid number" in result.stderr
     assert "config/config.yaml: methods.grpo_empg.zetta: unknown; did you mean zeta?" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert files(fresh) == before
+
+
+def test_a_study_that_does_not_fit_into_memory_is_refused_before_its_first_job(fresh):
+    fresh.edit("config/config.yaml", lambda study: study["environments"]["rooms"]["rollouts"].update(tasks=10**9))
+    assert fresh.snakemake("-n").returncode == 0
+    before = files(fresh)
+    result = fresh.snakemake("--cores", "1")
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert re.search(
+        r"empg: error: memory: expected every job to fit into the [\d.]+ GB of this [a-z ]+, "
+        r"found rollouts \(rooms\), which needs about \d+\.\d GB; lower",
+        result.stderr,
+    )
     assert "Traceback" not in result.stderr
     assert files(fresh) == before
 

@@ -12,8 +12,10 @@ for name, module in [*sys.modules.items()]:
 for variable, first in {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": SOURCE}.items():
     os.environ |= {variable: os.pathsep.join([first, *filter(None, [os.environ.get(variable)])])}
 
-from empg.errors import ConfigError, EmpgError, StorageError
+from empg.config import load_data
+from empg.errors import ConfigError, EmpgError, StorageError, UserError
 from empg.pipeline.job_files import prepare
+from empg.pipeline.needs import Need, Needs, check
 
 
 def read_study():
@@ -35,6 +37,7 @@ def read_study():
 # The jobs' software for `--software-deployment-method conda`. A profile chooses another file, as profiles/gpu does.
 SOFTWARE = str(Path(workflow.basedir, config.get("software", "envs/cpu.yaml")))
 study = read_study()
+needs = Needs(study, load_data(Path("config", "data.yaml")))
 DATA_SETS = [*dict.fromkeys(map(study.data_set, study.environments))]
 STUDY = f"results/{study.study}"
 RUN = f"{STUDY}/{{environment}}/{{method}}/seed{{seed}}"
@@ -46,6 +49,28 @@ ROLLOUTS = f"{STUDY}/{{environment}}/rollouts"
 def of_data_set(pattern):
     """Input function: fills in the name of the environment's data set, which several environments may share."""
     return lambda wildcards: pattern.format(data_set=study.data_set(wildcards.environment))
+
+
+def megabytes(rule):
+    """Resource function: the memory that the rule's job needs."""
+    return lambda wildcards: needs.megabytes(rule, wildcards.environment, unknown=4000)
+
+
+def check_memory():
+    """Say what the jobs of this run need, and end it before the first one if they cannot fit into this machine."""
+    limit = getattr(workflow.global_resources.get("mem_mb"), "value", None)
+    found = []
+    for job in workflow.dag.needrun_jobs():
+        environment = getattr(job.wildcards, "environment", None)
+        name = f"{job.rule.name} ({environment})" if environment else job.rule.name
+        if job.rule.name != "all":
+            size = None if job.resources.gpu else needs.of(job.rule.name, environment)
+            found.append(Need(name, job.threads, size))
+    try:
+        logger.info(check(found, workflow.cores, limit and limit * 10**6))
+    except UserError as error:
+        print(f"empg: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 wildcard_constraints:
