@@ -19,6 +19,7 @@ COMMANDS = (
     "rollouts",
     "train",
     "evaluate",
+    "decisiveness",
     "report",
     "testbed",
     "testbed-report",

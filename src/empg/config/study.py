@@ -11,7 +11,7 @@ from empg.config.engine import EngineName, check_engine
 from empg.config.methods import UNMODULATED, Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.pretrained import check_precision, with_defaults
-from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
+from empg.config.stages import Decisiveness, Evaluate, Rollouts, Train, WarmStart
 from empg.config.testbed import Testbed
 
 DEFAULT_STUDY = "quick"
@@ -97,6 +97,14 @@ class Study(Model):
     primary: Primary = Primary()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     testbed: Testbed | None = None
+    decisiveness: Decisiveness | None = None
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The methods whose trained policies are measured for decisiveness; none without the section."""
+        if self.decisiveness is None:
+            return ()
+        return self.decisiveness.methods or (self.baseline,)
 
     def data_set(self, environment: str) -> str:
         """The name of the environment's data set."""
@@ -143,6 +151,9 @@ class Study(Model):
             raise ValueError(f"primary.method: expected another method than {self.primary.method!r}, found the same")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, found {list(self.seeds)}")
+        for name in self.decisiveness.methods if self.decisiveness else ():
+            if name not in self.methods:
+                raise ValueError(f"decisiveness.methods: expected some of {', '.join(self.methods)}, found {name!r}")
         for name in self.testbed.compared if self.testbed else ():
             if name not in self.methods:
                 raise ValueError(f"testbed.compared: expected some of {', '.join(self.methods)}, found {name!r}")
