@@ -136,6 +136,14 @@ def parser() -> argparse.ArgumentParser:
         out="folder for states and summary",
     )
     command(
+        "decisiveness-report",
+        _decisiveness_report,
+        "write the tables, figures and page of a study's measurements of decisiveness",
+        config=STUDY,
+        results=RESULTS,
+        out="folder for the report",
+    )
+    command(
         "report",
         _report,
         "write a study's tables, figures and HTML page",
@@ -277,6 +285,12 @@ def _decisiveness(args: argparse.Namespace) -> None:
 
     with progress.shown("branches") as report:
         decisiveness.run(_read(DecisivenessRun, args.config), args.data, args.model, args.out, progress=report)
+
+
+def _decisiveness_report(args: argparse.Namespace) -> None:
+    from empg.report import decisiveness
+
+    decisiveness.run(args.config, args.results, args.out)
 
 
 def _report(args: argparse.Namespace) -> None:

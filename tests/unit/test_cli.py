@@ -20,6 +20,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "decisiveness",
+    "decisiveness-report",
     "report",
     "testbed",
     "testbed-report",

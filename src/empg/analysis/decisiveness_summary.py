@@ -6,8 +6,8 @@ Steps of one episode are not independent, so every variance is a jackknife over 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,12 +15,33 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from empg.analysis.crossed import crossed_mean
-from empg.analysis.statistics import LEVEL, Estimate
+from empg.analysis.statistics import LEVEL
+from empg.schema import Schema
 
 Array = NDArray[np.float64]
 
 BINS = 4  # quantiles of the entropy with a mean of their own
 FEWEST_CLUSTERS = 10  # episodes; an interval over fewer would be a guess
+ESTIMATES = ("decisiveness", "luck", "entropy", "decisive_entropy", "signal_ratio", "slope", "rank_correlation")
+CURVE: Schema = {
+    "environment": pl.String,
+    "method": pl.String,
+    "seed": pl.Int64,
+    "quantile": pl.Int64,
+    "entropy": pl.Float64,
+    "states": pl.Int64,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+
+
+class Relation(NamedTuple):
+    """A value and its 95 % interval for other episodes; None for what the states cannot say."""
+
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 def summary(states: pl.DataFrame, scale_rms: float) -> dict[str, Any]:
@@ -49,28 +70,28 @@ def summary(states: pl.DataFrame, scale_rms: float) -> dict[str, Any]:
     return {**counts, **{name: value._asdict() for name, value in made.items()}, "curve": curve(d, entropy, clusters)}
 
 
-def mean(values: Array, clusters: NDArray[np.generic]) -> Estimate:
+def mean(values: Array, clusters: NDArray[np.generic]) -> Relation:
     """The mean with its interval for other episodes: a jackknife over clusters. Too few clusters: no interval."""
-    return Estimate(float(values.mean()), *_ends(values, clusters))
+    return Relation(float(values.mean()), *_ends(values, clusters))
 
 
-def weighted_mean(values: Array, weights: Array, clusters: NDArray[np.generic]) -> Estimate:
+def weighted_mean(values: Array, weights: Array, clusters: NDArray[np.generic]) -> Relation:
     """Σ w·x / Σ w with Fieller's interval (1954): every θ for which mean(w·(x − θ)) is not shown to differ from 0.
 
     ``weights`` are estimates whose errors do not depend on ``values``. The interval is right for noisy weights, also
     negative ones. Where the mean weight is not shown to be above 0 the ratio is not known, and there is no interval.
     """
-    value = float((weights * values).sum() / weights.sum())
-    low, _ = _ends(weights, clusters)
-    if low is None or low <= 0:
-        return Estimate(value, None, None)
+    value = float((weights * values).sum() / weights.sum()) if weights.sum() > 0 else None
+    weight = crossed_mean(weights[None], clusters)
+    if value is None or _few(clusters) or weight.value <= weight.half_width((1 - LEVEL) / 2):
+        return Relation(value, None, None)
 
     def excess(theta: float) -> float:
         """Below 0 where ``theta`` is in the interval."""
         product = crossed_mean((weights * (values - theta))[None], clusters)
         return product.value**2 - product.half_width((1 - LEVEL) / 2) ** 2
 
-    return Estimate(value, _root(excess, value, -1.0), _root(excess, value, 1.0))
+    return Relation(value, _root(excess, value, -1.0), _root(excess, value, 1.0))
 
 
 def _root(excess: Callable[[float], float], inside: float, direction: float) -> float:
@@ -82,23 +103,25 @@ def _root(excess: Callable[[float], float], inside: float, direction: float) -> 
     return float(brentq(excess, inside, inside + direction * reach))
 
 
-def slope(d: Array, entropy: Array, clusters: NDArray[np.generic]) -> Estimate:
+def slope(d: Array, entropy: Array, clusters: NDArray[np.generic]) -> Relation:
     """Least squares of ``d`` on the rank of the entropy, 0 to 1: about the most uncertain minus the surest step."""
     x = _ranks(entropy)
     x = x - x.mean()
     if not x.any():
-        return Estimate(0.0, None, None)
+        return Relation(None, None, None)
     value = float((x * d).sum() / (x**2).sum())
     influence = x * (d - d.mean() - value * x) / (x**2).mean()
-    return Estimate(value, *_ends(value + influence, clusters))
+    return Relation(value, *_ends(value + influence, clusters))
 
 
-def rank_correlation(d: Array, entropy: Array, clusters: NDArray[np.generic]) -> Estimate:
+def rank_correlation(d: Array, entropy: Array, clusters: NDArray[np.generic]) -> Relation:
     """Spearman's correlation; its interval is that of Pearson's on the ranks (the delta method)."""
     x, y = _standardised(_ranks(entropy)), _standardised(_ranks(d))
+    if not x.any() or not y.any():
+        return Relation(None, None, None)
     value = float((x * y).mean())
     influence = x * y - value * (x**2 + y**2) / 2
-    return Estimate(value, *_ends(value + influence, clusters))
+    return Relation(value, *_ends(value + influence, clusters))
 
 
 def curve(d: Array, entropy: Array, clusters: NDArray[np.generic]) -> list[dict[str, Any]]:
@@ -114,9 +137,11 @@ def curve(d: Array, entropy: Array, clusters: NDArray[np.generic]) -> list[dict[
 
 
 def _ends(values: Array, clusters: NDArray[np.generic]) -> tuple[float | None, float | None]:
-    if len(np.unique(clusters)) < FEWEST_CLUSTERS:
-        return None, None
-    return crossed_mean(values[None], clusters).interval()
+    return (None, None) if _few(clusters) else crossed_mean(values[None], clusters).interval()
+
+
+def _few(clusters: NDArray[np.generic]) -> bool:
+    return len(np.unique(clusters)) < FEWEST_CLUSTERS
 
 
 def _ranks(values: Array) -> Array:
@@ -129,3 +154,28 @@ def _standardised(values: Array) -> Array:
     spread = values.std()
     made: Array = (values - values.mean()) / spread if spread else np.zeros_like(values)
     return made
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+def tables(summaries: Sequence[dict[str, Any]]) -> dict[str, pl.DataFrame]:
+    """``policies``: a row for each summary, with what its place predicts; ``curve``: a row for each quantile of it."""
+    policies, points = [], []
+    for found in summaries:
+        key = {name: found[name] for name in ("environment", "method", "seed")}
+        row = key | {name: found[name] for name in ("states", "episodes")} | {"success": found["batch"]["success"]}
+        for name in ESTIMATES:
+            row |= {name: found[name]["value"], f"{name}_low": found[name]["low"], f"{name}_high": found[name]["high"]}
+        ends = found["signal_ratio"]
+        policies.append(row | {"prediction": prediction(ends["low"], ends["high"])})
+        points += [key | {"quantile": number} | point for number, point in enumerate(found["curve"], start=1)]
+    return {"policies": pl.DataFrame(policies, infer_schema_length=None), "curve": pl.DataFrame(points, schema=CURVE)}
+
+
+def prediction(low: float | None, high: float | None) -> str:
+    """The sign of EMPG's effect that an interval of the signal ratio predicts: ``+``, ``−``, or ``none``.
+
+    docs/preregistration.md declares this rule.
+    """
+    if low is None or high is None:
+        return "none"
+    return "+" if low > 1 else "−" if high < 1 else "none"

@@ -133,6 +133,7 @@ STAGES = {
     "train": Stage("empg.training.rl", TrainRun),
     "evaluate": Stage("empg.rollouts.evaluate", EvaluateRun),
     "decisiveness": Stage("empg.analysis.decisiveness", DecisivenessRun),
+    "decisiveness_report": Stage("empg.report.decisiveness", Study),
     "report": Stage("empg.report.page", Study),
     "testbed": Stage("empg.testbed.run", TestbedRun),
     "testbed_report": Stage("empg.report.testbed", Study),

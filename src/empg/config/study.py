@@ -151,6 +151,8 @@ class Study(Model):
             raise ValueError(f"primary.method: expected another method than {self.primary.method!r}, found the same")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, found {list(self.seeds)}")
+        if self.decisiveness and not self.environments:
+            raise ValueError("decisiveness: expected environments whose policies are measured, found none")
         for name in self.decisiveness.methods if self.decisiveness else ():
             if name not in self.methods:
                 raise ValueError(f"decisiveness.methods: expected some of {', '.join(self.methods)}, found {name!r}")
