@@ -34,7 +34,8 @@ def run(results: Path, out: Path) -> None:
     """Write a page, ``out/README.md``, and beside it ``tables`` (CSV), ``figures`` (SVG) and ``study.json``.
 
     Everything comes from the report in ``results`` (results/STUDY). If the study's learning rates were searched for
-    (``results/tune/STUDY``), the search is among the tables. An older ``out`` is replaced.
+    (``results/tune/STUDY``), the search is among the tables. Where the study measured decisiveness, that page and its
+    files are in ``out/decisiveness``. An older ``out`` is replaced.
 
     A study of the testbed alone has the page of its testbed. Raises :class:`DataError` where there is no report.
     """
@@ -61,6 +62,8 @@ def run(results: Path, out: Path) -> None:
             shutil.copyfile(path, target)
         shutil.copyfile(config, folder / "study.json")
         write_text(folder / "README.md", page(study, results, figures, [path.name for path in small], large))
+        if study.measured:
+            _decisiveness(results / "decisiveness" / "report", folder / "decisiveness")
 
 
 def _testbed(results: Path, out: Path) -> None:
@@ -82,6 +85,16 @@ def _testbed(results: Path, out: Path) -> None:
         shutil.copyfile(results / "config" / "study.json", folder / "study.json")
         text = (report / "README.md").read_text(encoding="utf-8")
         write_text(folder / "README.md", text.replace("\n## Over", f"\n{origin}\n\n## Over", 1))
+
+
+def _decisiveness(report: Path, out: Path) -> None:
+    """Copy the page on decisiveness with its figures and CSV tables. Raises :class:`DataError` where there is none."""
+    if not (report / "manifest.json").exists():
+        raise DataError(f"{report}: expected the report on decisiveness, found none")
+    for path in sorted([report / "README.md", *report.glob("figures/*.svg"), *report.glob("tables/*.csv")]):
+        target = out / path.relative_to(report)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
 
 
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
@@ -117,6 +130,8 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
             f"Its runs: [{search.name}](tables/{search.name}).",
             "",
         ]
+    if study.measured:
+        lines += ["Which steps decide about the return: [decisiveness](decisiveness/README.md).", ""]
     lines += ["## Figures", ""]
     for name in figures:
         lines += [
