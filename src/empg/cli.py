@@ -194,6 +194,9 @@ def parser() -> argparse.ArgumentParser:
     ui = command("ui", _ui, "serve MLflow's page of all studies and print their addresses")
     command("times", _times, "print how long each job of a study took", results=RESULTS)
 
+    tune = command("tune", _tune, "search settings of a study on the panel tune, with equal budget for every method")
+    tune.add_argument("--study", metavar="NAME", help="the study, config/study/NAME.yaml (default: config/config.yaml)")
+    tune.add_argument("--jobs", type=int, default=1, help="trials side by side, one core each (default: %(default)s)")
     for sub in (data, dvc):
         sub.add_argument("name", metavar="NAME", help="a data set of the configuration")
         sub.add_argument(
@@ -323,6 +326,13 @@ def _track(args: argparse.Namespace) -> None:
         return
     with progress.shown("runs") as report:
         rebuild(args.results, progress=report)
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from empg.tuning import search
+
+    with progress.shown("trials") as report:
+        print(search.run(args.study, args.jobs, report))
 
 
 def _ui(args: argparse.Namespace) -> None:

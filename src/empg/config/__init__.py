@@ -41,6 +41,7 @@ from empg.config.slices import (
 )
 from empg.config.stages import Decisiveness, Evaluate, Optimiser, Rollouts, Train, WarmStart
 from empg.config.study import EnvironmentStudy, Primary, Study
+from empg.config.tuning import Tune
 
 __all__ = [
     "ADVANTAGES",
@@ -79,6 +80,7 @@ __all__ = [
     "TinyPolicy",
     "Train",
     "TrainRun",
+    "Tune",
     "WarmStart",
     "WarmStartRun",
     "cut",

@@ -13,6 +13,7 @@ from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.pretrained import check_precision, with_defaults
 from empg.config.stages import Decisiveness, Evaluate, Rollouts, Train, WarmStart
 from empg.config.testbed import Testbed
+from empg.config.tuning import Tune
 
 DEFAULT_STUDY = "quick"
 
@@ -98,6 +99,7 @@ class Study(Model):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     testbed: Testbed | None = None
     decisiveness: Decisiveness | None = None
+    tune: Tune | None = None
 
     @property
     def measured(self) -> tuple[str, ...]:
