@@ -21,8 +21,10 @@ from empg.core.decisiveness import decisiveness, luck, signal_ratio
 from empg.environments.alfworld.generated.writer import write_dataset
 from empg.environments.alfworld.registration import AlfworldData
 from empg.environments.base import Task
+from empg.environments.datasets import open_dataset
 from empg.errors import ConfigError
 from empg.files import read_json, write_json
+from empg.policy.policy import Policy
 from empg.report import decisiveness as report
 from empg.rollouts.branching import Branch
 from empg.rollouts.episodes import Episode, Step, Trajectory
@@ -58,11 +60,11 @@ def test_one_response_or_one_continuation_says_nothing(shape):
 
 
 def test_signal_ratio_by_hand():
-    """Weights 3/2 and 1/2; the first step has ¾ of the decisiveness: (9/8 + 1/8) / √(5/4) = √(5/4)."""
-    g = torch.tensor([1.5, 0.5], dtype=torch.float64)
-    d = torch.tensor([3.0, 1.0], dtype=torch.float64)
-    assert float(signal_ratio(d, g, g)) == pytest.approx(math.sqrt(5 / 4))
-    assert float(signal_ratio(torch.ones(2), g, g)) < 1, "weights that know nothing add noise"
+    """g = 3/2, 1/2; D = 3, 1; v = 1, 2. Signal (3·3/2 + 2·1/2) / 5 = 11/10; noise √((9/4 + 2/4) / 3) = √(11/12)."""
+    d, v, g = (torch.tensor(values, dtype=torch.float64) for values in ([3.0, 1], [1, 2.0], [1.5, 0.5]))
+    assert float(signal_ratio(d, v, g)) == pytest.approx(1.1 / math.sqrt(11 / 12))
+    assert float(signal_ratio(torch.ones(2), torch.ones(2), g)) < 1, "weights that know nothing add noise"
+    assert float(signal_ratio(d, v, torch.ones(2))) == 1
 
 
 class Chain:
@@ -75,6 +77,9 @@ class Chain:
 
     def play(self, episodes, progress=lambda count: None) -> list[Trajectory]:
         return [self._episode(episode) for episode in episodes]
+
+    def score_norms(self, played) -> np.ndarray:
+        return np.concatenate([1 - (self.policy[t.episode.task.id] ** 2).sum(-1) for t in played])
 
     def _episode(self, episode: Episode) -> Trajectory:
         steps = list(episode.prefix) if isinstance(episode, Branch) else []
@@ -101,7 +106,7 @@ def measured() -> tuple[World, pl.DataFrame]:
     player, rows = Chain(world, 0), []
     for seed in range(250):
         run = settings(seed, episodes=3, steps=12, responses=3, continuations=2)
-        states, batch = stage.measure(player, run, dataset, lambda done, total: None)
+        states, batch = stage.measure(player, player.score_norms, run, dataset, lambda done, total: None)
         assert (batch["episodes"], batch["steps"], len(states)) == (3, 12, 12)
         rows += [row | {"truth": truth(world, player, row)} for row in states.iter_rows(named=True)]
     return world, pl.DataFrame(rows)
@@ -146,6 +151,7 @@ def test_the_columns_of_a_state(measured):
     h = (batch - batch.min()) / (batch.max() - batch.min() + 1e-8)
     g = np.exp(-h) / np.exp(-h).mean()
     assert first["gradient_scale"].to_numpy() == pytest.approx(g.reshape(3, 4)[1, 2])
+    assert first["score_norm"].to_numpy() == pytest.approx(1 - (policy[1, 2] ** 2).sum())
     assert rows["ended"].to_list() == [3 * (step == 3) for step in rows["step"]]
     assert rows.filter(step=3)["luck"].abs().max() == 0, "the last response leaves nothing to luck"
     returns = torch.tensor(rows["returns"].to_list())
@@ -216,21 +222,39 @@ def test_the_declared_rule(low, high, sign):
     assert prediction(low, high) == sign
 
 
-def test_the_sign_of_the_ratio_is_that_of_empgs_effect_in_the_testbed(monkeypatch):
-    """At the corners and on the diagonal of the map, where the published intervals leave out 0."""
+@pytest.mark.parametrize(
+    ("world", "sign"),
+    [
+        ({"decisive_entropy": 0.3, "other_entropy": 1.05}, 1),
+        ({"decisive_entropy": 1.4, "other_entropy": 0.3}, -1),
+        ({"decisive_entropy": 0.6, "other_entropy": 1.0, "spread": 0.6}, 1),
+        ({"decisive_entropy": 1.0, "other_entropy": 0.6, "spread": 0.6}, -1),
+        ({"decisive_entropy": 0.8, "other_entropy": 0.8, "spread": 0.4, "decisive": 5}, -1),
+    ],
+)
+def test_the_sign_of_the_ratio_is_that_of_empgs_effect_in_the_testbed(monkeypatch, world, sign):
     monkeypatch.syspath_prepend(str(ROOT))
-    script = importlib.import_module("benchmarks.signal_ratio")
-    testbed = script.load_study(ROOT / "config/study/testbed.yaml", {}, {}).testbed
-    published = pl.read_csv(ROOT / "docs/results/testbed/tables/map.csv").filter(
-        pl.col("decisive_entropy").is_in([0.3, 0.7, 1.4]) & pl.col("other_entropy").is_in([0.3, 0.7, 1.4])
-    )
-    found = script.places(testbed, published, 3)
-    clear = found.filter((pl.col("difference_low") > 0) | (pl.col("difference_high") < 0))
-    assert len(found) == 9
-    assert len(clear) == 8
-    assert ((clear["signal_ratio"] > 1) == (clear["difference"] > 0)).all()
-    assert clear["signal_ratio"].min() < 0.6
-    assert clear["signal_ratio"].max() > 1.4
+    place = importlib.import_module("benchmarks.signal_ratio").measure(Settings(**world), 12)
+    assert sign * (place.ratio - 1) > 0.02
+    assert sign * place.effect.value > 0
+
+
+def test_score_norms_are_those_of_the_tokens(results, study_results):
+    """v of a state, from one forward pass over its conversation."""
+    states = pl.read_parquet(results / "alfworld/warmstart_decisiveness/states.parquet")
+    folder = study_results / "alfworld/warmstart/model"
+    policy = Policy.load(folder, "")
+    dataset = open_dataset(AlfworldData(seed=3), results / "data", {})
+    sampler = stage.branching_sampler(policy, settings(), dataset)
+    tasks = {task.id: task for task in dataset.tasks("train")}
+    for row in states.head(4).iter_rows(named=True):
+        (trajectory,) = sampler.play([Episode(tasks[row["task"]], 0, 0, row["seed"])])
+        ids = np.concatenate([[*step.prompt_ids, *step.response_ids] for step in trajectory.steps[: row["step"] + 1]])
+        with torch.no_grad():
+            hidden = policy.network.states(torch.tensor(ids))
+            p = policy.network.logits(hidden).double().softmax(-1)
+        count = len(trajectory.steps[row["step"]].response_ids)
+        assert row["score_norm"] == pytest.approx(float((1 - p.square().sum(-1))[-count - 1 : -1].sum()), rel=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------- stage and report

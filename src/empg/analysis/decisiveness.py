@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from empg.analysis.decisiveness_summary import summary
 from empg.config import DecisivenessRun
-from empg.core.decisiveness import decisiveness, luck
+from empg.config.environments import turns_apart
+from empg.core.decisiveness import decisiveness, luck, scale_rms
 from empg.core.modulation import modulate
 from empg.environments.base import Dataset
 from empg.environments.datasets import open_dataset
@@ -30,8 +31,11 @@ from empg.rollouts.collect import draw_tasks, group_episodes
 from empg.rollouts.episodes import Trajectory
 from empg.schema import Schema
 from empg.seeding import derive_seed
+from empg.training.update import renyi2_entropies
 
 Array = NDArray[np.float64]
+
+SCORED_TOKENS = 4096  # through the network at once: bounds memory and changes nothing else
 
 #: One row is one state: a step of a played episode, before its response.
 STATES: Schema = {
@@ -46,6 +50,7 @@ STATES: Schema = {
     "entropy": pl.Float64,  # of the played response: mean over its tokens, nats
     "normalised_entropy": pl.Float64,  # h of EMPG, over all steps of all played episodes
     "gradient_scale": pl.Float64,  # g of EMPG with k = 1, likewise
+    "score_norm": pl.Float64,  # v of the played response: 1 − Σ p² summed over its tokens
     "branch_entropy": pl.Float64,  # mean entropy of the branches' responses
     "responses": pl.Int32,  # different texts among the branches
     "actions": pl.Int32,  # different actions among them
@@ -71,7 +76,11 @@ def run(config: DecisivenessRun, data: Path, model: Path, out: Path, *, progress
         policy = Policy.load(model, config.system)
         dataset = open_dataset(config.data, data, config.interface)
         sampler = branching_sampler(policy, config, dataset)
-        states, batch = measure(sampler, config, dataset, progress)
+
+        def score_norms(played: Sequence[Trajectory]) -> Array:
+            return _score_norms(policy, played, config)
+
+        states, batch = measure(sampler, score_norms, config, dataset, progress)
         record.write_frame(states, "states.parquet")
         key = {"environment": config.environment, "method": config.method_name, "seed": config.seed}
         write_json(out / "summary.json", {**key, "batch": batch, **summary(states, batch["scale_rms"])})
@@ -94,9 +103,16 @@ def branching_sampler(policy: Policy, config: DecisivenessRun, dataset: Dataset)
 
 
 def measure(
-    player: Player, config: DecisivenessRun, dataset: Dataset, progress: Callable[[int, int], None]
+    player: Player,
+    score_norms: Callable[[Sequence[Trajectory]], Array],
+    config: DecisivenessRun,
+    dataset: Dataset,
+    progress: Callable[[int, int], None],
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """The states, in :data:`STATES`, and what is known of all steps of the played episodes: ``batch``."""
+    """The states, in :data:`STATES`, and what is known of all steps of the played episodes: ``batch``.
+
+    ``score_norms`` gives v of every step of trajectories, ``[steps]``.
+    """
     settings = config.decisiveness
     tasks = dataset.tasks("train")
     seed = derive_seed(settings.seed, "decisiveness")
@@ -121,29 +137,49 @@ def measure(
         value=lambda t: t.reward if config.reward == "success" else t.score,
         progress=advance,
     )
-    entropy, scale, normalised = _of_batch(played)
+    steps = _of_batch(played, score_norms(played))
+    norm, scale = (steps[name].to_torch() for name in ("score_norm", "gradient_scale"))
     batch = {
         "episodes": len(played),
-        "steps": len(entropy),
+        "steps": len(steps),
         "success": float(np.mean([t.reward == 1.0 for t in played])),
-        "mean_entropy": float(entropy.mean()),
-        "scale_rms": float(np.sqrt((scale**2).mean())),
+        "mean_entropy": float(steps["entropy"].to_numpy().mean()),
+        "scale_rms": float(scale_rms(norm, scale)),
     }
-    return table(found, played, entropy, scale, normalised), batch
+    return table(found, played, steps), batch
 
 
-def _of_batch(played: Sequence[Trajectory]) -> tuple[Array, Array, Array]:
-    """Entropy, g and h of EMPG (k = 1) of every step of the batch, ``[steps]``."""
+def _of_batch(played: Sequence[Trajectory], score_norm: Array) -> pl.DataFrame:
+    """Entropy, h and g of EMPG (k = 1) and v of every step of the batch."""
     steps = [(i, float(step.entropies.mean())) for i, t in enumerate(played) for step in t.steps]
     trajectory, entropy = torch.tensor([i for i, _ in steps]), torch.tensor([h for _, h in steps], dtype=torch.float64)
     made = modulate(torch.zeros(len(played), dtype=torch.float64), entropy, trajectory, zeta=0.0)
-    return entropy.numpy(), made.gradient_scale.numpy(), made.normalised_entropy.numpy()
+    columns = {
+        "entropy": entropy.numpy(),
+        "normalised_entropy": made.normalised_entropy.numpy(),
+        "gradient_scale": made.gradient_scale.numpy(),
+        "score_norm": score_norm,
+    }
+    return pl.DataFrame(columns)
 
 
-def table(
-    found: Sequence[Branches], played: Sequence[Trajectory], entropy: Array, scale: Array, normalised: Array
-) -> pl.DataFrame:
-    """One row for each state, in :data:`STATES`. ``entropy``, ``scale`` and ``normalised`` are of all steps played."""
+def _score_norms(policy: Policy, played: Sequence[Trajectory], config: DecisivenessRun) -> Array:
+    """v of every step: 1 − Σ p² of each token, the expected squared norm of its score, summed over the tokens."""
+    renyi2 = renyi2_entropies(
+        policy.network,
+        played,
+        temperature=config.sampling.temperature,
+        micro_batch_tokens=SCORED_TOKENS,
+        apart=turns_apart(config.interface),
+    )
+    tokens = -np.expm1(-renyi2.double().numpy())
+    lengths = [len(step.response_ids) for t in played for step in t.steps]
+    made: Array = np.add.reduceat(tokens, np.cumsum([0, *lengths[:-1]]))
+    return made
+
+
+def table(found: Sequence[Branches], played: Sequence[Trajectory], steps: pl.DataFrame) -> pl.DataFrame:
+    """One row for each state, in :data:`STATES`. ``steps`` holds what is known of all steps played."""
     returns = torch.tensor([branches.returns for branches in found], dtype=torch.float64)
     estimate, lucky = decisiveness(returns).tolist(), luck(returns).tolist()
     begin = dict(zip(map(id, played), np.cumsum([0, *(len(t.steps) for t in played)]).tolist(), strict=False))
@@ -161,9 +197,7 @@ def table(
                 "step": state.step,
                 "observation": step.observation,
                 "text": step.text,
-                "entropy": entropy[place],
-                "normalised_entropy": normalised[place],
-                "gradient_scale": scale[place],
+                **steps.row(place, named=True),
                 "branch_entropy": float(np.mean([response.entropies.mean() for response in responses])),
                 "responses": len({response.text for response in responses}),
                 "actions": len({response.action for response in responses}),

@@ -49,12 +49,14 @@ def summary(states: pl.DataFrame, scale_rms: float) -> dict[str, Any]:
 
     * ``decisiveness`` and ``luck``: means over states;
     * ``decisive_entropy``: mean entropy weighted by decisiveness, beside ``entropy``, the plain mean;
-    * ``signal_ratio``: :func:`empg.core.decisiveness.signal_ratio`, with the root mean square ``scale_rms`` of g;
+    * ``signal_ratio``: :func:`empg.core.decisiveness.signal_ratio`, with ``scale_rms`` of the whole batch;
     * ``slope``: least squares of decisiveness on the rank of the entropy, 0 to 1;
     * ``rank_correlation``: Spearman's. Noise of the estimates draws it towards 0;
     * ``curve``: mean decisiveness in :data:`BINS` quantiles of the entropy.
     """
-    d, entropy, scale = (states[name].to_numpy() for name in ("decisiveness", "entropy", "gradient_scale"))
+    d, entropy, scale, norm = (
+        states[name].to_numpy() for name in ("decisiveness", "entropy", "gradient_scale", "score_norm")
+    )
     clusters = states["trajectory"].to_numpy()
     made = {
         "decisiveness": mean(d, clusters),
@@ -62,7 +64,7 @@ def summary(states: pl.DataFrame, scale_rms: float) -> dict[str, Any]:
         "value": mean(states["value"].to_numpy(), clusters),
         "entropy": mean(entropy, clusters),
         "decisive_entropy": weighted_mean(entropy, d, clusters),
-        "signal_ratio": weighted_mean(scale / scale_rms, d, clusters),
+        "signal_ratio": weighted_mean(scale / scale_rms, d * norm, clusters),
         "slope": slope(d, entropy, clusters),
         "rank_correlation": rank_correlation(d, entropy, clusters),
     }

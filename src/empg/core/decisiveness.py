@@ -31,18 +31,25 @@ def luck(returns: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def signal_ratio(decisiveness: Tensor, scale: Tensor, batch_scale: Tensor) -> Tensor:
-    """S = (Σ D·g / Σ D) / √(mean g²): how weights g change signal over noise, if all steps are equally noisy (ours).
+def signal_ratio(decisiveness: Tensor, score_norm: Tensor, scale: Tensor) -> Tensor:
+    """S = (Σ D·v·g / Σ D·v) / √(Σ v·g² / Σ v): how weights g change a gradient's signal over its noise (ours).
 
-    The true gradient comes from decisive steps: weights multiply it by about their mean weighted by decisiveness D. The
-    noise comes from all steps: weights multiply its root mean square by their own. Above 1 modulation helps, below 1 it
-    hurts. Weights that know nothing of D have S < 1: they only add noise. docs/decisiveness.md compares the sign of
-    S − 1 with what EMPG does in the testbed.
+    With v the mean squared norm of a step's score ∂log π/∂logits, a step adds v times the variance of the advantage to
+    the noise, and its share in the true gradient has the squared norm D·v (exactly so for two actions). Weights
+    multiply the signal by their mean weighted by D·v and the noise by their root mean square weighted by v. Above 1
+    modulation helps, below 1 it hurts; weights that know nothing have S < 1. docs/decisiveness.md compares S with what
+    EMPG does to gradients in the testbed.
 
     Args:
-        decisiveness: ``[states]`` D, or estimates of it.
-        scale: ``[states]`` g at these states.
-        batch_scale: ``[steps]`` g at every step of the batch.
+        decisiveness: ``[steps]`` D.
+        score_norm: ``[steps]`` v; for one token 1 − Σ p² (Proposition 1 of arXiv 2509.09265), summed over tokens.
+        scale: ``[steps]`` g.
     """
-    weighted = (decisiveness * scale).sum() / decisiveness.sum()
-    return weighted / batch_scale.square().mean().sqrt()
+    signal = decisiveness * score_norm
+    return (signal * scale).sum() / signal.sum() / scale_rms(score_norm, scale)
+
+
+@torch.no_grad()
+def scale_rms(score_norm: Tensor, scale: Tensor) -> Tensor:
+    """√(Σ v·g² / Σ v): the noise of a gradient with weights g over that without (:func:`signal_ratio`)."""
+    return ((score_norm * scale.square()).sum() / score_norm.sum()).sqrt()
