@@ -242,8 +242,9 @@ def test_the_page_on_decisiveness_is_published_with_the_rest(study: Path, tmp_pa
     write_json(root / "config/study.json", read_json(root / "config/study.json") | {"decisiveness": {}})
     with pytest.raises(DataError, match="decisiveness/report: expected the report on decisiveness, found none"):
         publish.run(root, tmp_path / "out")
-    for name in ("manifest.json", "README.md", "figures/curve.svg", "tables/curve.csv", "tables/curve.parquet"):
+    for name in ("README.md", "figures/curve.svg", "tables/curve.csv", "tables/curve.parquet"):
         write_text(root / "decisiveness/report" / name, name)
+    write_json(root / "decisiveness/report/manifest.json", {"stage": "decisiveness_report"})
     publish.run(root, tmp_path / "out")
     copied = {
         path.relative_to(tmp_path / "out/decisiveness").as_posix(): path.read_text()
