@@ -36,10 +36,11 @@ WIDE = ((0.6, 1.0), (0.7, 0.9), (0.9, 0.7), (1.0, 0.6))
 
 
 class Place(NamedTuple):
-    """A kind of world, the mean signal ratio over worlds, and the difference in cosine to GRPO."""
+    """A kind of world, the mean signal ratio over worlds, that with equal score norms, and the effect on the cosine."""
 
     world: World
     ratio: float
+    without_norms: float
     effect: Estimate
 
 
@@ -57,16 +58,17 @@ def kinds() -> Iterator[World]:
 def measure(settings: World, worlds: int = WORLDS) -> Place:
     """Mean over worlds, with Student's interval of the difference."""
     found = np.array([_world(settings, number) for number in range(worlds)])
-    return Place(settings, float(found[:, 0].mean()), mean_over_runs(found[:, 1]))
+    ratio, without_norms, _ = found.mean(axis=0).tolist()
+    return Place(settings, ratio, without_norms, mean_over_runs(found[:, 2]))
 
 
-def _world(settings: World, number: int) -> tuple[float, float]:
+def _world(settings: World, number: int) -> tuple[float, float, float]:
     generator = torch.Generator().manual_seed(derive_seed(0, "signal ratio", number))
     tasks = Tasks.draw(settings, generator)
     weight = torch.zeros(settings.actions, settings.width, dtype=torch.float64)
     methods = {name: STUDY.methods[name].in_environment(0.05) for name in ("grpo", "grpo_empg")}
     gradients: dict[str, list[torch.Tensor]] = {name: [] for name in methods}
-    ratios = []
+    ratios: list[list[float]] = []
     for _ in range(BATCHES):
         played = dynamic_tasks(tasks, weight, GROUP_SIZE, methods["grpo"], generator)
         for name, method in methods.items():
@@ -75,9 +77,10 @@ def _world(settings: World, number: int) -> tuple[float, float]:
         g = modulate(outcome, played.entropy, played.batch.step_trajectory, zeta=0.0).gradient_scale
         norm = 1 - tasks.log_policy(weight).exp().square().sum(-1)
         decisive, norm = (_of_steps(values) for values in (tasks.decisiveness(weight), norm))
-        ratios.append(float(signal_ratio(decisive, norm, g)))
+        ratios.append([float(signal_ratio(decisive, v, g)) for v in (norm, torch.ones_like(norm))])
     cosine = {name: quality(torch.stack(made), tasks.gradient(weight))[0] for name, made in gradients.items()}
-    return float(np.mean(ratios)), cosine["grpo_empg"] - cosine["grpo"]
+    ratio, without_norms = np.mean(ratios, axis=0).tolist()
+    return ratio, without_norms, cosine["grpo_empg"] - cosine["grpo"]
 
 
 def _of_steps(values: torch.Tensor) -> torch.Tensor:
@@ -86,17 +89,16 @@ def _of_steps(values: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    print(
-        "| entropy of decisive / other steps (± spread), nats | decisive steps of 10 | S | EMPG − GRPO, cosine × 100 |"
-    )
-    print("|---|---|---|---|")
+    print("| entropy of decisive / other steps (± spread) | decisive | S | S without v | EMPG − GRPO, cosine × 100 |")
+    print("|---|---|---|---|---|")
     for place in sorted(map(measure, kinds()), key=lambda place: place.ratio):
         world, (value, low, high) = place.world, place.effect
         assert low is not None
         assert high is not None
         entropies = f"{world.decisive_entropy} / {world.other_entropy} (± {world.spread})"
         effect = f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})".replace("-", "−")
-        print(f"| {entropies} | {world.decisive} | {place.ratio:.2f} | {effect} |", flush=True)
+        ratios = f"{place.ratio:.2f} | {place.without_norms:.2f}"
+        print(f"| {entropies} | {world.decisive} of {world.steps} | {ratios} | {effect} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -278,7 +278,7 @@ def test_the_stage_writes_what_its_summary_is_made_of(results, study_results, tm
     assert states.schema == pl.Schema(stage.STATES)
     assert len(states) == 15
     found = read_json(folder / "summary.json")
-    again = summary(states, found["batch"]["scale_rms"])
+    again = summary(states, found["batch"])
     assert found == {name: found[name] for name in ("environment", "method", "seed", "batch")} | again
     assert (found["environment"], found["method"], found["seed"]) == ("alfworld", "warmstart", 0)
     model = study_results / "alfworld/warmstart/model"

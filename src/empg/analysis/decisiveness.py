@@ -83,7 +83,7 @@ def run(config: DecisivenessRun, data: Path, model: Path, out: Path, *, progress
         states, batch = measure(sampler, score_norms, config, dataset, progress)
         record.write_frame(states, "states.parquet")
         key = {"environment": config.environment, "method": config.method_name, "seed": config.seed}
-        write_json(out / "summary.json", {**key, "batch": batch, **summary(states, batch["scale_rms"])})
+        write_json(out / "summary.json", {**key, "batch": batch, **summary(states, batch)})
         record.summary = {"states": len(states), "decisiveness": float(states["decisiveness"].to_numpy().mean())}
 
 
@@ -145,6 +145,7 @@ def measure(
         "success": float(np.mean([t.reward == 1.0 for t in played])),
         "mean_entropy": float(steps["entropy"].to_numpy().mean()),
         "scale_rms": float(scale_rms(norm, scale)),
+        "scale_rms_equal": float(scale_rms(torch.ones_like(norm), scale)),
     }
     return table(found, played, steps), batch
 

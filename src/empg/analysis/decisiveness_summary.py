@@ -6,7 +6,7 @@ Steps of one episode are not independent, so every variance is a jackknife over 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,10 @@ Array = NDArray[np.float64]
 
 BINS = 4  # quantiles of the entropy with a mean of their own
 FEWEST_CLUSTERS = 10  # episodes; an interval over fewer would be a guess
-ESTIMATES = ("decisiveness", "luck", "entropy", "decisive_entropy", "signal_ratio", "slope", "rank_correlation")
+ESTIMATES = (
+    *("decisiveness", "luck", "entropy", "decisive_entropy", "slope", "rank_correlation"),
+    *("signal_ratio", "signal_ratio_equal"),
+)
 CURVE: Schema = {
     "environment": pl.String,
     "method": pl.String,
@@ -44,12 +47,13 @@ class Relation(NamedTuple):
     high: float | None
 
 
-def summary(states: pl.DataFrame, scale_rms: float) -> dict[str, Any]:
+def summary(states: pl.DataFrame, batch: Mapping[str, float]) -> dict[str, Any]:
     """Every estimate as ``{value, low, high}``: 95 % intervals for other episodes (no ends: not known).
 
     * ``decisiveness`` and ``luck``: means over states;
     * ``decisive_entropy``: mean entropy weighted by decisiveness, beside ``entropy``, the plain mean;
-    * ``signal_ratio``: :func:`empg.core.decisiveness.signal_ratio`, with ``scale_rms`` of the whole batch;
+    * ``signal_ratio``: :func:`empg.core.decisiveness.signal_ratio`, with the root mean square of the whole ``batch``;
+    * ``signal_ratio_equal``: the same with equal score norms;
     * ``slope``: least squares of decisiveness on the rank of the entropy, 0 to 1;
     * ``rank_correlation``: Spearman's. Noise of the estimates draws it towards 0;
     * ``curve``: mean decisiveness in :data:`BINS` quantiles of the entropy.
@@ -64,7 +68,8 @@ def summary(states: pl.DataFrame, scale_rms: float) -> dict[str, Any]:
         "value": mean(states["value"].to_numpy(), clusters),
         "entropy": mean(entropy, clusters),
         "decisive_entropy": weighted_mean(entropy, d, clusters),
-        "signal_ratio": weighted_mean(scale / scale_rms, d * norm, clusters),
+        "signal_ratio": weighted_mean(scale / batch["scale_rms"], d * norm, clusters),
+        "signal_ratio_equal": weighted_mean(scale / batch["scale_rms_equal"], d, clusters),
         "slope": slope(d, entropy, clusters),
         "rank_correlation": rank_correlation(d, entropy, clusters),
     }

@@ -116,8 +116,8 @@ def page(study: Study, table: pl.DataFrame) -> str:
         "intervals over episodes.",
         "",
         "| environment | policy | states | success % | decisiveness | luck | entropy of decisive steps / of all, nats "
-        "| slope on entropy rank | rank correlation | signal ratio S | prediction |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| slope on entropy rank | rank correlation | signal ratio S | S without v | prediction |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in table.iter_rows(named=True):
         cells = [
@@ -131,6 +131,7 @@ def page(study: Study, table: pl.DataFrame) -> str:
             interval(row, "slope", 100, "+.2f"),
             interval(row, "rank_correlation", 1, "+.2f"),
             interval(row, "signal_ratio", 1, ".3f"),
+            interval(row, "signal_ratio_equal", 1, ".3f"),
             WORDS[row["prediction"]],
         ]
         lines.append(f"| {' | '.join(cells)} |")
