@@ -32,6 +32,11 @@ rule all:
     localrule: True
 
 
+onstart:
+    if workflow.local_exec:
+        check_memory()
+
+
 onsuccess:
     for page in (f"{STUDY}/report/report.html", f"{TESTBED}/report/README.md", f"{DECISIVENESS}/README.md"):
         if Path(page).exists():

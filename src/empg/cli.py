@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from empg import __version__, progress
+from empg import __version__, arithmetic, progress
 from empg.errors import EmpgError
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.log is not None:
             progress.write_to(args.log, args.command)
+        if _arithmetic(args) == "portable":
+            arithmetic.prepare()
         args.run(args)
     except EmpgError as error:
         return _fail(error.exit_code, str(error))
@@ -193,6 +195,7 @@ def parser() -> argparse.ArgumentParser:
     )
     ui = command("ui", _ui, "serve MLflow's page of all studies and print their addresses")
     command("times", _times, "print how long each job of a study took", results=RESULTS)
+    bits = command("fingerprint", _fingerprint, "print hashes of what this processor computes, to compare with others")
 
     tune = command("tune", _tune, "search settings of a study on the panel tune, with equal budget for every method")
     tune.add_argument("--study", metavar="NAME", help="the study, config/study/NAME.yaml (default: config/config.yaml)")
@@ -225,6 +228,17 @@ def parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=5000, help="port to listen on (default: %(default)s)")
     about = "folder of a run (results/STUDY/ENVIRONMENT/METHOD/seedN), or of a whole study"
     audit.add_argument("path", type=Path, metavar="RUN", help=about)
+    bits.add_argument(
+        "--arithmetic",
+        choices=("native", "portable"),
+        default="portable",
+        help="as the setting of a study (default: %(default)s)",
+    )
+    bits.add_argument("--size", choices=("full", "small"), default="full", help="small: for an emulator")
+    bits.add_argument("--processor", help="its name, where the operating system tells another one, as in an emulator")
+    bits.add_argument(
+        "--page", type=Path, metavar="PATH", help="page whose table gets the row (docs/same-bits.md), and its .csv"
+    )
     track.add_argument("--init", action="store_true", help="only create an empty database, in the folder --results")
     return top
 
@@ -368,6 +382,13 @@ def _times(args: argparse.Namespace) -> None:
     print(times.table(args.results))
 
 
+def _fingerprint(args: argparse.Namespace) -> None:
+    from empg.audit import fingerprint
+
+    for line in fingerprint.run(args.arithmetic, args.size, args.processor, args.page):
+        print(line, flush=True)
+
+
 def _fetch_model(args: argparse.Namespace) -> None:
     from empg.policy import fetching
 
@@ -387,6 +408,21 @@ def _read(model: type[M], path: Path) -> M:
     from empg.files import read_json
 
     return parse(model, read_json(path), str(path))
+
+
+def _arithmetic(args: argparse.Namespace) -> str:
+    """That of the command or of its settings. It is asked for before anything imports torch or numpy."""
+    if args.command == "tune":
+        from empg.pipeline.job_files import read_study
+
+        return read_study(Path("config"), args.study)[0].arithmetic
+    path = getattr(args, "config", None)
+    if path is None or path.suffix != ".json":
+        return str(getattr(args, "arithmetic", "native"))
+    from empg.files import read_json
+
+    settings = read_json(path)
+    return str(settings.get("arithmetic")) if isinstance(settings, dict) else "native"
 
 
 # ------------------------------------------------------------------------------------------------------- live curves

@@ -99,10 +99,21 @@ def processor() -> str:
     """This machine's processor, and the vector instructions that torch uses on it: both decide how sums round."""
     import torch
 
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{_cpuinfo().get('model name', platform.machine())}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def processor_model() -> str:
+    """This machine's processor with its family and model, which tell virtual ones of one name apart."""
+    found = _cpuinfo()
+    name = found.get("model name", platform.machine())
+    return f"{name} (family {found['cpu family']}, model {found['model']})" if "cpu family" in found else name
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says about the first processor; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    first = path.read_text(encoding="utf-8").partition("\n\n")[0] if path.exists() else ""
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

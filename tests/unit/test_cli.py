@@ -32,6 +32,7 @@ COMMANDS = (
     "publish",
     "ui",
     "times",
+    "fingerprint",
     "tune",
 )
 

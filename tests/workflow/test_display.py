@@ -98,7 +98,8 @@ def test_a_pipe_shows_plain_lines(slow):
     lines = result.stderr.splitlines()
     assert result.returncode == 0
     assert not CONTROL.search(result.stderr)
-    assert len(lines) == 1 + 2 * 19 + 2  # the profile; each job; the report and the end
+    assert len(lines) == 2 + 2 * 19 + 2  # the profile and the memory; each job; the report and the end
+    assert re.fullmatch(r"Memory: at most about \d\.\d GB for 2 jobs side by side, the largest job .*", lines[1])
     begin = lines.index("Train grpo, seed 1 (rooms): started")
     end = next(i for i, line in enumerate(lines) if line.startswith("Train grpo, seed 1 (rooms): done in 0:0"))
     assert begin < end

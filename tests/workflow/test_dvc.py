@@ -82,6 +82,9 @@ def test_a_killed_run_blocks_nothing(fresh):
     again = make(fresh)
     assert again.returncode == 0, again.stderr
     process.wait()
+    timing = json.loads((fresh.root / "results/data/rooms.timing.json").read_text())
+    assert timing["processes"] == 2
+    assert timing["cpu_seconds"] > 0
 
 
 def test_an_unknown_data_set_is_the_users_mistake(fresh):

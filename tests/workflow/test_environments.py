@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from empg.config import load_data
+from empg.pipeline.job_files import read_study
+from empg.pipeline.needs import Needs
+
 ROOT = Path(__file__).parents[2]
 POLICY_RULES = {"warmstart", "evaluate_warmstart", "rollouts", "train", "evaluate", "report"}
 OTHER_RULES = {"data", "track", "mlflow_database"}
+FIXED_MB = {"data": 4000, "track": 4000, "mlflow_database": 2000}
 GPU, SLURM = "profiles/gpu", "profiles/slurm"
 # Answers Snakemake's questions to conda, so that a dry run names the environments without conda.
 CONDA = """#!/bin/sh
@@ -122,10 +127,14 @@ def test_every_job_has_its_resources(with_studies, profiles):
     assert result.returncode == 0, result.stderr
     jobs = [json.loads(line) for line in result.stdout.splitlines()]
     assert {job["rule"] for job in jobs} == POLICY_RULES | OTHER_RULES
+    config = with_studies.root / "config"
+    needs = Needs(read_study(config, "other")[0], load_data(config / "data.yaml"))
     for job in jobs:
         policy = job["rule"] in POLICY_RULES
         assert job["gpu"] == (policy and GPU in profiles)
-        assert job["mem_mb"] == (64000 if job["gpu"] else 2000 if job["rule"] == "mlflow_database" else 4000)
+        environment = None if job["rule"] == "report" else "rooms"  # the other one has the same settings
+        estimate = needs.megabytes(job["rule"], environment, unknown=0) if policy else FIXED_MB[job["rule"]]
+        assert job["mem_mb"] == (64000 if job["gpu"] else estimate)
         assert job["runtime"] >= 10
     threads = {(job["rule"], job["threads"]) for job in jobs}
     assert threads == {(rule, 1) for rule in POLICY_RULES | OTHER_RULES} | {("warmstart", 2)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,21 @@ def test_a_mistake_stops_snakemake_before_anything(fresh):
     assert files(fresh) == before
 
 
+def test_a_study_that_does_not_fit_into_memory_is_refused_before_its_first_job(fresh):
+    fresh.edit("config/config.yaml", lambda study: study["environments"]["rooms"]["rollouts"].update(tasks=10**9))
+    assert fresh.snakemake("-n").returncode == 0
+    before = files(fresh)
+    result = fresh.snakemake("--cores", "1")
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert re.search(
+        r"empg: error: memory: expected every job to fit into the [\d.]+ GB of this [a-z ]+, "
+        r"found rollouts \(rooms\), which needs about \d+\.\d GB; lower",
+        result.stderr,
+    )
+    assert "Traceback" not in result.stderr
+    assert files(fresh) == before
+
+
 def test_a_mistake_in_the_data(fresh):
     fresh.edit("config/data.yaml", lambda data: data["data_sets"]["rooms"].update(profile="tiny"))
     result = fresh.snakemake("-n")
@@ -104,3 +121,18 @@ def test_a_study_that_is_not_there(fresh, arguments, message):
     result = fresh.snakemake("-n", "--config", *arguments)
     assert result.returncode == 2
     assert message in result.stderr
+
+
+def test_a_read_only_project_is_one_message(fresh):
+    root = str(fresh.root)
+    if subprocess.run(["mount", "--bind", root, root], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", root], check=True)
+        result = fresh.snakemake("--cores", "1")
+    finally:
+        subprocess.run(["umount", "--lazy", root], check=True)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"empg: error: {root}: expected a folder to write in, found a read-only file system")
+    assert "Traceback" not in result.stderr

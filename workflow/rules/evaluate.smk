@@ -19,7 +19,7 @@ rule evaluate_warmstart:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=4000,
+        mem_mb=megabytes("evaluate_warmstart"),
         runtime=120,
     params:
         data=subpath(input.data, parent=True),

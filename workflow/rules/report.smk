@@ -40,7 +40,7 @@ rule report:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=4000,
+        mem_mb=needs.megabytes("report", unknown=4000),
         runtime=60,
     params:
         results=subpath(input.config, ancestor=2),

@@ -18,7 +18,7 @@ rule rollouts:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=4000,
+        mem_mb=megabytes("rollouts"),
         runtime=60,
     params:
         data=subpath(input.data, parent=True),

@@ -24,7 +24,7 @@ rule train:
     threads: lambda wildcards: study.environments[wildcards.environment].processes
     resources:
         gpu=0,
-        mem_mb=4000,
+        mem_mb=megabytes("train"),
         runtime=600,
     params:
         data=subpath(input.data, parent=True),

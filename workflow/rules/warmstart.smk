@@ -16,7 +16,7 @@ rule warmstart:
     threads: lambda wildcards: study.environments[wildcards.environment].warmstart.threads
     resources:
         gpu=0,
-        mem_mb=4000,
+        mem_mb=megabytes("warmstart"),
         runtime=120,
     params:
         data=subpath(input.data, parent=True),

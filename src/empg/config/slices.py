@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from empg.config.base import Model, Name, Positive
-from empg.config.engine import EngineName
+from empg.config.engine import Arithmetic, EngineName
 from empg.config.environments import ENVIRONMENTS, Data, DataSet, read_interface
 from empg.config.methods import Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling
@@ -28,6 +28,7 @@ class _Run(Model):
     data: Data
     system: str
     interface: dict[str, Any]
+    arithmetic: Arithmetic = "native"
 
     @model_validator(mode="after")
     def _interface_fits(self) -> Self:
@@ -35,7 +36,15 @@ class _Run(Model):
         return self
 
 
-class WarmStartRun(_Run):
+class _ProcessesRun(_Run):
+    """Settings of a stage that ``engine: trl`` runs in several processes."""
+
+    engine: EngineName = "native"
+    processes: Positive = 1
+    accelerate: str | None = None
+
+
+class WarmStartRun(_ProcessesRun):
     """Settings of the warm-start stage."""
 
     policy: Policy
@@ -44,7 +53,7 @@ class WarmStartRun(_Run):
     max_context: Positive | None = None
 
 
-class RolloutsRun(_Run):
+class RolloutsRun(_ProcessesRun):
     """Settings of the rollout stage, which also takes the warm-start model."""
 
     max_steps: Positive
@@ -53,7 +62,7 @@ class RolloutsRun(_Run):
     group_size: Positive
 
 
-class TrainRun(_Run):
+class TrainRun(_ProcessesRun):
     """Settings of one training run, which also takes the warm-start model and its rollouts.
 
     ``method_sources`` holds the hashes of the source files of a method that another package registered.
@@ -61,9 +70,6 @@ class TrainRun(_Run):
 
     max_steps: Positive
     policy: Policy
-    engine: EngineName = "native"
-    processes: Positive = 1
-    accelerate: str | None = None
     sampling: Sampling
     train: Train
     method_name: Name
@@ -162,6 +168,7 @@ def cut(
         "evaluate": settings.evaluate.model_copy(update=evaluate),
         "method_name": method,
         "seed": seed,
+        "arithmetic": study.arithmetic,
     }
     if isinstance(settings.policy, PretrainedPolicy):
         values |= settings.sampling.model_dump(include={"max_response", "max_context"})

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from empg.config.base import Model, Name, Positive
-from empg.config.engine import EngineName, check_engine
+from empg.config.engine import Arithmetic, EngineName, check_engine
 from empg.config.methods import UNMODULATED, Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.pretrained import check_precision, with_defaults
@@ -24,8 +24,8 @@ class EnvironmentStudy(Model):
     ``data`` names its data set and defaults to the environment's name. ``base`` names the entry of
     ``config/environments.yaml`` that the other keys are laid over. ``interface`` holds settings of the data set's type;
     :func:`empg.config.load_study` validates and completes them. A pretrained policy has defaults of its own
-    (:mod:`empg.config.pretrained`). ``engine`` trains in this process or by TRL on ``processes`` of them, which
-    ``accelerate`` starts as its file says.
+    (:mod:`empg.config.pretrained`). ``engine`` fine-tunes, collects and trains in this process, or by TRL
+    in ``processes`` of them, which ``accelerate`` starts as its file says.
     """
 
     base: Name | None = None
@@ -70,6 +70,7 @@ class EnvironmentStudy(Model):
             self.accelerate,
             policy=self.policy,
             sampling=self.sampling,
+            warmstart=self.warmstart,
             train=self.train,
         )
         return self
@@ -88,7 +89,11 @@ class Primary(Model):
 
 
 class Study(Model):
-    """A grid: environments × methods × seeds; or, with ``testbed``, methods in a world whose gradient is known."""
+    """A grid: environments × methods × seeds; or, with ``testbed``, methods in a world whose gradient is known.
+
+    ``arithmetic`` says how the environments' stages round: ``portable`` gives the same bits on every x86-64 processor
+    with AVX2, for tiny policies on a CPU.
+    """
 
     study: Name = DEFAULT_STUDY
     description: str = ""
@@ -97,6 +102,7 @@ class Study(Model):
     baseline: Name = "grpo"
     primary: Primary = Primary()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    arithmetic: Arithmetic = "native"
     testbed: Testbed | None = None
     decisiveness: Decisiveness | None = None
     tune: Tune | None = None
@@ -158,6 +164,12 @@ class Study(Model):
         for name in self.decisiveness.methods if self.decisiveness else ():
             if name not in self.methods:
                 raise ValueError(f"decisiveness.methods: expected some of {', '.join(self.methods)}, found {name!r}")
+        for name, environment in self.environments.items() if self.arithmetic == "portable" else ():
+            if not isinstance(environment.policy, TinyPolicy):
+                raise ValueError(
+                    f"arithmetic: expected native with environments.{name}.policy.type {environment.policy.type}, "
+                    "found portable"
+                )
         for name in self.testbed.compared if self.testbed else ():
             if name not in self.methods:
                 raise ValueError(f"testbed.compared: expected some of {', '.join(self.methods)}, found {name!r}")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from empg.config import PretrainedPolicy
-from empg.core.entropy import LARGE_CHUNK
 from empg.errors import ConfigError
 from empg.files import read_json
-from empg.policy.transformer import FAMILIES
 
 GIB = 2**30
 
@@ -35,6 +32,8 @@ class Sizes:
     @classmethod
     def of(cls, folder: Path) -> Sizes:
         """From the folder's ``config.json`` and the sizes of its safetensors files."""
+        from empg.policy.transformer import FAMILIES  # imports torch, which a plan of tiny policies can do without
+
         config: dict[str, Any] = read_json(folder / "config.json")
         config = config.get("text_config") or config
         stored = 4 if config.get("dtype", config.get("torch_dtype", "float32")) == "float32" else 2
@@ -68,6 +67,8 @@ def update_bytes(
     The activations are those of ``tokens`` tokens in conversations of at most ``context``: all layers', or with
     checkpointing their inputs and one layer's.
     """
+    from empg.core.entropy import LARGE_CHUNK
+
     size = 2 if policy.dtype == "bfloat16" else 4
     if policy.lora is not None:
         trained, state = sizes.lora(policy.lora.rank), 4 + 8  # adapters are float32: gradient and two moments
@@ -88,6 +89,29 @@ def update_bytes(
     }
 
 
+def trl_update_bytes(
+    sizes: Sizes, policy: PretrainedPolicy, tokens: int, context: int, *, reference: bool = False, shards: int = 1
+) -> dict[str, float]:
+    """What an update of ``engine: trl`` takes in one process, in bytes by part.
+
+    bfloat16 weights are trained in float32 under autocast, and a copy in their own precision plays; so it does where
+    they are split over ``shards`` processes. The reference of a KL penalty is one more model; adapters need none.
+    """
+    native = update_bytes(sizes, policy, tokens, context)
+    size = 2 if policy.dtype == "bfloat16" else 4
+    exact = size if policy.lora is not None else 4
+    copied = shards > 1 or exact != size
+    trained = sizes.lora(policy.lora.rank) if policy.lora is not None else sizes.parameters
+    if policy.lora is None and policy.freeze_embeddings:
+        trained -= sizes.embeddings
+    models = 1 + (reference and policy.lora is None)
+    return {
+        "weights": sizes.parameters * (models * exact / shards + copied * size),
+        "gradients and optimiser": trained * (4 + 8) / shards,
+        "activations": native["activations"],
+    }
+
+
 def sampling_bytes(sizes: Sizes, policy: PretrainedPolicy, rows: int, context: int) -> dict[str, float]:
     """What sampling takes when every row reaches the end of its context, in bytes by part."""
     size = 2 if policy.dtype == "bfloat16" else 4
@@ -100,17 +124,51 @@ def sampling_bytes(sizes: Sizes, policy: PretrainedPolicy, rows: int, context: i
 
 
 def available() -> int:
-    """Bytes of the GPU if there is one, else of the machine, or of the control group that the process is in."""
+    """Bytes of the GPU if there is one, else of :func:`machine`."""
+    import torch
+
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory)
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    written = limit.read_text().strip() if limit.is_file() else "max"
-    return machine if written == "max" else min(machine, int(written))
+    return machine()[0]
 
 
-def require(what: str, needed: dict[str, float], remedy: str) -> None:
-    """Raises :class:`ConfigError` with the numbers if the parts together are more than there is."""
+def machine(root: Path = Path("/")) -> tuple[int, str]:
+    """Bytes that this process may use at most, and whose they are: the machine's, or a control group's of it.
+
+    ``root`` is where the system's files lie.
+    """
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = min(_limits(root), default=physical)
+    return (limit, "this control group") if limit < physical else (physical, "this machine")
+
+
+def _limits(root: Path) -> Iterator[int]:
+    """Limits of memory of the process's control groups and of those around them, of both versions of Linux's."""
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text(encoding="utf-8").splitlines() if groups.is_file() else ():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            top, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = top / path.strip("/")
+        for folder in [own, *(parent for parent in own.parents if parent.is_relative_to(top))]:
+            written = (folder / name).read_text().strip() if (folder / name).is_file() else "max"
+            if written.isdigit():
+                yield int(written)
+
+
+def require(what: str, needed: dict[str, float], remedy: str, processes: int = 1) -> None:
+    """Raises :class:`ConfigError` with the numbers if the parts together are more than there is.
+
+    Each of the processes has a GPU; without GPUs they share the machine's memory.
+    """
+    import torch
+
+    sharing = 1 if torch.cuda.is_available() else processes
+    needed = {name: value * sharing for name, value in needed.items()}
     there, total = available(), sum(needed.values())
     if total > there:
         parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in needed.items())
