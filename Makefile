@@ -91,8 +91,8 @@ publish: setup  ## write a study's results as pages in docs/results (STUDY=quick
 schema: setup  ## write the JSON schemas of the configuration files
 	empg schema --out workflow/schemas
 
-tune: setup  ## search each method's learning rate with the same budget (STUDY=quick)
-	OMP_NUM_THREADS=1 python benchmarks/tune.py --study $(STUDY)
+tune: setup  ## search the settings that a study's `tune` names, with the same budget for every method (STUDY=NAME)
+	empg tune --study $(STUDY) --jobs 2
 
 parity: setup  ## compare our ALFWorld engine with the public one, text by text
 	python benchmarks/parity/run.py

@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
+        if args.log is not None:
+            progress.write_to(args.log, args.command)
         args.run(args)
     except EmpgError as error:
         return _fail(error.exit_code, str(error))
@@ -80,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
         for option, text in paths.items():
             sub.add_argument(f"--{option}", type=Path, required=True, metavar="PATH", help=text)
+        sub.add_argument("--log", type=Path, metavar="PATH", help="file that messages and progress are appended to")
         sub.set_defaults(run=run)
         return sub
 
@@ -174,6 +177,9 @@ def parser() -> argparse.ArgumentParser:
     ui = command("ui", _ui, "serve MLflow's page of all studies and print their addresses")
     command("times", _times, "print how long each job of a study took", results=RESULTS)
 
+    tune = command("tune", _tune, "search settings of a study on the panel tune, with equal budget for every method")
+    tune.add_argument("--study", metavar="NAME", help="the study, config/study/NAME.yaml (default: config/config.yaml)")
+    tune.add_argument("--jobs", type=int, default=1, help="trials side by side, one core each (default: %(default)s)")
     for sub in (data, dvc):
         sub.add_argument("name", metavar="NAME", help="a data set of the configuration")
         sub.add_argument(
@@ -289,6 +295,13 @@ def _track(args: argparse.Namespace) -> None:
         return
     with progress.shown("runs") as report:
         rebuild(args.results, progress=report)
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from empg.tuning import search
+
+    with progress.shown("trials") as report:
+        print(search.run(args.study, args.jobs, report))
 
 
 def _ui(args: argparse.Namespace) -> None:

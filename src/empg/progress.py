@@ -1,22 +1,25 @@
-"""Progress of a job: a line of text that the job writes to its log and the display of the study reads.
+"""A job's log, and its progress: a line of text that the job writes to the log and the display of the study reads.
 
 Such a line is ``iterations: 120/3000, 0:41 elapsed, 16:03 left``. :class:`Progress` writes and parses it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 Report = Callable[[int, int], None]  # (done, total)
 SECONDS_BETWEEN_LINES = 2.0
 SHARE_BETWEEN_LINES = 0.01  # of the elapsed time, so that the log of a job of ten hours has about 600 lines
 TAIL = 4096  # bytes at the end of a log, where the last line of progress is
+BEGIN = "=== "  # of the line that a process writes first
 _LINE = re.compile(r"(\w+): (\d+)/(\d+), ([\d:]+) elapsed(?:, ([\d:]+) left)?")
 
 
@@ -71,7 +74,34 @@ def last(log: Path) -> Progress | None:
             lines = file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    return next(filter(None, map(Progress.parse, reversed(lines))), None)
+    return next(filter(None, map(Progress.parse, reversed(of_last_process(lines)))), None)
+
+
+def write_to(log: Path, command: str) -> None:
+    """Send this process's stderr to the end of a log, after a line that says which command begins and when.
+
+    Snakemake deletes a job's log before each start of the job. So ``log`` is a link to a hidden file beside it, which
+    keeps the lines of all processes. Where links can't be made, the log starts again.
+
+    Raises:
+        OSError: the log can't be written.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    kept = log.with_name(f".{log.name}")
+    with suppress(OSError):
+        kept.touch()
+        log.unlink(missing_ok=True)
+        log.symlink_to(kept.name)
+    with log.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    begin = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, empg {command}, process {os.getpid()}"
+    print(f"{BEGIN}{begin} ===", file=sys.stderr, flush=True)
+
+
+def of_last_process(lines: Sequence[str]) -> Sequence[str]:
+    """The lines that a log's last process wrote, without its first one."""
+    begins = [number for number, line in enumerate(lines) if line.startswith(BEGIN)]
+    return lines[begins[-1] + 1 :] if begins else lines
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from empg.progress import Progress, clock
+from empg.progress import Progress, clock, of_last_process
 from snakemake_logger_plugin_empg.study import Job, Study
 
 LINES_OF_A_LOG = 20  # of a failed job
@@ -111,7 +111,7 @@ def error(logs: list[str], show: bool) -> list[str]:
         lines = Path(logs[0]).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ["It wrote no log.", where]
-    lines = [line for line in lines if line.strip() and Progress.parse(line) is None]
+    lines = [line for line in of_last_process(lines) if line.strip() and Progress.parse(line) is None]
     if not lines:
         return ["It wrote no message. It may have been killed, for example because memory ran out.", where]
     begin = next((i for i, line in enumerate(lines) if line.startswith("empg: error:")), None)

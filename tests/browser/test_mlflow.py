@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,8 @@ from empg.report import page
 from empg.tracking.database import connect
 from empg.tracking.embedded import embedded
 from empg.tracking.rebuild import rebuild
+
+from .conftest import TIMEOUT
 
 REPORTER = "addEventListener('scroll', () => parent.postMessage(scrollY, '*'))"
 DIGEST = base64.b64encode(hashlib.sha256(REPORTER.encode()).digest()).decode()
@@ -64,7 +67,7 @@ def test_links_to_sections_work_in_mlflows_frame(tab: Any, site: str, tmp_path: 
     (tmp_path / "host.html").write_text(FRAME.replace("CONTENT", json.dumps(embedded(PAGE)).replace("</", "<\\/")))
     tab._call("Page.navigate", url=f"{site}/host.html")
     end = time.monotonic() + 30
-    while tab.value("document.title") == "0" and time.monotonic() < end:  # until the frame is loaded
+    while tab.value("document.title") in ("", "0") and time.monotonic() < end:  # until the frame is loaded
         press(tab, 40, 40)
         time.sleep(0.1)
     assert float(tab.value("document.title")) > 2000
@@ -95,24 +98,34 @@ def served(study_results: Path, tmp_path: Path) -> Iterator[tuple[str, str, str]
 
 @pytest.mark.longer
 def test_from_a_number_to_its_evaluation_episode(tab: Any, served: tuple[str, str, str]) -> None:
-    """Two clicks lead from a number to the list of its episodes, and the description's link opens the report."""
+    """Four clicks lead from a number of the table to what was said; the description's link opens the report."""
     root, address, report = served
+    body = "document.body.innerText"
 
-    def wait(text: str) -> None:
-        tab.wait_until(f"document.body && document.body.innerText.includes({json.dumps(text)})")
+    def there(text: str) -> bool:
+        return bool(tab.value(f"{body}.includes({json.dumps(text)})"))
 
-    def click(text: str) -> None:
-        """Click on what begins with the text, once it is there: MLflow draws its tables anew while they load."""
-        begins = f"(e) => e.innerText?.trim().startsWith({json.dumps(text)})"
-        found = f"[...document.querySelectorAll('a, button, [role=tab], td *, [role=cell] *')].filter({begins}).at(-1)"
-        tab.wait_until(f"(() => {{ const e = {found}; e?.click(); return !!e; }})()")
+    def click(elements: str, text: str, then: str) -> None:
+        """Click on the last of these with the text, until another text is there: MLflow draws anew while it loads."""
+        found = f"[...document.querySelectorAll({json.dumps(elements)})]"
+        found += f".filter((e) => e.innerText?.includes({json.dumps(text)})).at(-1)"
+        end = time.monotonic() + TIMEOUT
+        while not there(then):
+            assert time.monotonic() < end, f"{text}: no click on it leads to {then!r}"
+            if tab.value(f"(() => {{ const e = {found}; e?.setAttribute('data-next', 1); return !!e; }})()"):
+                with suppress(AssertionError, RuntimeError):  # it was covered, or is gone
+                    tab.click("[data-next]")
+            tab.value("document.querySelector('[data-next]')?.removeAttribute('data-next')")
+            time.sleep(0.5)
 
+    tab._call("Emulation.setDeviceMetricsOverride", width=1400, height=900, deviceScaleFactor=1, mobile=False)
     tab._call("Page.navigate", url=address)
     for text in ("Trained policies", "valid_seen", "valid_unseen", "alfworld-grpo-seed1", "alfworld-grpo_empg-seed2"):
-        wait(text)
-    assert "alfworld-warmstart" not in tab.value("document.body.innerText")
-    click("alfworld-grpo-seed1")
-    click("Traces")
-    wait("valid_seen sampled task")
+        tab.wait_until(f"document.body && {body}.includes({json.dumps(text)})")
+    assert not there("alfworld-warmstart")
+    click("a", "alfworld-grpo-seed1", then="System metrics")
+    click("[role=tab]", "Traces", then="valid_seen sampled task")
+    click("a", "valid_seen sampled task", then="0: look")
+    click("span", "0: look", then="You see a mug")
     tab._call("Page.navigate", url=root + report)
     tab.wait_until("!!document.querySelector('iframe')")

@@ -43,6 +43,18 @@ def test_the_page_fits_and_complains_of_nothing(tab: Any, study_report: Path, wi
     assert tab.console == []
 
 
+def test_two_clicks_lead_from_a_number_to_what_was_said(tab: Any, study_report: Path) -> None:
+    tab.open(study_report / "report" / "report.html")
+    number = "a[href='episodes/alfworld-grpo_empg-seed2-valid_seen-sampled.html']"
+    shown = tab.value(f"document.querySelector({number!r}).textContent")
+    tab.click(number)
+    assert tab.value("document.querySelectorAll('details.episode').length") == 40
+    assert shown.strip("% ") in tab.value("document.querySelector('main, body').innerText")
+    tab.click("details.episode summary")
+    tab.wait_until("!!document.querySelector('details.episode[open] .steps .said')")
+    assert tab.console == []
+
+
 def test_values_are_shown_under_the_pointer(tab: Any, study_report: Path) -> None:
     """Over a learning curve all lines at that iteration; over a bar what it stands for; beside both nothing."""
     tab.open(study_report / "report" / "report.html", width=1000)

@@ -186,7 +186,7 @@ def test_conclusion_names_what_is_shown_and_what_is_not() -> None:
     assert conclusion(rows).startswith(
         "new is better than base on e up (sampled); is worse than base on e down (sampled); differs from base by less "
         "than 2.0 points on e near (sampled); is not shown to differ from base, nor to be within 2.0 points of it, on "
-        "the other 1."
+        "the other one."
     )
     assert "on the one panel." in conclusion(rows[-1:])
 

@@ -30,6 +30,7 @@ COMMANDS = (
     "publish",
     "ui",
     "times",
+    "tune",
 )
 
 

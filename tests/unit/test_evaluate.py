@@ -82,7 +82,7 @@ def test_the_warm_start_is_cooled_to_what_is_best_on_tune(
             solved = round(shares[self.temperature] * len(episodes))
             return [Trajectory(e, [], float(i < solved), StopReason.STEP_LIMIT) for i, e in enumerate(episodes)]
 
-    monkeypatch.setattr(evaluate, "make_sampler", lambda policy, sampling, dataset, steps, server=None: Scripted(sampling))
+    monkeypatch.setattr(evaluate, "make_sampler", lambda _, sampling, *rest, **options: Scripted(sampling))
     own = config(study_results)
     setting = own.evaluate.model_copy(update={"temperatures": (0.7, 0.2, 0.5), "tune_tasks": 3, "episodes": 2})
     model = study_results / "alfworld" / "grpo" / "seed1" / "train" / "model"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("one_page")
+
 FILE = Path(__file__).parents[2] / "examples" / "one_page.py"
 CHANCE = 1 / 64
 

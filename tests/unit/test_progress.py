@@ -1,6 +1,9 @@
-"""Lines of progress: what a job writes to its log is what the display reads from it."""
+"""A log of a job, and its lines of progress: what a job writes is what the display reads."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -96,3 +99,25 @@ def test_the_last_progress_of_a_log(tmp_path):
         "x" * 100_000 + "\niterations: 1/9, 0:05 elapsed\niterations: 2/9, 0:07 elapsed\nanother warning\nite"
     )
     assert progress.last(log) == Progress("iterations", 2, 9, 7.0)
+
+
+def test_a_log_keeps_the_lines_of_every_process(tmp_path):
+    """Snakemake deletes the log before each start; the display reads what the last process says."""
+    log = tmp_path / "logs" / "train.log"
+    for name in ("first", "second"):
+        log.unlink(missing_ok=True)
+        command = ["empg", "times", "--log", log, "--results", tmp_path / name]
+        ended = subprocess.run([sys.executable, "-m", *command], check=False, capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (2, "")
+    begin, first, again, second = log.read_text().splitlines()
+    assert begin.startswith(progress.BEGIN)
+    assert again.startswith(progress.BEGIN)
+    assert ", empg times, process " in begin
+    assert ("/first" in first, "/second" in second) == (True, True)
+    assert progress.of_last_process([begin, first, again, second]) == [second]
+
+
+def test_a_process_that_has_said_nothing_has_no_progress(tmp_path):
+    log = tmp_path / "train.log"
+    log.write_text(f"iterations: 7/9, 0:07 elapsed\n{progress.BEGIN}now ===\n")
+    assert progress.last(log) is None

@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from empg.analysis.learning_rates import rate_choice
 from empg.config import Study, parse, read_yaml
 from empg.errors import DataError
 from empg.files import read_json, write_json
@@ -216,57 +215,16 @@ def test_published_results_have_their_numbers_and_files(study: Path, tmp_path: P
     assert widths == {9}
 
 
-@pytest.mark.parametrize("share", [1, 2])
-def test_a_search_is_published_with_the_rest_and_decides_if_whole(study: Path, tmp_path: Path, share: int) -> None:
-    whole = parse(Study, read_json(study / "config" / "study.json"), "study").environments["alfworld"].train.iterations
-    search = study.parent / "tune" / study.name / "tuning.csv"
-    search.parent.mkdir(parents=True, exist_ok=True)
-    row = {"environment": "alfworld", "iterations": whole * share, "episodes": 500}
-    pl.DataFrame(
-        [
-            {
-                **row,
-                "method": method,
-                "factor": factor,
-                "muon_lr": 0.002 * factor,
-                "lr": 3e-4 * factor,
-                "sampled": sampled,
-                "greedy": 0.5,
-            }
-            for method, by_factor in {"grpo": {1.0: 0.25, 0.5: 0.125}, "grpo_empg": {1.0: 0.75, 0.5: 0.625}}.items()
-            for factor, sampled in by_factor.items()
-        ]
-    ).write_csv(search)
+def test_a_search_is_published_with_the_rest(study: Path, tmp_path: Path) -> None:
+    search = study.parent / "tune" / study.name
+    for name in ("README.md", "tables/trials.csv", "figures/history.svg", "optuna.db"):
+        (search / name).parent.mkdir(parents=True, exist_ok=True)
+        (search / name).write_text(name)
     publish.run(study, tmp_path / "out")
-    text = (tmp_path / "out" / "README.md").read_text()
-    assert "| environment | Muon, AdamW | iterations | method | ×0.5 | ×1 |" in text
-    assert f"| alfworld | 0.002, 0.0003 | {whole * share} | grpo_empg | 62.5 / 50.0 | 75.0 / 50.0 |" in text
-    assert "on 500 tasks of the panel `tune`" in text
-    assert ("| alfworld | ×0.5 | 2 | −12.5 | −12.5 to −12.5 | ×1 |" in text) == (share == 1)
-    assert ("so they decide nothing" in text) == (share != 1)
-    assert "[tuning.csv](tables/tuning.csv)" in text
-    assert (tmp_path / "out" / "tables" / "tuning.csv").read_bytes() == search.read_bytes()
-    search.unlink()
-
-
-def test_a_search_chooses_other_rates_only_where_all_methods_show_them_better() -> None:
-    def runs(environment: str, **by_factor: tuple[float, float, float]) -> list[dict[str, object]]:
-        return [
-            {"environment": environment, "method": method, "factor": float(name[1:]), "sampled": value}
-            for name, values in by_factor.items()
-            for method, value in zip("abc", values, strict=True)
-        ]
-
-    own = (0.5, 0.4, 0.6)
-    better, noisy = (0.54, 0.45, 0.66), (0.6, 0.4, 0.6)  # +4, +5, +6 and +10, 0, 0
-    table = pl.DataFrame([*runs("first", x1=own, x2=better, x4=noisy), *runs("second", x2=noisy, x1=own)])
-    first, much, second = rate_choice(table).to_dicts()
-    # Student's t, 2 degrees of freedom: 4.3027 standard errors of 1 / sqrt(3) and 10 / 3 points.
-    assert first["difference"] == pytest.approx(0.05)
-    assert (first["low"], first["high"]) == pytest.approx((0.025159, 0.074841), abs=1e-6)
-    assert (much["low"], much["high"]) == pytest.approx((-0.110088, 0.176755), abs=1e-6)
-    assert [row["chosen"] for row in (first, much, second)] == [2, 2, 1]
-    assert [row["methods"] for row in (first, second)] == [3, 3]
+    assert "[the search](search/README.md)" in (tmp_path / "out" / "README.md").read_text()
+    found = {str(path.relative_to(tmp_path / "out" / "search")) for path in (tmp_path / "out" / "search").rglob("*.*")}
+    assert found == {"README.md", "tables/trials.csv", "figures/history.svg"}
+    shutil.rmtree(search)
 
 
 def test_large_tables_are_named_and_left_out(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

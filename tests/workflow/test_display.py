@@ -24,11 +24,15 @@ from snakemake_logger_plugin_empg import LogHandler, terminal, words
 from snakemake_logger_plugin_empg.plain import Plain
 from snakemake_logger_plugin_empg.study import Job, Study
 
+pytestmark = pytest.mark.xdist_group("plans")
+
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Runs before the code that replaces ``empg``: training takes 3 s and reports progress; one run fails.
 SLOW = """
 import os, sys, time
-from empg.progress import Progress
+from pathlib import Path
+from empg.progress import Progress, write_to
+write_to(Path(sys.argv[sys.argv.index("--log") + 1]), sys.argv[1])
 if sys.argv[1] == "train":
     for i in range(5):
         print(Progress("iterations", 30 + 10 * i, 100, i, 9.0), file=sys.stderr, flush=True)
@@ -143,7 +147,10 @@ def test_a_dry_run_lists_jobs_with_their_reasons(planned):
         (("--quiet",), ""),
         (("--quiet", "all"), ""),
         (("--verbose",), "Reason: Missing output files"),
-        (("--printshellcmds",), "    python -m empg track --init --results results"),
+        (
+            ("--printshellcmds",),
+            "    python -m empg track --log results/logs/mlflow_database.log --init --results results",
+        ),
     ],
 )
 def test_options_of_snakemakes_own(slow, arguments, there):

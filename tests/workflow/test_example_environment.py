@@ -15,6 +15,8 @@ from mlflow import MlflowClient
 
 from .conftest import ROOT, Project, install_example
 
+pytestmark = pytest.mark.xdist_group("example_environment")
+
 STUDY = """
 study: doors
 seeds: [1]

@@ -15,6 +15,8 @@ import pytest
 
 from .conftest import install_example
 
+pytestmark = pytest.mark.xdist_group("example_method")
+
 ROOT = Path(__file__).parents[2]
 STUDY = """
 study: outside

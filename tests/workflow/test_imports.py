@@ -13,6 +13,8 @@ from empg.config import Study, evaluate_run, parse, rollouts_run, train_run, war
 from empg.environments import data as data_stage
 from empg.environments.alfworld.registration import AlfworldData
 
+pytestmark = pytest.mark.xdist_group("imports")
+
 HEAVY = (
     "transformers",
     "torch._dynamo",

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from empg.progress import BEGIN
 from empg.provenance import digest, tree
 from empg.report.captions import CAPTIONS
 
@@ -75,3 +76,5 @@ def test_a_killed_run_continues(project):
     process.wait()
     project.build()
     assert project.plan() == set()
+    lines = log.read_text().splitlines()
+    assert len([line for line in lines if line.startswith(BEGIN)]) >= 3, "a process's lines were lost"

@@ -24,6 +24,8 @@ from empg.policy.tokenizer import train_tokenizer
 from empg.rollouts import collect
 from empg.training import rl, warmstart
 
+pytestmark = pytest.mark.xdist_group("pretrained")
+
 DATA = {"alfworld": AlfworldData.model_validate({"sizes": {"train": 4, "valid_seen": 1, "valid_unseen": 1, "tune": 1}})}
 
 

@@ -32,6 +32,8 @@ from empg.tracking.rebuild import rebuild
 from empg.tracking.traces import EACH, sample
 from empg.tracking.tracker import Identity, Tracker
 
+pytestmark = pytest.mark.xdist_group("tracking")
+
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 NAMES = {

@@ -20,4 +20,4 @@ rule data:
     message:
         "Make the data set ({wildcards.data_set})"
     shell:
-        "python -m empg dvc {wildcards.data_set} --out {output.identity} 2> {log}"
+        "python -m empg dvc {wildcards.data_set} --log {log} --out {output.identity}"

@@ -27,8 +27,8 @@ rule evaluate_warmstart:
     message:
         "Evaluate the warm start ({wildcards.environment})"
     shell:
-        "python -m empg evaluate --config {input.config} --data {params.data} --model {input.model}"
-        " --out {params.out} 2> {log}"
+        "python -m empg evaluate --log {log} --config {input.config} --data {params.data} --model {input.model}"
+        " --out {params.out}"
 
 
 use rule evaluate_warmstart as evaluate with:

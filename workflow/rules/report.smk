@@ -49,4 +49,4 @@ rule report:
     message:
         "Write the report"
     shell:
-        "python -m empg report --config {input.config} --results {params.results} --out {params.out} 2> {log}"
+        "python -m empg report --log {log} --config {input.config} --results {params.results} --out {params.out}"

@@ -26,5 +26,5 @@ rule rollouts:
     message:
         "Sample rollouts ({wildcards.environment})"
     shell:
-        "python -m empg rollouts --config {input.config} --data {params.data} --model {input.model}"
-        " --out {params.out} 2> {log}"
+        "python -m empg rollouts --log {log} --config {input.config} --data {params.data} --model {input.model}"
+        " --out {params.out}"

@@ -24,7 +24,7 @@ rule testbed:
     message:
         "Testbed: {wildcards.part}"
     shell:
-        "python -m empg testbed --config {input.config} --out {params.out} 2> {log}"
+        "python -m empg testbed --log {log} --config {input.config} --out {params.out}"
 
 
 rule testbed_report:
@@ -52,4 +52,4 @@ rule testbed_report:
     message:
         "Report of the testbed"
     shell:
-        "python -m empg testbed-report --config {input.config} --results {params.results} --out {params.out} 2> {log}"
+        "python -m empg testbed-report --log {log} --config {input.config} --results {params.results} --out {params.out}"

@@ -16,7 +16,7 @@ rule mlflow_database:
     message:
         "Create the MLflow database"
     shell:
-        "python -m empg track --init --results results 2> {log}"
+        "python -m empg track --log {log} --init --results results"
 
 
 rule track:
@@ -42,4 +42,4 @@ rule track:
     message:
         "Write the runs to MLflow"
     shell:
-        "python -m empg track --results {params.results} 2> {log}"
+        "python -m empg track --log {log} --results {params.results}"

@@ -34,5 +34,5 @@ rule train:
     message:
         "Train {wildcards.method}, seed {wildcards.seed} ({wildcards.environment})"
     shell:
-        "python -m empg train --config {input.config} --data {params.data} --model {input.model}"
-        " --rollouts {params.rollouts} --out {params.out} --track {params.study} 2> {log}"
+        "python -m empg train --log {log} --config {input.config} --data {params.data} --model {input.model}"
+        " --rollouts {params.rollouts} --out {params.out} --track {params.study}"

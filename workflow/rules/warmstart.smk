@@ -25,5 +25,5 @@ rule warmstart:
     message:
         "Fine-tune the warm start ({wildcards.environment})"
     shell:
-        "python -m empg warmstart --config {input.config} --data {params.data} --out {params.out}"
-        " --track {params.study} 2> {log}"
+        "python -m empg warmstart --log {log} --config {input.config} --data {params.data} --out {params.out}"
+        " --track {params.study}"

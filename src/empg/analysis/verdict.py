@@ -43,7 +43,8 @@ def conclusion(rows: Sequence[Row]) -> str:
         if part
     ]
     rest = sum(row["claim"] is None and not row["equivalent"] for row in rows)
-    open_rows = f"the other {rest}" if claims else ("the one panel" if len(rows) == 1 else f"any of {len(rows)} rows")
+    others = "the other one" if rest == 1 else f"the other {rest}"
+    open_rows = others if claims else ("the one panel" if len(rows) == 1 else f"any of {len(rows)} rows")
     open_text = f"is not shown to differ from {against}, nor to be within {margin} points of it, on {open_rows}"
     text = f"{method} {'; '.join([*claims, *([open_text] if rest else [])])}."
     sure = f"Any false claim among these has a probability of at most {ALPHA:.0%}.".replace("%", f"{NBSP}%")

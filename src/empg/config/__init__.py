@@ -39,6 +39,7 @@ from empg.config.slices import (
 )
 from empg.config.stages import Evaluate, Optimiser, Rollouts, Train, WarmStart
 from empg.config.study import EnvironmentStudy, Primary, Study
+from empg.config.tuning import Tune
 
 __all__ = [
     "ADVANTAGES",
@@ -75,6 +76,7 @@ __all__ = [
     "TinyPolicy",
     "Train",
     "TrainRun",
+    "Tune",
     "WarmStart",
     "WarmStartRun",
     "cut",

@@ -13,6 +13,7 @@ from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.pretrained import check_precision, with_defaults
 from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
 from empg.config.testbed import Testbed
+from empg.config.tuning import Tune
 
 DEFAULT_STUDY = "quick"
 
@@ -97,6 +98,7 @@ class Study(Model):
     primary: Primary = Primary()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     testbed: Testbed | None = None
+    tune: Tune | None = None
 
     def data_set(self, environment: str) -> str:
         """The name of the environment's data set."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import polars as pl
 
-from empg.analysis.learning_rates import rate_choice
 from empg.analysis.verdict import points, trained_text, verdict
 from empg.config import Study, parse
 from empg.errors import DataError
@@ -33,8 +32,8 @@ STAGES = ("warmstart", "train", "evaluate", "report")
 def run(results: Path, out: Path) -> None:
     """Write a page, ``out/README.md``, and beside it ``tables`` (CSV), ``figures`` (SVG) and ``study.json``.
 
-    Everything comes from the report in ``results`` (results/STUDY). If the study's learning rates were searched for
-    (``results/tune/STUDY``), the search is among the tables. An older ``out`` is replaced.
+    Everything comes from the report in ``results`` (results/STUDY) and from the study's search, if there is one
+    (``results/tune/STUDY``), which goes to ``out/search``. An older ``out`` is replaced.
 
     A study of the testbed alone has the page of its testbed. Raises :class:`DataError` where there is no report.
     """
@@ -50,11 +49,13 @@ def run(results: Path, out: Path) -> None:
     small = [path for path in tables if path.stat().st_size <= LARGEST]
     figures = [name for name in CAPTIONS if (report / "figures" / f"{name}.svg").exists()]
     large = [path.name for path in tables if path not in small]
-    search = _search_file(results)
     with atomic_directory(out) as folder:
-        if search.exists():
-            (folder / "tables").mkdir()
-            shutil.copyfile(search, folder / "tables" / search.name)
+        for path in sorted(_search(results).glob("figures/*.svg")) + sorted(_search(results).glob("tables/*.csv")):
+            target = folder / "search" / path.relative_to(_search(results))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        if (page_of_search := _search(results) / "README.md").exists():
+            shutil.copyfile(page_of_search, folder / "search" / "README.md")
         for path in (*small, *(report / "figures" / f"{name}.svg" for name in figures)):
             target = folder / path.relative_to(report)
             target.parent.mkdir(exist_ok=True)
@@ -108,15 +109,8 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
         seen = [trained_text(trained, environment, split) for split in rows["split"].unique(maintain_order=True)]
         lines += [line for text in seen if text for line in (text, "")]
     lines += [NOTE, ""]
-    if (search := _search_file(results)).exists():
-        lines += [
-            "## Search for the learning rates",
-            "",
-            *_search(study, pl.read_csv(search)),
-            "",
-            f"Its runs: [{search.name}](tables/{search.name}).",
-            "",
-        ]
+    if (_search(results) / "README.md").exists():
+        lines += ["Settings were searched for on the panel `tune`: [the search](search/README.md).", ""]
     lines += ["## Figures", ""]
     for name in figures:
         lines += [
@@ -174,51 +168,9 @@ def panels(table: pl.DataFrame, cooled: pl.DataFrame) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def _search_file(results: Path) -> Path:
-    return results.parent / "tune" / results.name / "tuning.csv"
-
-
-def _search(study: Study, table: pl.DataFrame) -> list[str]:
-    """Success on the panel `tune`, with a column for each multiple of the environment's rates, and the rates chosen.
-
-    Runs with fewer iterations than the study choose none, because fewer iterations favour higher rates.
-    """
-    factors = table["factor"].unique().sort()
-    heads = ("environment", "Muon, AdamW", "iterations", "method", *(f"×{factor:g}" for factor in factors))
-    tasks = table.row(0, named=True)["episodes"]
-    lines = [
-        f"Sampled / greedy success in % on {tasks} tasks of the panel `tune`, which no other table uses. One training "
-        "run each, with a seed that the study does not use, and the same rates and iterations for every method.",
-        "",
-        f"| {' | '.join(heads)} |",
-        "|---" * len(heads) + "|",
-    ]
-    for _, rows in table.group_by("environment", "method", maintain_order=True):
-        cells = [f"{_percent(row['sampled'])} / {_percent(row['greedy'])}" for row in rows.sort("factor").to_dicts()]
-        first = rows.row(0, named=True)
-        rates = ", ".join(f"{first[name] / first['factor']:g}" for name in ("muon_lr", "lr"))
-        names = [str(first["environment"]), rates, str(first["iterations"]), str(first["method"])]
-        lines.append(f"| {' | '.join(names + cells)} |")
-    whole = {name: settings.train.iterations for name, settings in study.environments.items()}
-    if any(whole.get(name) != iterations for name, iterations in table.select("environment", "iterations").iter_rows()):
-        return [*lines, "", "These runs do not have as many iterations as the study, so they decide nothing."]
-    heads = ("environment", "rates", "methods", "difference", "interval", "chosen")
-    lines += [
-        "",
-        "Difference in sampled success to the study's rates (×1), in points: mean over methods, with the "
-        "95\N{NO-BREAK SPACE}% interval of Student's t over their runs. Other rates are chosen only if their "
-        "interval is above 0, and then for all methods.",
-        "",
-        f"| {' | '.join(heads)} |",
-        "|---" * len(heads) + "|",
-    ]
-    for row in rate_choice(table).iter_rows(named=True):
-        difference, interval = points(row["difference"]), _range(row, "low", "high", points)
-        lines.append(
-            f"| {row['environment']} | ×{row['factor']:g} | {row['methods']} | {difference} | {interval} | "
-            f"×{row['chosen']:g} |"
-        )
-    return lines
+def _search(results: Path) -> Path:
+    """The folder of the search that ``empg tune`` made for this study."""
+    return results.parent / "tune" / results.name
 
 
 def _percent(share: float) -> str:
