@@ -56,6 +56,8 @@ outputs = {
     "rollouts": ["rollouts.parquet", "difficulty.parquet"],
     "train": ["model/config.json", "metrics.parquet"],
     "evaluate": ["episodes.parquet", "steps.parquet", "summary.json"],
+    "decisiveness": ["states.parquet", "summary.json"],
+    "decisiveness-report": ["README.md", "figures/a.svg", "tables/a.csv"],
     "report": ["report.html", "metrics.json", "figures/a.svg", "tables/a.csv"]
     + ["trajectories/a.html", "episodes/a.html"],
 }

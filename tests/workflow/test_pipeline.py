@@ -42,6 +42,21 @@ def test_every_stage_leaves_a_manifest_that_holds(project):
     assert train["config"] == json.loads((project.root / "results/mini/config/rooms/grpo/seed1/train.json").read_text())
 
 
+def test_decisiveness_of_the_policies(project):
+    """Measured on demand, from the models as they are; no other stage runs."""
+    small = {"episodes": 4, "steps": 3, "responses": 2, "continuations": 2}
+    project.edit("config/config.yaml", lambda study: study.update(decisiveness=small))
+    result = project.snakemake("--cores", "2", "--", "results/mini/decisiveness/report/README.md")
+    assert result.returncode == 0, result.stdout + result.stderr
+    page = (project.root / "results/mini/decisiveness/report/README.md").read_text()
+    assert "| rooms | warm start | 3 of" in page
+    assert "| rooms | after grpo, seed 1 | 3 of" in page
+    for folder in ("warmstart_decisiveness", "grpo/seed1/decisiveness"):
+        manifest = json.loads((project.root / "results/mini/rooms" / folder / "manifest.json").read_text())
+        assert manifest["outputs"].keys() == {"states.parquet", "summary.json"}
+    assert project.plan() == {"report", "track"}
+
+
 def test_snakemakes_own_report(project):
     page = project.root / "snakemake.html"
     result = project.snakemake("--report", str(page))
