@@ -83,8 +83,8 @@ def clock_jumps(case: Case) -> None:
             jumps += 1
     ended = command.wait()
     settle()
-    assert ended.code == 0, ended.output[-2000:]
-    case.log.append(f"{jumps} jumps of up to 400 days")
+    assert ended.code == 0 or "clock skew" in ended.output, ended.output[-2000:]  # Snakemake's own message
+    case.log.append(f"{jumps} jumps of up to 400 days; that run ended with code {ended.code}")
     tomorrow = time.time() + 86400
     for path in sorted((project.root / "results").rglob("*")):
         if moments.random() < 0.5 and path.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 
 import pytest
 
@@ -137,3 +138,16 @@ def test_losing_snakemakes_records_hides_no_change(planned):
 def test_a_lost_database_is_made_again_from_the_results(planned):
     (planned.root / "results/mlflow.db").unlink()
     assert planned.plan() == {"mlflow", "track"}
+
+
+def test_results_of_a_wrong_clock_are_dated_now(planned):
+    """Snakemake would refuse every output that is older than an input of the future."""
+    future = time.time() + 40 * 86400
+    manifests = [planned.root / f"results/mini/rooms/{part}/manifest.json" for part in ("warmstart", "rollouts")]
+    for path in manifests:
+        os.utime(path, (future, future))
+    shutil.rmtree(planned.root / "results/mini/rooms/grpo")
+    shutil.rmtree(planned.root / "results/mini/report")
+    planned.build()
+    assert all(path.stat().st_mtime < time.time() + 1 for path in manifests)
+    assert planned.plan() == set()

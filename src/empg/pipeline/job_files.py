@@ -7,7 +7,9 @@ depend on it, and touching a file reruns nothing. This holds even if Snakemake's
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
@@ -41,6 +43,7 @@ from empg.errors import ConfigError
 from empg.files import write_text
 from empg.registry import did_you_mean
 
+FUTURE_SECONDS = 60  # less is the clock of a file server
 # Folders of the project beside those of studies; RESERVED lists those beside environments and methods.
 OF_THE_RESULTS = ("data", "logs", "mlartifacts", "sources", "tune")
 RESERVED = {
@@ -100,7 +103,21 @@ def prepare(config: Path, study_name: str | None, results: Path) -> Study:
     """
     study, data = read_study(config, study_name)
     _write_changed(_contents(study, data, results))
+    _bring_back_from_the_future(results, study)
     return study
+
+
+def _bring_back_from_the_future(results: Path, study: Study) -> None:
+    """Date files of the future now: a clock that was wrong wrote them, and Snakemake refuses any output that is older.
+
+    Nothing reruns for it, since Snakemake compares the content of small inputs and takes the large ones as ancient.
+    """
+    now = time.time()
+    data = (results.parent / "data" / study.data_set(name) / "manifest.json" for name in study.environments)
+    written = (path for folder in (study.study, "data", "sources") for path in (results / folder).rglob("*"))
+    for path in [*written, *data, *results.glob("*.db")]:
+        if path.exists() and path.stat().st_mtime > now + FUTURE_SECONDS:
+            os.utime(path, (now, now))
 
 
 def write_sources(name: str, data: DataSet, results: Path) -> None:
