@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 STUDY ?= quick
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run demo test fuzz test-integrations test-browser test-trl test-vllm test-slurm test-package lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run demo test fuzz test-integrations test-browser test-trl test-verl test-vllm test-slurm test-package gpu-check lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -39,6 +39,14 @@ test-browser: setup  ## test the report's pages in Chromium, with axe (`make tes
 test-trl: setup  ## train with the real TRL: losses, LoRA, two processes, resume (minutes)
 	OMP_NUM_THREADS=1 pytest -m longer tests/trl
 
+# An environment of its own: verl needs an older transformers. Its warnings are about engines that are not installed.
+test-verl:  ## test the plug-in with the real modules of verl, on the CPU (downloads a gigabyte)
+	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check -r tests/verl/requirements.txt
+	.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check --no-deps verl==0.9.1 -e .
+	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest -W default tests/verl
+
 # An environment of its own: vLLM pins torch, transformers and much else. Its wheel is for the CPU and needs torch's CPU
 # build; torchvision and what comes with it break its import and are not needed.
 test-vllm: setup models/smollm2  ## play with a real vLLM and a real model on the CPU (downloads gigabytes, minutes)
@@ -62,6 +70,9 @@ test-slurm: setup  ## run a study on a real Slurm cluster, through kills (Debian
 	command -v slurmctld munged > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends slurmctld slurmd slurm-client munge; }
 	test -d .venv-slurm || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-slurm -r tests/slurm/requirements.txt
 	PYTHONPATH=$(CURDIR)/.venv-slurm OMP_NUM_THREADS=1 pytest -m longer tests/slurm
+
+gpu-check: setup  ## what to run first on a GPU machine: every path for minutes (ARGS=--cpu without a GPU)
+	python tools/gpu_check.py $(ARGS)
 
 lint: setup  ## check style, types, import layers and the workflow
 	ruff check .

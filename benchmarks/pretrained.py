@@ -1,7 +1,8 @@
 """Tokens per CPU second of a pretrained model, as the code was for tiny policies and as it is: updates and decoding.
 
 Both ways run alternately in one process on one thread; a ratio is the median of pairs. Before: attention by
-``scaled_dot_product_attention``, 64 tokens at a time in the head, trained embeddings. Decoding is the same in both.
+``scaled_dot_product_attention``, 64 tokens at a time in the head, trained embeddings; where `transformers` runs the
+model, a cache whose rows are gathered for every token. Decoding by our own network is the same in both.
 
     empg fetch-model smollm2 --out models/smollm2
     python benchmarks/pretrained.py [--model models/smollm2] [--repeats 3]
@@ -26,7 +27,9 @@ from torch.nn import functional as F  # noqa: N812 — its customary name
 
 from empg.core import entropy
 from empg.policy import decoding, prefix_tree
-from empg.policy.network import Network
+from empg.policy.foreign import load_foreign
+from empg.policy.foreign_cache import ForeignCache
+from empg.policy.network import ConversationCache, Network
 from empg.policy.weights import load_transformer
 from empg.training.packing import Conversation, packs
 
@@ -39,12 +42,18 @@ def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q[None], k[None], v[None], mask, enable_gqa=True)[0]
 
 
+def gathered(cache: ForeignCache, token_ids: Tensor, start: Tensor) -> Tensor:
+    """A step that takes the rows out of the cache and puts them back."""
+    return cache._append(token_ids[:, None], start[:, None], torch.arange(len(start)))[:, 0]
+
+
 @contextmanager
 def before() -> Iterator[None]:
     """The code as it was."""
     with (
         mock.patch.object(prefix_tree, "attend_by_products", fused),
         mock.patch.object(entropy, "LARGE_CHUNK", 64),
+        mock.patch.object(ForeignCache, "decode", gathered),
     ):
         yield
 
@@ -61,7 +70,7 @@ def update(network: Network, conversations: list[Conversation], trained: bool) -
 
 
 @torch.no_grad()
-def decode(network: Network, cache: decoding.Cache) -> float:
+def decode(network: Network, cache: ConversationCache) -> float:
     """CPU seconds of five tokens a row."""
     ids, start = torch.arange(ROWS), torch.full((ROWS,), CONTEXT)
     begin = time.process_time()
@@ -120,6 +129,11 @@ def main() -> None:
             part.normal_()
         played = [lambda n=network, c=cache: decode(n, c)] * 2
         compare(f"decode and draw, {name}", ROWS * 5, *played, arguments.repeats)
+        foreign = load_foreign(arguments.model, "cpu", dtype)
+        filled = foreign.open_cache(ROWS, CONTEXT)
+        filled.prefill(torch.randint(5, 49_000, (ROWS * CONTEXT,)), [CONTEXT] * ROWS, [0] * ROWS, [*range(ROWS)])
+        played = [lambda n=foreign, c=filled: decode(n, c)] * 2
+        compare(f"decode by transformers, {name}", ROWS * 5, *played, arguments.repeats)
     exact, rough = networks[torch.float32], networks[torch.bfloat16]
     with before():
         print(f"mean distance of log-probabilities from float32, before: {error(rough, exact, conversations):.4f} nats")

@@ -30,8 +30,9 @@ from empg.environments.datasets import open_dataset
 from empg.pipeline.job_files import read_study
 from empg.policy.policy import Policy
 from empg.rollouts import evaluate
+from empg.training.demonstrations import Example, demonstrate, make_example
 from empg.training.packing import packs
-from empg.training.warmstart import Example, demonstrate, fine_tune, make_example, make_policy
+from empg.training.warmstart import fine_tune, make_policy
 
 HELD_OUT = 77  # seed of the demonstrations that the loss is measured on
 

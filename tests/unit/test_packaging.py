@@ -29,6 +29,7 @@ BROUGHT = {
     "pipeline": {"datasets", "accelerate"},
     "gymnasium": {"numpy"},
     "verifiers": {"openai"},
+    "verl": {"numpy"},
 }
 COMMANDS = {"dvc"}  # run as programs
 
@@ -93,7 +94,7 @@ def test_every_requirement_of_the_environments_and_the_pipeline_is_used(graph):
 
 
 def test_requirements_have_a_lower_bound_and_torch_no_other():
-    groups = {name: PROJECT["optional-dependencies"][name] for name in ("envs", "pipeline", "trl")}
+    groups = {name: PROJECT["optional-dependencies"][name] for name in ("envs", "pipeline", "trl", "verl")}
     entries = [Requirement(entry) for group in groups.values() for entry in group if not entry.startswith("empg")]
     assert all(any(s.operator == ">=" for s in entry.specifier) for entry in entries)
     assert [str(entry) for entry in PROJECT["dependencies"]] == ["torch>=2.5"]

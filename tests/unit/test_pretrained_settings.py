@@ -21,7 +21,7 @@ from empg.policy import memory
 from empg.policy.chat import Chat
 from empg.policy.policy import Policy
 from empg.policy.tokenizer import train_tokenizer
-from empg.training.warmstart import check_responses
+from empg.training.demonstrations import check_responses
 
 ROOT = Path(__file__).parents[2]
 DATA = {"alfworld": ENVIRONMENTS["alfworld"].data()}

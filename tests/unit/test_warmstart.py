@@ -17,9 +17,10 @@ from empg.errors import ConfigError, DivergenceError
 from empg.policy.chat import Chat
 from empg.policy.tokenizer import train_tokenizer
 from empg.training import warmstart
+from empg.training.demonstrations import Example, batches, make_example
 from empg.training.optimiser import learning_rate_factor
 from empg.training.packing import Conversation, packs
-from empg.training.warmstart import Example, batches, fine_tune, make_example, make_policy, texts
+from empg.training.warmstart import fine_tune, make_policy, texts
 
 DEMONSTRATION = [
     DemonstrationStep("You see a mug 1.", "take it", "take mug 1", is_mistake=False),

@@ -1,4 +1,4 @@
-"""Which engine trains a policy, and what each engine cannot do."""
+"""Which engine fine-tunes, collects and trains, and what each engine cannot do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from empg.config.base import Model
 from empg.config.policy import PretrainedPolicy, Sampling
-from empg.config.stages import Train
+from empg.config.stages import Train, WarmStart
 
 EngineName = Literal["native", "trl"]
 #: How sums round: as this processor does them fastest, or alike on all with AVX2 (:mod:`empg.arithmetic`).
@@ -20,6 +20,7 @@ def check_engine(
     *,
     policy: Model,
     sampling: Sampling,
+    warmstart: WarmStart,
     train: Train,
 ) -> None:
     """Raises ``ValueError`` for settings that the engine has no use for or cannot follow."""
@@ -35,11 +36,11 @@ def check_engine(
             f"sampling.engine: expected native with engine trl, whose processes sample for themselves, "
             f"found {sampling.engine}"
         )
-    if train.optimiser.muon_lr > 0:
-        raise ValueError(
-            f"train.optimiser.muon_lr: expected 0 with engine trl, which trains with AdamW, "
-            f"found {train.optimiser.muon_lr}"
-        )
+    for name, section in (("warmstart", warmstart), ("train", train)):
+        if (rate := section.optimiser.muon_lr) > 0:
+            raise ValueError(
+                f"{name}.optimiser.muon_lr: expected 0 with engine trl, which trains with AdamW, found {rate}"
+            )
     if train.updates > train.group_size:  # dynamic sampling may leave a single group
         raise ValueError(
             f"train.updates: expected at most the group_size, {train.group_size}, with engine trl, "

@@ -36,7 +36,15 @@ class _Run(Model):
         return self
 
 
-class WarmStartRun(_Run):
+class _ProcessesRun(_Run):
+    """Settings of a stage that ``engine: trl`` runs in several processes."""
+
+    engine: EngineName = "native"
+    processes: Positive = 1
+    accelerate: str | None = None
+
+
+class WarmStartRun(_ProcessesRun):
     """Settings of the warm-start stage."""
 
     policy: Policy
@@ -45,7 +53,7 @@ class WarmStartRun(_Run):
     max_context: Positive | None = None
 
 
-class RolloutsRun(_Run):
+class RolloutsRun(_ProcessesRun):
     """Settings of the rollout stage, which also takes the warm-start model."""
 
     max_steps: Positive
@@ -54,7 +62,7 @@ class RolloutsRun(_Run):
     group_size: Positive
 
 
-class TrainRun(_Run):
+class TrainRun(_ProcessesRun):
     """Settings of one training run, which also takes the warm-start model and its rollouts.
 
     ``method_sources`` holds the hashes of the source files of a method that another package registered.
@@ -62,9 +70,6 @@ class TrainRun(_Run):
 
     max_steps: Positive
     policy: Policy
-    engine: EngineName = "native"
-    processes: Positive = 1
-    accelerate: str | None = None
     sampling: Sampling
     train: Train
     method_name: Name

@@ -24,8 +24,8 @@ class EnvironmentStudy(Model):
     ``data`` names its data set and defaults to the environment's name. ``base`` names the entry of
     ``config/environments.yaml`` that the other keys are laid over. ``interface`` holds settings of the data set's type;
     :func:`empg.config.load_study` validates and completes them. A pretrained policy has defaults of its own
-    (:mod:`empg.config.pretrained`). ``engine`` trains in this process or by TRL on ``processes`` of them, which
-    ``accelerate`` starts as its file says.
+    (:mod:`empg.config.pretrained`). ``engine`` fine-tunes, collects and trains in this process, or by TRL
+    in ``processes`` of them, which ``accelerate`` starts as its file says.
     """
 
     base: Name | None = None
@@ -70,6 +70,7 @@ class EnvironmentStudy(Model):
             self.accelerate,
             policy=self.policy,
             sampling=self.sampling,
+            warmstart=self.warmstart,
             train=self.train,
         )
         return self

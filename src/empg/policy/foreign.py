@@ -1,14 +1,13 @@
 """Models whose forward pass is `transformers`' own: every family but those of :mod:`empg.policy.transformer`, and LoRA.
 
 Sequences go through the model one a row, padded on the right, which a causal model does not see. Sampling keeps a cache
-of `transformers`, and gives the attention masks that the tokens' positions call for.
+(:mod:`empg.policy.foreign_cache`).
 """
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +20,11 @@ from empg.config import Lora
 from empg.core.entropy import LARGE_CHUNK, renyi2_entropy
 from empg.errors import ConfigError, DataError
 from empg.files import read_json
+from empg.policy.foreign_cache import ForeignCache
 from empg.policy.network import Network
 from empg.policy.prefix_tree import PrefixTree
 from empg.policy.weights import write_config
 
-HOLES = 64  # slots of the cache that no row uses before it is packed
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}  # of logits, in the check at loading
 ATTENTION = {"full_attention", "sliding_attention"}
 
@@ -246,106 +245,3 @@ class Foreign(Network):
         }
         self.model.save_pretrained(folder, state_dict=state | merged)
         write_config(config, self.dtype, folder)
-
-
-class ForeignCache:
-    """A cache of `transformers`, in which every call adds the same number of slots to all rows.
-
-    A row that has nothing to add gets a hole. ``positions`` ``[rows, slots]`` are those of the tokens in the slots, -1
-    for a hole. A token at a position replaces what the row had at this position and beyond.
-    """
-
-    def __init__(self, network: Foreign, rows: int) -> None:
-        self.network = network
-        self.layers: list[tuple[Tensor, Tensor]] = []
-        self.positions = torch.empty(rows, 0, dtype=torch.long, device=network.device)
-
-    @property
-    def length(self) -> int:
-        """There is room for whatever comes."""
-        return self.network.max_positions
-
-    def grow(self, length: int) -> None:
-        """Nothing: slots are made as tokens come."""
-
-    def select(self, rows: Tensor) -> None:
-        self.layers = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.layers]
-        self.positions = self.positions.index_select(0, rows)
-        self._pack()
-
-    def prefill(self, token_ids: Tensor, lengths: Sequence[int], start: Sequence[int], rows: Sequence[int]) -> Tensor:
-        device = token_ids.device
-        if self.positions.shape[1] - int((self.positions >= 0).sum(1).max()) > HOLES:
-            self._pack()
-        ids = pad_sequence(list(torch.split(token_ids, list(lengths))), batch_first=True)
-        size, first = torch.tensor(lengths, device=device), torch.tensor(start, device=device)
-        steps = torch.arange(ids.shape[1], device=device)
-        positions = torch.where(steps < size[:, None], first[:, None] + steps, -1)
-        hidden = self._append(ids, positions, torch.tensor(rows, device=device))
-        return hidden[torch.arange(len(size), device=device), size - 1]
-
-    def decode(self, token_ids: Tensor, start: Tensor) -> Tensor:
-        return self._append(token_ids[:, None], start[:, None], torch.arange(len(start), device=start.device))[:, 0]
-
-    def _append(self, ids: Tensor, positions: Tensor, rows: Tensor) -> Tensor:
-        """Hidden states ``[rows, new, width]`` of new tokens at ``positions`` ``[rows, new]``, -1 for padding."""
-        from transformers import DynamicCache
-
-        before = self.positions[rows]
-        before = torch.where(before < positions[:, :1], before, -1)
-        seen = torch.cat((before, positions), dim=1)
-        past: Any = DynamicCache([(k[rows], v[rows]) for k, v in self.layers]) if self.layers else DynamicCache()
-        arguments = {"input_ids": ids, "attention_mask": self._masks(seen, positions), "past_key_values": past}
-        if self.network.takes_positions:
-            arguments["position_ids"] = positions.clamp(min=0)
-        hidden = self.network.decoder(**arguments, use_cache=True).last_hidden_state
-        self._keep([(layer.keys, layer.values) for layer in past.layers], seen, rows, ids.shape[1])
-        return cast("Tensor", hidden)
-
-    def _masks(self, seen: Tensor, positions: Tensor) -> Any:
-        """What new tokens may attend to, ``[rows, 1, new, slots]``: for each kind of layer, where there are several."""
-        distance = positions[:, None, :, None] - seen[:, None, None, :]
-        visible = (seen[:, None, None, :] >= 0) & (distance >= 0)
-        # Padding attends to itself, so that no softmax is over nothing.
-        own = torch.arange(seen.shape[1], device=seen.device) - (seen.shape[1] - positions.shape[1])
-        visible = visible | (own == torch.arange(positions.shape[1], device=seen.device)[:, None])
-        config = self.network.config
-        window = getattr(config, "sliding_window", None)
-        near = visible & (distance < window) if window else visible
-        full, sliding = (
-            torch.zeros(m.shape, dtype=self.network.dtype, device=m.device).masked_fill_(~m, -torch.inf)
-            for m in (visible, near)
-        )
-        if getattr(config, "layer_types", None):
-            return {"full_attention": full, "sliding_attention": sliding}
-        return sliding
-
-    def _keep(self, layers: list[tuple[Tensor, Tensor]], seen: Tensor, rows: Tensor, new: int) -> None:
-        """Take over what the rows have now; the others get holes."""
-        count = len(self.positions)
-        if len(rows) == count:
-            order = torch.argsort(rows)
-            self.layers = [(k[order], v[order]) for k, v in layers]
-            self.positions = seen[order]
-            return
-        empty = [(k.new_zeros(count, *k.shape[1:]), v.new_zeros(count, *v.shape[1:])) for k, v in layers]
-        for (k, v), (old_k, old_v) in zip(empty, self.layers, strict=bool(self.layers)):
-            k[:, :, :-new], v[:, :, :-new] = old_k, old_v
-        self.layers = [
-            (k.index_copy(0, rows, a), v.index_copy(0, rows, b)) for (k, v), (a, b) in zip(empty, layers, strict=True)
-        ]
-        self.positions = nn.functional.pad(self.positions, (0, new), value=-1).index_copy(0, rows, seen)
-
-    def _pack(self) -> None:
-        """Move every row's tokens to the front and drop the slots that are left."""
-        used = self.positions >= 0
-        order = torch.argsort(used.int(), dim=1, descending=True, stable=True)[:, : int(used.sum(1).max())]
-        self.positions = self.positions.gather(1, order)
-        place = order[:, None, :, None]
-        self.layers = [
-            (
-                k.gather(2, place.expand(-1, k.shape[1], -1, k.shape[3])),
-                v.gather(2, place.expand(-1, v.shape[1], -1, v.shape[3])),
-            )
-            for k, v in self.layers
-        ]

@@ -89,6 +89,29 @@ def update_bytes(
     }
 
 
+def trl_update_bytes(
+    sizes: Sizes, policy: PretrainedPolicy, tokens: int, context: int, *, reference: bool = False, shards: int = 1
+) -> dict[str, float]:
+    """What an update of ``engine: trl`` takes in one process, in bytes by part.
+
+    bfloat16 weights are trained in float32 under autocast, and a copy in their own precision plays; so it does where
+    they are split over ``shards`` processes. The reference of a KL penalty is one more model; adapters need none.
+    """
+    native = update_bytes(sizes, policy, tokens, context)
+    size = 2 if policy.dtype == "bfloat16" else 4
+    exact = size if policy.lora is not None else 4
+    copied = shards > 1 or exact != size
+    trained = sizes.lora(policy.lora.rank) if policy.lora is not None else sizes.parameters
+    if policy.lora is None and policy.freeze_embeddings:
+        trained -= sizes.embeddings
+    models = 1 + (reference and policy.lora is None)
+    return {
+        "weights": sizes.parameters * (models * exact / shards + copied * size),
+        "gradients and optimiser": trained * (4 + 8) / shards,
+        "activations": native["activations"],
+    }
+
+
 def sampling_bytes(sizes: Sizes, policy: PretrainedPolicy, rows: int, context: int) -> dict[str, float]:
     """What sampling takes when every row reaches the end of its context, in bytes by part."""
     size = 2 if policy.dtype == "bfloat16" else 4
@@ -137,8 +160,13 @@ def _limits(root: Path) -> Iterator[int]:
                 yield int(written)
 
 
-def require(what: str, needed: dict[str, float], remedy: str) -> None:
-    """Raises :class:`ConfigError` with the numbers if the parts together are more than there is."""
+def require(what: str, needed: dict[str, float], remedy: str, processes: int = 1) -> None:
+    """Raises :class:`ConfigError` with the numbers if the parts together are more than there is.
+
+    Each of the processes has a GPU; without GPUs they share the machine's memory.
+    """
+    sharing = 1 if torch.cuda.is_available() else processes
+    needed = {name: value * sharing for name, value in needed.items()}
     there, total = available(), sum(needed.values())
     if total > there:
         parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in needed.items())

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
 from empg.config import RolloutsRun, Sampling
 from empg.environments.base import Dataset, Task
 from empg.environments.datasets import open_dataset
 from empg.policy.policy import Policy
-from empg.provenance import stage
+from empg.processes import launch
+from empg.processes.job import Job
+from empg.provenance import CHECKPOINT, stage
 from empg.rollouts.episodes import Episode, Trajectory
 from empg.rollouts.sampler import Sampler
 from empg.rollouts.table import to_table
 from empg.rollouts.vllm_server import Server, serving
-from empg.schema import DIFFICULTY, STEPS
+from empg.schema import DIFFICULTY, STEPS, write_table
 from empg.seeding import derive_seed
 
 PRIOR_ATTEMPTS = 4  # attempts' worth of weight with which a task's success rate is shrunk to its type's
@@ -62,18 +68,12 @@ def group_episodes(tasks: Sequence[Task], group_size: int, first_group: int, *co
 
 def run(config: RolloutsRun, data: Path, model: Path, out: Path, *, progress: Callable[[int, int], None]) -> None:
     """Write ``out/rollouts.parquet`` and ``out/difficulty.parquet``; ``progress`` gets (episodes done, in all)."""
-    with (
-        stage("rollouts", config, out, inputs={"data": data, "model": model}) as record,
-        serving(config.sampling, model, out) as server,
-    ):
-        policy = Policy.load(model, config.system)
+    if by_trl := config.engine == "trl":
+        launch.check(config)
+    inputs = {"data": data, "model": model, **launch.inputs(config)}
+    with stage("rollouts", config, out, inputs=inputs, libraries=launch.libraries(config)) as record:
         dataset = open_dataset(config.data, data, config.interface)
-        sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, server=server)
-        tasks = dataset.tasks("train")
-        chosen = draw_tasks(
-            tasks, np.ones(len(tasks)), config.rollouts.tasks, derive_seed(config.rollouts.seed, "tasks")
-        )
-        episodes = group_episodes(chosen, config.group_size, 0, config.rollouts.seed, "rollouts")
+        episodes = collection(config, dataset)
         done = 0
 
         def on_ended(count: int) -> None:
@@ -81,10 +81,54 @@ def run(config: RolloutsRun, data: Path, model: Path, out: Path, *, progress: Ca
             done += count
             progress(done, len(episodes))
 
-        trajectories = sampler.play(episodes, on_ended)
-        record.write_table(to_table(trajectories, iteration=0, policy_version=0), STEPS, "rollouts.parquet")
-        record.write_table(difficulty_table(trajectories), DIFFICULTY, "difficulty.parquet")
-        record.summary = {"episodes": len(trajectories), "success": float(np.mean([t.reward for t in trajectories]))}
+        if by_trl:
+            job = Job.prepare(config, record.digest, os.getpid(), data=data, model=model, out=out)
+            parts = launch.follow(job, "empg.rollouts.collect", "part", lambda _, part: on_ended(part["episodes"]))
+            record.summary = parts[-1]["metrics"]["summary"]
+        else:
+            with serving(config.sampling, model, out) as server:
+                policy = Policy.load(model, config.system)
+                sampler = make_sampler(policy, config.sampling, dataset, config.max_steps, server=server)
+                record.summary = write(sampler.play(episodes, on_ended), out)
+    shutil.rmtree(out / CHECKPOINT, ignore_errors=True)
+
+
+def play_share(job: Job) -> None:
+    """The work of one of several processes: its share of the episodes, with the seeds that they have in one process.
+
+    The first process writes the tables.
+    """
+    from accelerate import PartialState
+
+    from empg.processes.rank import check_count, joined, share
+
+    config = job.config
+    assert isinstance(config, RolloutsRun)
+    state = PartialState(cpu=not torch.cuda.is_available())  # also chooses the process's GPU
+    check_count(config, state.num_processes)
+    dataset = open_dataset(config.data, Path(job.data), config.interface)
+    policy = Policy.load(Path(job.model), config.system)
+    sampler = make_sampler(policy, config.sampling, dataset, config.max_steps)
+    own = share(collection(config, dataset), state.process_index, state.num_processes)
+    played = joined(sampler.play(own, lambda count: job.ended({"episodes": count})))
+    if state.is_main_process:
+        job.ended({"episodes": 0, "summary": write(played, Path(job.out))})
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+def collection(config: RolloutsRun, dataset: Dataset) -> list[Episode]:
+    """The episodes of the stage: a group of each of some tasks, drawn uniformly."""
+    tasks, seed = dataset.tasks("train"), config.rollouts.seed
+    chosen = draw_tasks(tasks, np.ones(len(tasks)), config.rollouts.tasks, derive_seed(seed, "tasks"))
+    return group_episodes(chosen, config.group_size, 0, seed, "rollouts")
+
+
+def write(trajectories: Sequence[Trajectory], out: Path) -> dict[str, float]:
+    """Write the tables of the stage; returns the summary of its manifest."""
+    write_table(to_table(trajectories, iteration=0, policy_version=0), STEPS, out / "rollouts.parquet")
+    write_table(difficulty_table(trajectories), DIFFICULTY, out / "difficulty.parquet")
+    return {"episodes": len(trajectories), "success": float(np.mean([t.reward for t in trajectories]))}
 
 
 def difficulty_table(trajectories: Sequence[Trajectory]) -> pl.DataFrame:
@@ -125,3 +169,9 @@ def draw_tasks(tasks: Sequence[Task], weights: NDArray[np.float64], count: int, 
     random = np.random.Generator(np.random.Philox(key=seed))
     chosen = random.choice(len(tasks), size=min(count, len(tasks)), replace=False, p=weights / weights.sum())
     return [tasks[i] for i in chosen]
+
+
+if __name__ == "__main__":
+    from empg.processes.rank import main
+
+    sys.exit(main(play_share))

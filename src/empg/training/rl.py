@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from empg.files import atomic_directory
 from empg.policy import memory
 from empg.policy.network import Network
 from empg.policy.policy import Policy
+from empg.processes import launch
 from empg.provenance import Record, stage
 from empg.rollouts.collect import make_sampler
 from empg.rollouts.episodes import Trajectory
@@ -35,6 +37,9 @@ from empg.training.metrics import Metrics, batch_metrics
 from empg.training.optimiser import Optimiser, learning_rate_factor
 from empg.training.update import credit_of, minibatches, token_batch, update
 from empg.training.writer import Writer
+
+UPDATE_REMEDY = "lower train.micro_batch_tokens or sampling.max_context, or use lora"
+SAMPLING_REMEDY = "lower sampling.rows or sampling.max_context"
 
 
 @dataclass(slots=True)
@@ -119,10 +124,28 @@ def check_memory(config: TrainRun, policy: PretrainedPolicy, model: Path) -> Non
     copies = 2 if config.method.kl_coef > 0 else 1
     tokens = max(config.train.micro_batch_tokens, context)
     parts = memory.update_bytes(sizes, policy, tokens, context, copies)
-    memory.require("train", parts, "lower train.micro_batch_tokens or sampling.max_context, or use lora")
+    memory.require("train", parts, UPDATE_REMEDY)
     rows = min(config.sampling.rows, config.train.groups * config.train.group_size)
     parts = memory.sampling_bytes(sizes, policy, rows, context)
-    memory.require("train", parts, "lower sampling.rows or sampling.max_context")
+    memory.require("train", parts, SAMPLING_REMEDY)
+
+
+def check_processes(config: TrainRun, model: Path) -> None:
+    """:func:`check_memory` for the processes of ``engine: trl``, each of which plays and trains its share."""
+    assert isinstance(config.policy, PretrainedPolicy)
+    sizes, context, processes = memory.Sizes.of(model), config.sampling.max_context, config.processes
+    parts = memory.trl_update_bytes(
+        sizes,
+        config.policy,
+        max(config.train.micro_batch_tokens, context),
+        context,
+        reference=config.method.kl_coef > 0,
+        shards=launch.shards(config),
+    )
+    memory.require("train", parts, UPDATE_REMEDY, processes)
+    episodes = math.ceil(config.train.groups * config.train.group_size / processes)
+    parts = memory.sampling_bytes(sizes, config.policy, min(config.sampling.rows, episodes), context)
+    memory.require("train", parts, SAMPLING_REMEDY, processes)
 
 
 def build(
@@ -160,11 +183,11 @@ def run(
     """
     inputs = {"data": data, "model": model, "rollouts": rollouts}
     by_trl = config.engine == "trl"
-    if config.accelerate is not None:
-        inputs["accelerate"] = Path(config.accelerate)
     if by_trl:
-        trl_launch.check(config)
-    with stage("train", config, out, inputs=inputs, libraries=trl_launch.LIBRARIES if by_trl else ()) as record:
+        launch.check(config)
+        check_processes(config, model)
+    inputs |= launch.inputs(config)
+    with stage("train", config, out, inputs=inputs, libraries=launch.libraries(config)) as record:
         engine = trl_launch.train if by_trl else train
         history, seconds = engine(config, data, model, rollouts, record, on_metrics=on_metrics, progress=progress)
         record.write_frame(pl.DataFrame(history, infer_schema_length=None), "metrics.parquet")

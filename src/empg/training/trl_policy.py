@@ -6,6 +6,7 @@ in the policy's precision, which takes the trained weights over before each coll
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from empg.config import PretrainedPolicy
+from empg.errors import ConfigError
 from empg.files import read_json
 from empg.policy.chat import Chat
 from empg.policy.foreign import Foreign, load_foreign
@@ -54,6 +56,20 @@ class TrainedPolicy:
         for name, parameter in base.named_parameters():
             whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
             own[name].copy_(whole)
+
+
+def sharded(deepspeed: Any) -> bool:
+    """Whether `accelerate` splits the weights over processes; ``deepspeed`` is its plug-in, or None.
+
+    Raises :class:`~empg.errors.ConfigError` for ways that cannot play.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        if os.environ.get("FSDP_VERSION", "1") != "2":
+            raise ConfigError("accelerate: fsdp_config.fsdp_version: expected 2, found 1")
+        return True
+    if deepspeed is not None and deepspeed.zero_stage == 3:
+        raise ConfigError("accelerate: deepspeed_config.zero_stage: expected at most 2, or FSDP2, found 3")
+    return False
 
 
 def _network(settings: PretrainedPolicy, folder: Path, device: str, dtype: torch.dtype) -> tuple[Foreign, Any]:

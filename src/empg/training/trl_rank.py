@@ -7,14 +7,11 @@ process of the stage does.
 from __future__ import annotations
 
 import math
-import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, TrainerCallback
@@ -23,21 +20,19 @@ from trl import GRPOConfig
 from empg.config import PretrainedPolicy, TrainRun
 from empg.config.environments import turns_apart
 from empg.environments.datasets import open_dataset
-from empg.errors import ConfigError, EmpgError
 from empg.files import atomic_directory
+from empg.processes.job import COMPLETE, Job
+from empg.processes.rank import check_count, main
 from empg.rollouts.collect import make_sampler
 from empg.rollouts.episodes import Trajectory
 from empg.schema import CREDITED_STEPS, write_table
 from empg.training.batches import Batches
 from empg.training.credit import Credit
 from empg.training.metrics import Metrics, batch_metrics
-from empg.training.trl_job import COMPLETE, Job
-from empg.training.trl_policy import TrainedPolicy
+from empg.training.trl_policy import TrainedPolicy, sharded
 from empg.training.trl_trainer import Shared, StudyTrainer
 from empg.training.update import credit_of
 from empg.training.writer import credited_table, rollouts_file
-
-WATCHED = 0.5  # seconds between two looks at the process of the stage
 
 
 class Complete(TrainerCallback):
@@ -53,16 +48,18 @@ class Rank:
     """A process of the run: its share of the episodes, and, in the first one, the files."""
 
     def __init__(self, job: Job) -> None:
-        if torch.cuda.is_available():
-            torch.set_float32_matmul_precision("high")  # TF32, as every stage
-        self.job, self.config = job, job.config
+        config = job.config
+        assert isinstance(config, TrainRun)
+        self.job, self.config = job, config
         args = settings_of_trl(self.config, job.folder)
-        if args.world_size != self.config.processes:
-            started = self.config.accelerate or "the launcher"
-            raise ConfigError(f"processes: expected {self.config.processes}, found {args.world_size} from {started}")
-        assert isinstance(self.config.policy, PretrainedPolicy)
+        check_count(config, args.world_size)
+        assert isinstance(config.policy, PretrainedPolicy)
         self.policy = TrainedPolicy.load(
-            self.config.policy, Path(job.model), self.config.system, sharded=sharded(args), device=str(args.device)
+            config.policy,
+            Path(job.model),
+            config.system,
+            sharded=sharded(args.deepspeed_plugin),
+            device=str(args.device),
         )
         self.trainer = StudyTrainer(
             self.policy.model,
@@ -169,40 +166,5 @@ def settings_of_trl(config: TrainRun, folder: Path) -> GRPOConfig:
     )
 
 
-def sharded(args: GRPOConfig) -> bool:
-    """Whether `accelerate` splits the weights over processes. Raises :class:`ConfigError` for ways that cannot play."""
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        if os.environ.get("FSDP_VERSION", "1") != "2":
-            raise ConfigError("accelerate: fsdp_config.fsdp_version: expected 2, found 1")
-        return True
-    if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
-        raise ConfigError("accelerate: deepspeed_config.zero_stage: expected at most 2, or FSDP2, found 3")
-    return False
-
-
-def end_with(process: int) -> None:
-    """End this process, whatever it does, once that one has ended."""
-
-    def watch() -> None:
-        while psutil.pid_exists(process):
-            time.sleep(WATCHED)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def main(path: Path) -> int:
-    """Run a job's share. The stage reads expected errors from a file; all others are printed."""
-    job = Job.read(path)
-    end_with(job.stage)
-    end_with(os.getppid())  # the launcher, or the stage itself
-    try:
-        Rank(job).run()
-    except EmpgError as error:
-        job.fail(int(os.environ.get("RANK", "0")), error)
-        return error.exit_code
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(lambda job: Rank(job).run()))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import is_peft_model
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR
@@ -26,6 +26,7 @@ from empg.config import TrainRun
 from empg.config.environments import turns_apart
 from empg.core.loss import clipped_tokens, entropy_bonus, kl_k3, policy_loss
 from empg.errors import DivergenceError
+from empg.processes.rank import joined, share
 from empg.rollouts.episodes import Episode, Trajectory
 from empg.rollouts.sampler import Sampler
 from empg.training.credit import Credit
@@ -44,10 +45,7 @@ class Shared:
         self.sampler, self.index, self.count = sampler, index, count
 
     def play(self, episodes: Sequence[Episode], /) -> list[Trajectory]:
-        bounds = np.linspace(0, len(episodes), self.count + 1).astype(int)
-        own = episodes[bounds[self.index] : bounds[self.index + 1]]
-        played = self.sampler.play(own)
-        return [t for part in gather_object([played]) for t in part]
+        return joined(self.sampler.play(share(episodes, self.index, self.count)))
 
 
 class StudyTrainer(GRPOTrainer):

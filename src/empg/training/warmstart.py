@@ -6,22 +6,22 @@ The budget is in tokens and not in seconds, so that the load of the machine does
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import count, islice
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from empg.config import ENVIRONMENTS, PretrainedPolicy, TinyPolicy, WarmStartRun
-from empg.environments.base import Dataset, DemonstrationStep
+from empg.environments.base import DemonstrationStep
 from empg.environments.datasets import open_dataset
-from empg.errors import ConfigError, DivergenceError
+from empg.errors import DivergenceError
 from empg.files import atomic_directory
 from empg.policy import memory
 from empg.policy.chat import Chat
@@ -37,14 +37,19 @@ from empg.policy.policy import Policy, device, fetch
 from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Transformer
 from empg.policy.weights import tiny_config
-from empg.provenance import stage
+from empg.processes import launch
+from empg.processes.job import Job
+from empg.provenance import CHECKPOINT, Record, stage
 from empg.seeding import derive_seed
+from empg.training.demonstrations import FormatStep, batches, demonstrate, examples
 from empg.training.optimiser import Optimiser, learning_rate_factor
-from empg.training.packing import Conversation, packs
+from empg.training.packing import packs
+
+if TYPE_CHECKING:
+    from empg.training import trl_warmstart  # noqa: F401 - what the processes run is a source of the stage
 
 TOKENIZER_DEMONSTRATIONS = 400
-CHECKED = 100  # demonstrations whose answers must fit into a response of a pretrained policy
-FormatStep = Callable[[str, str], str]
+REMEDY = "lower its micro_batch_tokens or sampling.max_context, or use lora"
 
 
 def run(
@@ -56,17 +61,51 @@ def run(
     progress: Callable[[int, int], None],
 ) -> None:
     """Make ``out/model`` and ``out/metrics.parquet``. ``progress`` gets the tokens done and the tokens in all."""
-    with stage("warmstart", config, out, inputs={"data": data}, threads=config.warmstart.threads) as record:
-        policy = make_policy(config, data)
-        history = []
-        for step, metrics in enumerate(fine_tune(policy, config, data)):
+    if by_trl := config.engine == "trl":
+        launch.check(config)
+    inputs = {"data": data, **launch.inputs(config)}
+    with stage(
+        "warmstart",
+        config,
+        out,
+        inputs=inputs,
+        threads=config.warmstart.threads,
+        libraries=launch.libraries(config),
+    ) as record:
+        history: list[dict[str, float]] = []
+
+        def ended(step: int, metrics: dict[str, float]) -> None:
             history.append({"step": step, **metrics})
             on_metrics(step, metrics)
             progress(int(metrics["tokens"]), config.warmstart.tokens)
-        with atomic_directory(out / "model") as folder:
-            policy.save(folder)
+
+        if by_trl:
+            fine_tune_by_processes(config, data, record, ended)
+        else:
+            policy = make_policy(config, data)
+            for step, metrics in enumerate(fine_tune(policy, config, data)):
+                ended(step, metrics)
+            with atomic_directory(out / "model") as folder:
+                policy.save(folder)
         record.write_frame(pl.DataFrame(history), "metrics.parquet")
         record.summary = {"tokens": history[-1]["tokens"], "loss": history[-1]["loss"]} if history else {"tokens": 0}
+    shutil.rmtree(out / CHECKPOINT, ignore_errors=True)
+
+
+def fine_tune_by_processes(
+    config: WarmStartRun, data: Path, record: Record, ended: Callable[[int, dict[str, float]], None]
+) -> None:
+    """Make ``model`` in the record's folder by ``config.processes`` processes. ``ended`` gets each update's metrics."""
+    assert isinstance(config.policy, PretrainedPolicy)
+    folder = fetch(config.policy.model)
+    if config.warmstart.tokens:
+        longest = max(config.warmstart.micro_batch_tokens, config.max_context or 0)
+        parts = memory.trl_update_bytes(
+            memory.Sizes.of(folder), config.policy, longest, config.max_context or longest, shards=launch.shards(config)
+        )
+        memory.require("warmstart", parts, REMEDY, config.processes)
+    job = Job.prepare(config, record.digest, os.getpid(), data=data, model=folder, out=record.out)
+    launch.follow(job, "empg.training.trl_warmstart", "update", ended)
 
 
 def make_policy(config: WarmStartRun, data: Path) -> Policy:
@@ -77,7 +116,7 @@ def make_policy(config: WarmStartRun, data: Path) -> Policy:
         if config.warmstart.tokens:
             needed = max(config.warmstart.micro_batch_tokens, config.max_context or 0)
             parts = memory.update_bytes(memory.Sizes.of(folder), config.policy, needed, config.max_context or needed)
-            memory.require("warmstart", parts, "lower its micro_batch_tokens or sampling.max_context, or use lora")
+            memory.require("warmstart", parts, REMEDY)
         return Policy.load_pretrained(config.policy, folder, config.system)
     dataset = open_dataset(config.data, data, config.interface)
     demonstrations = islice(demonstrate(dataset, config), TOKENIZER_DEMONSTRATIONS)
@@ -122,86 +161,6 @@ def texts(demonstration: list[DemonstrationStep], system: str, format_step: Form
         yield f"assistant\n{format_step(step.thought, step.action)}"
 
 
-def demonstrate(dataset: Dataset, config: WarmStartRun) -> Iterator[list[DemonstrationStep]]:
-    """Demonstrations of training task 0, 1, 2, …. A share of them has mistakes, from which the expert recovers."""
-    settings = config.warmstart
-    for task in count():
-        random = Random(derive_seed(settings.seed, "demonstration", task))
-        mistakes = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
-        yield dataset.demonstrate(
-            task, random, max_steps=settings.max_steps, mistake_rate=mistakes, detour_rate=settings.detour_rate
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A demonstration as token ids, with the mask of those in the loss.
-
-    They are the tokens of the demonstrator, but not its mistakes, and with ``observations`` those of the environment.
-    """
-
-    conversation: Conversation
-    own: NDArray[np.bool_]  # [targets]: which of the tokens in the loss are the demonstrator's
-
-
-def make_example(
-    demonstration: list[DemonstrationStep],
-    chat: Chat,
-    format_step: FormatStep,
-    max_tokens: int,
-    *,
-    observations: bool = False,
-) -> Example:
-    """The example that a demonstration gives.
-
-    Like an episode of an agent, it ends before the step that would exceed ``max_tokens``. Raises :class:`ConfigError`
-    if its first step exceeds them.
-    """
-    ids: list[int] = []
-    own: list[bool] = []
-    other: list[bool] = []
-    for step in demonstration:
-        prompt = chat.reply(step.observation) if ids else chat.opening(step.observation)
-        response = chat.agent(format_step(step.thought, step.action))
-        if len(ids) + len(prompt) + len(response) > max_tokens:
-            if not ids:
-                raise ConfigError(
-                    f"policy: expected room for a demonstration's first step, {len(prompt + response)} "
-                    f"tokens, found {max_tokens} positions"
-                )
-            break
-        ids += prompt + response
-        own += [False] * len(prompt) + [not step.is_mistake] * len(response)
-        other += [observations] * len(prompt) + [False] * len(response)
-    other[0] = False  # no position predicts the first token
-    mask = np.array(own) | np.array(other)
-    return Example(Conversation(np.array(ids, dtype=np.int32), mask), np.array(own)[mask])
-
-
-def check_responses(
-    demonstrations: Iterable[list[DemonstrationStep]], chat: Chat, format_step: FormatStep, max_response: int
-) -> None:
-    """Raises :class:`ConfigError` if an answer of the demonstrations is longer than the policy may sample."""
-    answers = (chat.agent(format_step(step.thought, step.action)) for d in demonstrations for step in d)
-    longest = max(answers, key=len)
-    if len(longest) > max_response:
-        raise ConfigError(
-            f"sampling.max_response: expected at least the {len(longest)} tokens of the longest demonstrated answer, "
-            f"{chat.text(longest)!r}, found {max_response}"
-        )
-
-
-def batches(examples: Iterator[Example], batch_tokens: int) -> Iterator[list[Example]]:
-    """Consecutive examples in batches of at least ``batch_tokens`` tokens; examples without a target are left out."""
-    batch: list[Example] = []
-    for item in examples:
-        if item.own.any():
-            batch.append(item)
-        if sum(len(e.conversation.ids) for e in batch) >= batch_tokens:
-            yield batch
-            batch = []
-
-
 def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict[str, float]]:
     """Train in place and yield the metrics of each update; ``loss`` is that of the demonstrator's own tokens.
 
@@ -214,17 +173,8 @@ def fine_tune(policy: Policy, config: WarmStartRun, data: Path) -> Iterator[dict
     optimiser = Optimiser(network, settings.optimiser, words)
     tokens = 0
     dataset = open_dataset(config.data, data, config.interface)
-    longest = min(network.max_positions, config.max_context or network.max_positions)
-    if config.max_response is not None:
-        check_responses(
-            islice(demonstrate(dataset, config), CHECKED), policy.chat, dataset.format_step, config.max_response
-        )
     weight = settings.observation_weight
-    stream = (
-        make_example(d, policy.chat, dataset.format_step, longest, observations=weight > 0)
-        for d in demonstrate(dataset, config)
-    )
-    for batch in batches(stream, settings.batch_tokens):
+    for batch in batches(examples(policy, config, dataset), settings.batch_tokens):
         if tokens >= settings.tokens:
             return
         factor = learning_rate_factor(tokens / settings.tokens, settings.warmup, settings.decay)

@@ -1,7 +1,8 @@
-"""What the process of a training stage and the processes that TRL trains in tell each other, by files.
+"""What the process of a stage and the processes that do its work tell each other, by files.
 
 They lie in the folder ``checkpoint`` of the stage's output, which goes when the stage has ended: ``job.json``, the
-trainer's own checkpoints, a line for each iteration that has ended in ``iterations.jsonl``, and the error of a process.
+checkpoints of a training run, a line for each part of the work that has ended in ``parts.jsonl``, and the error of a
+process.
 """
 
 from __future__ import annotations
@@ -13,24 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from empg import errors
-from empg.config import TrainRun, parse
+from empg.config import RolloutsRun, TrainRun, WarmStartRun, parse
 from empg.errors import EmpgError
 from empg.files import read_json, write_json, write_text
 
-JOB, ITERATIONS, COMPLETE = "job.json", "iterations.jsonl", "complete"
+JOB, PARTS, COMPLETE = "job.json", "parts.jsonl", "complete"
+Run = WarmStartRun | RolloutsRun | TrainRun
+STAGES: dict[str, Any] = {"warmstart": WarmStartRun, "rollouts": RolloutsRun, "train": TrainRun}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A training run by TRL. ``stage`` is the id of the process of the stage; ``resume`` a checkpoint, "" for none."""
+    """A run of a stage. ``process`` is the id of the process of the stage; ``resume`` a checkpoint, "" for none."""
 
+    stage: str
     settings: dict[str, Any]
     data: str
-    model: str
-    rollouts: str
     out: str
     digest: str
-    stage: int
+    process: int
+    model: str
+    rollouts: str = ""
     resume: str = ""
 
     @property
@@ -38,18 +42,20 @@ class Job:
         return Path(self.out) / "checkpoint"
 
     @property
-    def config(self) -> TrainRun:
-        return parse(TrainRun, self.settings, str(self.folder / JOB))
+    def config(self) -> Run:
+        config: Run = parse(STAGES[self.stage], self.settings, str(self.folder / JOB))
+        return config
 
     @classmethod
     def read(cls, path: Path) -> Job:
         return cls(**read_json(path))
 
     @classmethod
-    def prepare(cls, config: TrainRun, digest: str, stage: int, **paths: Path) -> Job:
-        """Write the job. It resumes from the newest whole checkpoint of a job with the same ``digest``."""
+    def prepare(cls, config: Run, digest: str, process: int, **paths: Path) -> Job:
+        """Write the job. A training run resumes from the newest whole checkpoint of a job with the same ``digest``."""
+        (stage,) = (name for name, model in STAGES.items() if isinstance(config, model))
         fields = {name: str(path) for name, path in paths.items()}
-        job = cls(config.model_dump(mode="json"), digest=digest, stage=stage, **fields)
+        job = cls(stage, config.model_dump(mode="json"), digest=digest, process=process, **fields)
         earlier = job.folder / JOB
         if not earlier.exists() or read_json(earlier).get("digest") != digest:
             shutil.rmtree(job.folder, ignore_errors=True)
@@ -60,24 +66,23 @@ class Job:
         newest = max(steps, default=0)
         for path in job.folder.glob("error-*.json"):
             path.unlink()
-        write_text(
-            job.folder / ITERATIONS,
-            "".join(json.dumps(line) + "\n" for line in job.iterations()[: newest // config.train.updates]),
-        )
+        done = newest // config.train.updates if isinstance(config, TrainRun) else 0
+        write_text(job.folder / PARTS, "".join(json.dumps(line) + "\n" for line in job.parts()[:done]))
         job = cls(**asdict(job) | {"resume": str(steps[newest]) if steps else ""})
         write_json(job.folder / JOB, asdict(job))
         return job
 
-    def iterations(self) -> list[dict[str, Any]]:
-        """The ``metrics`` and ``seconds`` of the iterations that have ended, without a line that is being written."""
-        path = self.folder / ITERATIONS
+    def parts(self) -> list[dict[str, Any]]:
+        """The ``metrics`` and ``seconds`` of the parts that have ended, without a line that is being written."""
+        path = self.folder / PARTS
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
-    def ended(self, metrics: dict[str, Any], seconds: dict[str, float]) -> None:
-        """Add the line of an iteration."""
-        with (self.folder / ITERATIONS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"metrics": metrics, "seconds": seconds}) + "\n")
+    def ended(self, metrics: dict[str, Any], seconds: dict[str, float] | None = None) -> None:
+        """Add the line of a part, such as an iteration. Processes may do so at the same time."""
+        line = json.dumps({"metrics": metrics, "seconds": seconds or {}}) + "\n"
+        with (self.folder / PARTS).open("ab", buffering=0) as file:
+            file.write(line.encode())
 
     def fail(self, process: int, error: EmpgError) -> None:
         """Leave the error of a process for the stage."""
