@@ -60,7 +60,10 @@ class Needs:
             "evaluate_warmstart": lambda e: self._evaluate(environment, e, WARM_START),
         }
         sizes = _sizes(settings.policy)
-        return None if sizes is None else round(MARGIN * (PROCESS + parts[rule](_Environment(settings, sizes))))
+        if sizes is None:
+            return None
+        processes = settings.processes if rule in ("warmstart", "train") else 1
+        return round(MARGIN * processes * (PROCESS + parts[rule](_Environment(settings, sizes))))
 
     def megabytes(self, rule: str, environment: str | None = None, *, unknown: int) -> int:
         """What to request of a cluster for such a job, ``unknown`` where no estimate can be made."""
@@ -144,9 +147,12 @@ class _PretrainedSizes(_Sizes):
         return settings.sampling.max_context
 
     def update(self, tokens: int, settings: EnvironmentStudy, copies: int) -> float:
-        return sum(
-            memory.update_bytes(self.sizes, self.pretrained, tokens, settings.sampling.max_context, copies).values()
-        )
+        context = settings.sampling.max_context
+        if settings.engine == "trl":
+            parts = memory.trl_update_bytes(self.sizes, self.pretrained, tokens, context, reference=copies > 1)
+        else:
+            parts = memory.update_bytes(self.sizes, self.pretrained, tokens, context, copies)
+        return sum(parts.values())
 
     def cache(self, rows: int, context: int, settings: EnvironmentStudy) -> float:
         return sum(memory.sampling_bytes(self.sizes, self.pretrained, rows, context).values())

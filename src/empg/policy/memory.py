@@ -165,6 +165,8 @@ def require(what: str, needed: dict[str, float], remedy: str, processes: int = 1
 
     Each of the processes has a GPU; without GPUs they share the machine's memory.
     """
+    import torch
+
     sharing = 1 if torch.cuda.is_available() else processes
     needed = {name: value * sharing for name, value in needed.items()}
     there, total = available(), sum(needed.values())
