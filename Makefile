@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 STUDY ?= quick
+KILLS ?= 100
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run demo test fuzz test-integrations test-browser test-trl test-verl test-vllm test-slurm test-package gpu-check lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
+.PHONY: run demo test fuzz test-integrations test-browser test-trl test-verl test-vllm test-slurm test-package campaign gpu-check lint format ui setup lock schema report publish times tune parity bench docs pictures clean help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -70,6 +71,13 @@ test-slurm: setup  ## run a study on a real Slurm cluster, through kills (Debian
 	command -v slurmctld munged > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends slurmctld slurmd slurm-client munge; }
 	test -d .venv-slurm || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-slurm -r tests/slurm/requirements.txt
 	PYTHONPATH=$(CURDIR)/.venv-slurm OMP_NUM_THREADS=1 pytest -m longer tests/slurm
+
+# For a machine or container of one's own: as root it mounts small file systems and makes cgroups, all of its own, and removes
+# them. Without the right to, those cases say so. What has ended stays in build/campaign, and the same command goes on.
+campaign: setup  ## break a small study in every way, KILLS=100 times by SIGKILL; write docs/campaign.md (Debian, as root)
+	test -d /usr/lib/x86_64-linux-gnu/faketime && command -v fusermount3 > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends libfaketime fuse3; }
+	test -d .venv-campaign || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-campaign -r tests/campaign/requirements.txt
+	PYTHONPATH=$(CURDIR)/.venv-campaign OMP_NUM_THREADS=1 nice -n 5 python -m tests.campaign --kills $(KILLS) --page docs/campaign.md
 
 gpu-check: setup  ## what to run first on a GPU machine: every path for minutes (ARGS=--cpu without a GPU)
 	python tools/gpu_check.py $(ARGS)

@@ -20,6 +20,7 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/track.smk"
 include: "workflow/rules/testbed.smk"
+include: "workflow/rules/decisiveness.smk"
 
 
 rule all:
@@ -27,6 +28,7 @@ rule all:
     input:
         [f"{STUDY}/report/report.html", f"{STUDY}/mlflow.done", "results/mlflow.db"] if study.environments else [],
         f"{TESTBED}/report/README.md" if study.testbed else [],
+        f"{DECISIVENESS}/README.md" if study.measured else [],
     localrule: True
 
 
@@ -36,6 +38,6 @@ onstart:
 
 
 onsuccess:
-    for page in (f"{STUDY}/report/report.html", f"{TESTBED}/report/README.md"):
+    for page in (f"{STUDY}/report/report.html", f"{TESTBED}/report/README.md", f"{DECISIVENESS}/README.md"):
         if Path(page).exists():
             logger.info(f"Report: {page}")

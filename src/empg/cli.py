@@ -129,6 +129,23 @@ def parser() -> argparse.ArgumentParser:
         out="folder for episodes and summary",
     )
     command(
+        "decisiveness",
+        _decisiveness,
+        "measure which steps of a policy decide about its return, by branching rollouts",
+        config=CONFIG,
+        data=DATA,
+        model=MODEL,
+        out="folder for states and summary",
+    )
+    command(
+        "decisiveness-report",
+        _decisiveness_report,
+        "write the tables, figures and page of a study's measurements of decisiveness",
+        config=STUDY,
+        results=RESULTS,
+        out="folder for the report",
+    )
+    command(
         "report",
         _report,
         "write a study's tables, figures and HTML page",
@@ -277,6 +294,20 @@ def _evaluate(args: argparse.Namespace) -> None:
     config = _read(EvaluateRun, args.config)
     with progress.shown("episodes") as report:
         evaluate.run(config, data=args.data, model=args.model, out=args.out, progress=report)
+
+
+def _decisiveness(args: argparse.Namespace) -> None:
+    from empg.analysis import decisiveness
+    from empg.config import DecisivenessRun
+
+    with progress.shown("branches") as report:
+        decisiveness.run(_read(DecisivenessRun, args.config), args.data, args.model, args.out, progress=report)
+
+
+def _decisiveness_report(args: argparse.Namespace) -> None:
+    from empg.report import decisiveness
+
+    decisiveness.run(args.config, args.results, args.out)
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -36,7 +36,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _clear_refusals(path):
+        with clear_refusals(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb") as file:
@@ -54,12 +54,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     An older directory is removed first, so for a moment there is none. Raises :class:`StorageError`, which names the
     directory, where the disk refuses to be written.
     """
-    with _clear_refusals(path):
+    with clear_refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         temporary.chmod(0o755)
     try:
-        with _clear_refusals(path):  # while the unfinished files still show how full the disk is
+        with clear_refusals(path):  # while the unfinished files still show how full the disk is
             yield temporary
             if path.exists():
                 shutil.rmtree(path)
@@ -69,8 +69,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _clear_refusals(path: Path) -> Iterator[None]:
-    """Turn what libraries raise for a disk that refuses a write into one error that says so."""
+def clear_refusals(path: Path) -> Iterator[None]:
+    """Turn what libraries raise for a disk that refuses to write ``path`` into one :class:`StorageError`."""
     try:
         yield
     except StorageError:

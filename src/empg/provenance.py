@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from empg import arithmetic
 from empg.config import STAGES
 from empg.errors import DataError
 from empg.files import atomic_path, file_digest, read_json, write_json
+from empg.locks import locked
 from empg.schema import Schema, write_table
 from empg.sources import commit, source_hashes
 from empg.timing import Clock, processor
@@ -137,16 +136,8 @@ def stage(
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold the folder's lock. The operating system releases it even if this process is killed."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{folder}: another process writes here; waiting until it has ended", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
+    with locked(folder / LOCK, f"{folder}: another process writes here; waiting until it has ended"):
         yield
-    finally:
-        lock.release()
 
 
 def _about(stage: str, config: BaseModel, inputs: Mapping[str, Path], libraries: Sequence[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from empg.audit.audit import Audit
 from empg.config import PretrainedPolicy, Study, TrainRun, parse, rollouts_run, train_run, warmstart_run
 from empg.environments import data as data_stage
 from empg.environments.alfworld.registration import AlfworldData
-from empg.errors import ConfigError, DivergenceError, EmpgError
+from empg.errors import ConfigError, DivergenceError, EmpgError, StorageError
 from empg.files import read_json, write_json
 from empg.policy import memory
 from empg.processes import launch
@@ -403,6 +403,29 @@ def test_another_number_of_processes_is_refused(root, tmp_path):
     check_count(config, 2)
     with pytest.raises(ConfigError, match=r"processes: expected 2, found 3 from .*accelerate.yaml"):
         check_count(config, 3)
+
+
+FULL = """
+import sys
+from empg.processes.rank import main
+
+def work(job):
+    (job.folder / "checkpoint-1").mkdir()
+    raise Exception("No space left on device (os error 28)")
+
+sys.exit(main(work))
+"""
+
+
+def test_a_full_disk_is_one_message(root, monkeypatch, capfd):
+    """The unfinished checkpoint makes room for the message, and for the next run."""
+    monkeypatch.setattr(
+        launch, "command", lambda config, job, module: [sys.executable, "-c", FULL, str(job.folder / "job.json")]
+    )
+    with pytest.raises(StorageError, match="checkpoint: expected room to write, found a full disk"):
+        train(root, "full", settings(root, engine="trl"))
+    assert "Traceback" not in capfd.readouterr().err
+    assert not (root / "alfworld/full/seed1/train/checkpoint/checkpoint-1").exists()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ COMMANDS = (
     "rollouts",
     "train",
     "evaluate",
+    "decisiveness",
+    "decisiveness-report",
     "report",
     "testbed",
     "testbed-report",

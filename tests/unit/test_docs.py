@@ -36,6 +36,7 @@ SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "`warmstart`": (config.WarmStart,),
     "`optimiser`, of `warmstart` and of `train`": (config.Optimiser,),
     "`rollouts`": (config.Rollouts,),
+    "`decisiveness`": (config.Decisiveness,),
     "The testbed: `testbed`": (testbed.Testbed,),
     "`world`": (testbed.World,),
     "`learning`": (testbed.Learning,),

@@ -11,7 +11,7 @@ import pytest
 
 from empg.config import Study, parse, read_yaml
 from empg.errors import DataError
-from empg.files import read_json, write_json
+from empg.files import read_json, write_json, write_text
 from empg.report import publish
 from empg.report.addresses import episodes_page, run_name
 from empg.report.captions import CAPTIONS
@@ -235,6 +235,24 @@ def test_large_tables_are_named_and_left_out(study: Path, tmp_path: Path, monkey
     assert "training.csv" in left
     text = (tmp_path / "out" / "README.md").read_text()
     assert all(name in text.partition("Too large")[2] for name in left)
+
+
+def test_the_page_on_decisiveness_is_published_with_the_rest(study: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(study, tmp_path / "made_up"))
+    write_json(root / "config/study.json", read_json(root / "config/study.json") | {"decisiveness": {}})
+    with pytest.raises(DataError, match="decisiveness/report: expected the report on decisiveness, found none"):
+        publish.run(root, tmp_path / "out")
+    for name in ("README.md", "figures/curve.svg", "tables/curve.csv", "tables/curve.parquet"):
+        write_text(root / "decisiveness/report" / name, name)
+    write_json(root / "decisiveness/report/manifest.json", {"stage": "decisiveness_report"})
+    publish.run(root, tmp_path / "out")
+    copied = {
+        path.relative_to(tmp_path / "out/decisiveness").as_posix(): path.read_text()
+        for path in (tmp_path / "out/decisiveness").rglob("*")
+        if path.is_file()
+    }
+    assert copied == {name: name for name in ("README.md", "figures/curve.svg", "tables/curve.csv")}
+    assert "[decisiveness](decisiveness/README.md)" in (tmp_path / "out/README.md").read_text()
 
 
 def test_nothing_is_published_without_a_report(study_results: Path, tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ outputs = {
     "rollouts": ["rollouts.parquet", "difficulty.parquet"],
     "train": ["model/config.json", "metrics.parquet"],
     "evaluate": ["episodes.parquet", "steps.parquet", "summary.json"],
+    "decisiveness": ["states.parquet", "summary.json"],
+    "decisiveness-report": ["README.md", "figures/a.svg", "tables/a.csv"],
     "report": ["report.html", "metrics.json", "figures/a.svg", "tables/a.csv"]
     + ["trajectories/a.html", "episodes/a.html"],
 }
@@ -116,6 +118,20 @@ class Project:
             file.write(text)
 
 
+def unpack(root: Path, data: dict[str, Any], study: dict[str, Any]) -> Path:
+    """The project in a new folder, as if unpacked from a tarball, with these data sets and this study."""
+    for part in PARTS:
+        source, target = ROOT / part, root / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+    (root / "config/data.yaml").write_text(yaml.safe_dump({"data_sets": data}, sort_keys=False))
+    (root / "config/config.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    return root
+
+
 def install_example(name: str, site: Path) -> None:
     """Install ``examples/NAME`` into the folder ``site``, where Python finds it by its path."""
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(site)]
@@ -136,19 +152,9 @@ def _job(output: Path) -> str:
 @pytest.fixture(scope="session")
 def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with the miniature study, as if unpacked from a tarball: no git, nothing run."""
-    root = tmp_path_factory.mktemp("unbuilt") / "empg"
-    for part in PARTS:
-        source, target = ROOT / part, root / part
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, target)
     sizes = {"train": 24, "valid_seen": 6, "valid_unseen": 6, "tune": 6}
     data = {name: {"type": "alfworld", "seed": i, "sizes": sizes} for i, name in enumerate(DATA_SETS)}
-    (root / "config/data.yaml").write_text(yaml.safe_dump({"data_sets": data}, sort_keys=False))
-    (root / "config/config.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
-    return root
+    return unpack(tmp_path_factory.mktemp("unbuilt") / "empg", data, STUDY)
 
 
 @pytest.fixture(scope="session")

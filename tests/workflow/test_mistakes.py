@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,18 @@ def test_a_study_that_is_not_there(fresh, arguments, message):
     result = fresh.snakemake("-n", "--config", *arguments)
     assert result.returncode == 2
     assert message in result.stderr
+
+
+def test_a_read_only_project_is_one_message(fresh):
+    root = str(fresh.root)
+    if subprocess.run(["mount", "--bind", root, root], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", root], check=True)
+        result = fresh.snakemake("--cores", "1")
+    finally:
+        subprocess.run(["umount", "--lazy", root], check=True)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"empg: error: {root}: expected a folder to write in, found a read-only file system")
+    assert "Traceback" not in result.stderr

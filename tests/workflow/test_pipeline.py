@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from empg.progress import BEGIN
 from empg.provenance import digest, tree
 from empg.report.captions import CAPTIONS
+
+from ..campaign.results import bits, difference
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 
@@ -39,6 +42,21 @@ def test_every_stage_leaves_a_manifest_that_holds(project):
     assert train["config"] == json.loads((project.root / "results/mini/config/rooms/grpo/seed1/train.json").read_text())
 
 
+def test_decisiveness_of_the_policies(project):
+    """Measured on demand, from the models as they are; no other stage runs."""
+    small = {"episodes": 4, "steps": 3, "responses": 2, "continuations": 2}
+    project.edit("config/config.yaml", lambda study: study.update(decisiveness=small))
+    result = project.snakemake("--cores", "2", "--", "results/mini/decisiveness/report/README.md")
+    assert result.returncode == 0, result.stdout + result.stderr
+    page = (project.root / "results/mini/decisiveness/report/README.md").read_text()
+    assert "| rooms | warm start | 3 of" in page
+    assert "| rooms | after grpo, seed 1 | 3 of" in page
+    for folder in ("warmstart_decisiveness", "grpo/seed1/decisiveness"):
+        manifest = json.loads((project.root / "results/mini/rooms" / folder / "manifest.json").read_text())
+        assert manifest["outputs"].keys() == {"states.parquet", "summary.json"}
+    assert project.plan() == {"report", "track"}
+
+
 def test_snakemakes_own_report(project):
     page = project.root / "snakemake.html"
     result = project.snakemake("--report", str(page))
@@ -51,30 +69,37 @@ def test_snakemakes_own_report(project):
     assert page.stat().st_size < 5e6
 
 
+def begun(log):
+    """How many processes have begun, by the log, which goes on with each."""
+    return sum(line.startswith(BEGIN) for line in log.read_text().splitlines())
+
+
 def start(project, log):
     """Start Snakemake in a session of its own. Returns once the job with this log has begun."""
-    log.unlink(missing_ok=True)
+    before = begun(log)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = [sys.executable, "-m", "snakemake", "--cores", "1"]
     process = subprocess.Popen(command, cwd=project.root, env=project.env, start_new_session=True, **quiet)
-    while not log.exists():
+    while begun(log) == before:
         assert process.poll() is None, "ended before the job that was to be cut off"
         time.sleep(0.05)
     return process
 
 
-def test_a_killed_run_continues(project):
-    project.edit("config/config.yaml", lambda study: study.update(seeds=[2], methods={"grpo": {"advantage": "grpo"}}))
-    log = project.root / "results/mini/logs/rooms/grpo/seed2/train.log"
+def test_a_killed_run_continues(built, project):
+    """The short form of ``make campaign``."""
+    shutil.rmtree(project.root / RUN)
+    shutil.rmtree(project.root / "results/mini/report")  # what needs the run
+    log = project.root / "results/mini/logs/rooms/grpo/seed1/.train.log"  # Snakemake deletes the link to it
     for ending in (signal.SIGKILL, signal.SIGINT):  # of Snakemake and its job alike
         process = start(project, log)
         os.killpg(process.pid, ending)
         process.wait()
-        assert not (project.root / "results/mini/rooms/grpo/seed2/train/manifest.json").exists()
+        assert not (project.root / RUN / "train/manifest.json").exists()
     process = start(project, log)
     process.kill()  # Snakemake alone: its training lives on, and the next training waits for it
     process.wait()
     project.build()
     assert project.plan() == set()
-    lines = log.read_text().splitlines()
-    assert len([line for line in lines if line.startswith(BEGIN)]) >= 3, "a process's lines were lost"
+    assert difference(project.root, bits(built)) == []
+    assert begun(log) == 5, "a process's lines were lost"

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.xdist_group("plans")  # one process makes the project t
 
 ENVIRONMENTS = ("rooms", "other_rooms")
 REPORT = {"report", "track"}
+MEASURED = ("warmstart_decisiveness", "grpo/seed1/decisiveness")
 
 
 def environment_jobs(name):
@@ -75,6 +76,20 @@ def test_another_environment_on_a_data_set_that_is_there(planned):
     llama = {"data": "rooms", "policy": {"type": "tiny", "family": "llama"}, "rollouts": {"tasks": 16}}
     planned.edit("config/config.yaml", lambda study: study["environments"].update(llama=llama))
     assert planned.plan() == (environment_jobs("llama") - {"data/llama"}) | REPORT
+
+
+def test_decisiveness_is_measured_only_where_the_study_asks_for_it(planned):
+    """The warm start and the baseline's policy, each by one more job; nothing else but the reports reads the study."""
+    planned.edit("config/config.yaml", lambda study: study.update(decisiveness={"methods": ["grpo"]}))
+    measured = {f"{name}/{folder}" for name in ENVIRONMENTS for folder in MEASURED}
+    assert planned.plan() == measured | {"decisiveness/report"} | REPORT
+    assert planned.snakemake("--cores", "2").returncode == 0
+    assert planned.plan() == set()
+    planned.edit("config/config.yaml", lambda study: study["decisiveness"].update(steps=20))
+    assert planned.plan() == measured | {"decisiveness/report"} | REPORT
+    planned.edit("config/config.yaml", lambda study: study["decisiveness"].update(steps=300, methods=["grpo_empg"]))
+    added = {f"{name}/grpo_empg/seed1/decisiveness" for name in ENVIRONMENTS}
+    assert planned.plan() == added | {"decisiveness/report"} | REPORT
 
 
 def test_one_environments_data(planned):

@@ -8,10 +8,12 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, Trace
 
 from empg.config import Sampling, Train, TrainRun, parse
-from empg.errors import DataError
+from empg.errors import DataError, StorageError
 from empg.files import read_json, write_json
 from empg.pipeline import times
 from empg.report import page
+from empg.tracking import database as tracking_database
 from empg.tracking import system_metrics
-from empg.tracking.database import create, uri
+from empg.tracking.database import create, set_aside_if_damaged, uri
 from empg.tracking.live import _Curves, live
 from empg.tracking.rebuild import rebuild
 from empg.tracking.traces import EACH, sample
@@ -170,7 +173,8 @@ def test_times_list_every_job_and_the_tracking_last(tracked: Path) -> None:
     assert {"made_up/alfworld/grpo/seed1/train", "made_up/alfworld/warmstart", "made_up/report"} <= set(names)
     assert names[-1] == "made_up/track"
     seconds = read_json(tracked / "track.timing.json")
-    assert jobs[-1][2:4] == [f"{seconds[name]:.1f}" for name in ("wall_seconds", "cpu_seconds")]
+    wall = seconds["startup_seconds"] + seconds["wall_seconds"]
+    assert jobs[-1][2:4] == [f"{wall:.1f}", f"{seconds['cpu_seconds']:.1f}"]
 
 
 def test_each_panel_is_a_metric(tracked: Path) -> None:
@@ -487,6 +491,32 @@ def test_broken_database_costs_no_result(study: Path, capsys: pytest.CaptureFixt
     messages = capsys.readouterr().err
     assert messages.count("no more live curves") == 1
     assert str(study.parent / "mlflow.db") in messages
+
+
+def test_damaged_database_is_set_aside_and_written_anew(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    database = study.parent / "mlflow.db"
+    content = bytearray(database.read_bytes())
+    content[8192::8192] = b"x" * len(content[8192::8192])
+    for damaged in (b"not a database, but long enough to be taken for one" * 100, bytes(content)):
+        database.write_bytes(damaged)
+        set_aside_if_damaged(study.parent)
+        assert not database.exists()
+        aside = max(study.parent.glob("mlflow.db.damaged*"))
+        assert aside.read_bytes() == damaged
+        assert f"{database}: damaged" in capsys.readouterr().err
+    rebuild(study)
+    assert "alfworld-grpo-seed1" in runs(study)
+    set_aside_if_damaged(study.parent)
+    assert database.exists()
+
+
+def test_locked_database_is_one_message(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_database, "LOCK_SECONDS", 1)
+    with closing(sqlite3.connect(study.parent / "mlflow.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        set_aside_if_damaged(study.parent)
+        with pytest.raises(StorageError, match=r"mlflow.db: expected a database to write in, found one that another"):
+            rebuild(study)
 
 
 def test_nothing_to_rebuild_from(tmp_path: Path) -> None:

@@ -13,20 +13,23 @@ for variable, first in {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": 
     os.environ |= {variable: os.pathsep.join([first, *filter(None, [os.environ.get(variable)])])}
 
 from empg.config import load_data
-from empg.errors import ConfigError, UserError
+from empg.errors import ConfigError, EmpgError, StorageError, UserError
 from empg.pipeline.job_files import prepare
 from empg.pipeline.needs import Need, Needs, check
 
 
 def read_study():
-    """The study that was asked for; a mistake in its configuration ends the program with one message."""
+    """The study that was asked for; a mistake in its configuration, or a disk that refuses, ends all with one message."""
     try:
+        if not os.access(".", os.W_OK):
+            found = "a read-only file system, or no permission"
+            raise StorageError(f"{Path.cwd()}: expected a folder to write in, found {found}")
         if unknown := ", ".join(set(config) - {"study", "software"}):
             raise ConfigError(f"--config: expected study=NAME, found {unknown}")
         if not Path(SOFTWARE).is_file():
             raise ConfigError(f"--config: software: expected a conda environment file, found none at {SOFTWARE}")
         return prepare(Path("config"), config.get("study"), Path("results"))
-    except UserError as error:
+    except EmpgError as error:
         print(f"empg: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 

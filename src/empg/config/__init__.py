@@ -25,19 +25,21 @@ from empg.config.registrations import (
 )
 from empg.config.slices import (
     STAGES,
+    DecisivenessRun,
     EvaluateRun,
     RolloutsRun,
     Stage,
     TrainRun,
     WarmStartRun,
     cut,
+    decisiveness_run,
     evaluate_run,
     rollouts_run,
     testbed_runs,
     train_run,
     warmstart_run,
 )
-from empg.config.stages import Evaluate, Optimiser, Rollouts, Train, WarmStart
+from empg.config.stages import Decisiveness, Evaluate, Optimiser, Rollouts, Train, WarmStart
 from empg.config.study import EnvironmentStudy, Primary, Study
 from empg.config.tuning import Tune
 
@@ -51,6 +53,8 @@ __all__ = [
     "Data",
     "DataFile",
     "DataSet",
+    "Decisiveness",
+    "DecisivenessRun",
     "EnvironmentRegistration",
     "EnvironmentStudy",
     "Evaluate",
@@ -80,6 +84,7 @@ __all__ = [
     "WarmStart",
     "WarmStartRun",
     "cut",
+    "decisiveness_run",
     "evaluate_run",
     "load_data",
     "load_environments",

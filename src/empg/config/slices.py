@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from empg.config.engine import Arithmetic, EngineName
 from empg.config.environments import ENVIRONMENTS, Data, DataSet, read_interface
 from empg.config.methods import Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling
-from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
+from empg.config.stages import Decisiveness, Evaluate, Rollouts, Train, WarmStart
 from empg.config.study import Study
 from empg.config.testbed import PARTS, Part, TestbedRun
 
@@ -88,6 +88,17 @@ class EvaluateRun(_Run):
     seed: int
 
 
+class DecisivenessRun(_Run):
+    """Settings of one measurement of decisiveness, which also takes a model. ``reward`` is the return of training."""
+
+    max_steps: Positive
+    sampling: Sampling
+    decisiveness: Decisiveness
+    reward: Literal["success", "score"]
+    method_name: Name
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """``module`` holds the stage; ``settings`` is the model of all that it depends on beside its input files.
@@ -115,6 +126,10 @@ class Stage:
     def of_a_run(self) -> bool:
         return "seed" in self.settings.model_fields and issubclass(self.settings, _Run)
 
+    def runs_for(self, study: Study, method: str) -> bool:
+        """Whether a stage of a run is wanted for this method: decisiveness only where the study asks for it."""
+        return self.settings is not DecisivenessRun or method in study.measured
+
 
 #: Every stage by the name of its command and of its rule.
 STAGES = {
@@ -123,6 +138,8 @@ STAGES = {
     "rollouts": Stage("empg.rollouts.collect", RolloutsRun),
     "train": Stage("empg.training.rl", TrainRun),
     "evaluate": Stage("empg.rollouts.evaluate", EvaluateRun),
+    "decisiveness": Stage("empg.analysis.decisiveness", DecisivenessRun),
+    "decisiveness_report": Stage("empg.report.decisiveness", Study),
     "report": Stage("empg.report.page", Study),
     "testbed": Stage("empg.testbed.run", TestbedRun),
     "testbed_report": Stage("empg.report.testbed", Study),
@@ -147,6 +164,7 @@ def cut(
         "environment": environment,
         "data": data_set,
         "group_size": settings.train.group_size,
+        "reward": settings.train.reward,
         "evaluate": settings.evaluate.model_copy(update=evaluate),
         "method_name": method,
         "seed": seed,
@@ -154,6 +172,8 @@ def cut(
     }
     if isinstance(settings.policy, PretrainedPolicy):
         values |= settings.sampling.model_dump(include={"max_response", "max_context"})
+    if study.decisiveness is not None:  # the choice of methods changes no measurement
+        values["decisiveness"] = study.decisiveness.model_copy(update={"methods": ()})
     if method in study.methods:
         values["method"] = study.methods[method].in_environment(settings.zeta)
     return model(**{name: value for name, value in values.items() if name in model.model_fields})
@@ -173,6 +193,12 @@ def train_run(study: Study, data: dict[str, DataSet], environment: str, method: 
 
 def evaluate_run(study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int) -> EvaluateRun:
     return cut(EvaluateRun, study, data, environment, method=method, seed=seed)
+
+
+def decisiveness_run(
+    study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int
+) -> DecisivenessRun:
+    return cut(DecisivenessRun, study, data, environment, method=method, seed=seed)
 
 
 def testbed_runs(study: Study) -> dict[Part, TestbedRun]:

@@ -65,6 +65,22 @@ class Train(Model):
     optimiser: Optimiser = Optimiser()
 
 
+class Decisiveness(Model):
+    """How decisiveness is measured (:mod:`empg.analysis.decisiveness`): of the warm start, and of the policies that the
+    ``methods`` (none: the baseline) have trained.
+
+    At each of ``steps`` states, drawn from the steps of ``episodes`` episodes of different training tasks, the policy
+    gives ``responses`` responses, and each is continued ``continuations`` times.
+    """
+
+    seed: int = 0
+    methods: tuple[Name, ...] = ()
+    episodes: Positive = 64
+    steps: Positive = 300
+    responses: Annotated[int, Field(ge=2)] = 8
+    continuations: Annotated[int, Field(ge=2)] = 4
+
+
 class Evaluate(Model):
     """Fixed panels: every task of each split, once greedy and ``episodes`` times sampled.
 

@@ -11,7 +11,7 @@ from empg.config.engine import Arithmetic, EngineName, check_engine
 from empg.config.methods import UNMODULATED, Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.pretrained import check_precision, with_defaults
-from empg.config.stages import Evaluate, Rollouts, Train, WarmStart
+from empg.config.stages import Decisiveness, Evaluate, Rollouts, Train, WarmStart
 from empg.config.testbed import Testbed
 from empg.config.tuning import Tune
 
@@ -104,7 +104,15 @@ class Study(Model):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     arithmetic: Arithmetic = "native"
     testbed: Testbed | None = None
+    decisiveness: Decisiveness | None = None
     tune: Tune | None = None
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The methods whose trained policies are measured for decisiveness; none without the section."""
+        if self.decisiveness is None:
+            return ()
+        return self.decisiveness.methods or (self.baseline,)
 
     def data_set(self, environment: str) -> str:
         """The name of the environment's data set."""
@@ -151,6 +159,11 @@ class Study(Model):
             raise ValueError(f"primary.method: expected another method than {self.primary.method!r}, found the same")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, found {list(self.seeds)}")
+        if self.decisiveness and not self.environments:
+            raise ValueError("decisiveness: expected environments whose policies are measured, found none")
+        for name in self.decisiveness.methods if self.decisiveness else ():
+            if name not in self.methods:
+                raise ValueError(f"decisiveness.methods: expected some of {', '.join(self.methods)}, found {name!r}")
         for name, environment in self.environments.items() if self.arithmetic == "portable" else ():
             if not isinstance(environment.policy, TinyPolicy):
                 raise ValueError(

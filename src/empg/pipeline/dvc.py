@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ import yaml
 
 from empg.config import DataSet, load_data, read_yaml
 from empg.errors import ConfigError, DataError
-from empg.files import read_json, write_json, write_text
+from empg.files import file_digest, read_json, write_json, write_text
+from empg.locks import locks_needed
 from empg.pipeline.job_files import write_sources
 from empg.registry import did_you_mean
-from empg.timing import PEAK, peak_memory
+from empg.timing import Clock
 
 PIPELINE, IN_USE, LOCKFILE = Path("dvc.yaml"), Path("params.yaml"), Path("dvc.lock")
 
@@ -31,7 +31,6 @@ def run(name: str, config: Path, out: Path) -> None:
     generator's output differs from what ``dvc.lock`` promises for the same configuration and source, since data must be
     the same on every machine. ``dvc.lock`` then stays as it was.
     """
-    begin = time.perf_counter()
     data = load_data(config)
     if name not in data:
         hint = did_you_mean(name, data)
@@ -42,16 +41,19 @@ def run(name: str, config: Path, out: Path) -> None:
     with (temporary / "empg.lock").open("w") as lock:
         # A second DVC fails instead of waiting for the first, so a lock of our own makes it wait. DVC inherits the lock
         # and holds it even if this process is killed and DVC lives on.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        _forget_the_dead(temporary / "rwlock")
-        _add_stage(name)
-        entry = _reproduce(name, data[name], lock.fileno())
+        with locks_needed(temporary):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        clock = Clock(temporary / name, file_digest(Path("results/sources") / name / "data.json"))
+        try:
+            _forget_the_dead(temporary / "rwlock")
+            _add_stage(name)
+            entry = _reproduce(name, data[name], lock.fileno())
+        finally:
+            clock.stop()
     output = entry["outs"][0]
     identity = {"name": name, "path": output["path"], "config": data[name].model_dump(mode="json")}
-    write_json(
-        out.with_suffix(".timing.json"),
-        {"stage": "data", "wall_seconds": time.perf_counter() - begin, PEAK: peak_memory()},
-    )
+    write_json(out.with_suffix(".timing.json"), {"stage": "data", **clock.total()})
+    clock.forget()
     write_json(out, identity | {key: output[key] for key in ("md5", "size", "nfiles")})
 
 

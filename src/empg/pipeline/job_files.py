@@ -26,6 +26,7 @@ from empg.config import (
     Study,
     TrainRun,
     cut,
+    decisiveness_run,
     evaluate_run,
     load_data,
     load_environments,
@@ -43,8 +44,12 @@ from empg.registry import did_you_mean
 # Folders of the project beside those of studies; RESERVED lists those beside environments and methods.
 OF_THE_RESULTS = ("data", "logs", "mlartifacts", "sources", "tune")
 RESERVED = {
-    "environments": ("config", "logs", "report", "testbed"),
-    "methods": ("warmstart_evaluate", *(name for name, stage in STAGES.items() if stage.of_an_environment)),
+    "environments": ("config", "decisiveness", "logs", "report", "testbed"),
+    "methods": (
+        "warmstart_evaluate",
+        "warmstart_decisiveness",
+        *(name for name, stage in STAGES.items() if stage.of_an_environment),
+    ),
 }
 
 
@@ -135,9 +140,11 @@ def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator
             if stage.of_an_environment:
                 models[own / f"{name}.json"] = cut(stage.settings, study, data, environment)
         models[own / "warmstart_evaluate.json"] = evaluate_run(study, data, environment, WARM_START, 0)
+        if study.decisiveness is not None:
+            models[own / "warmstart_decisiveness.json"] = decisiveness_run(study, data, environment, WARM_START, 0)
         for method, seed in product(study.methods, study.seeds):
             for name, stage in STAGES.items():
-                if stage.of_a_run:
+                if stage.of_a_run and stage.runs_for(study, method):
                     file = own / method / f"seed{seed}" / f"{name}.json"
                     models[file] = _with_sources(
                         cut(stage.settings, study, data, environment, method=method, seed=seed)

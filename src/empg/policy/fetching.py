@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from empg.errors import DataError
 from empg.files import atomic_directory, file_digest, read_json, write_json
+from empg.locks import locked
 from empg.policy.chat import Chat
 from empg.policy.gguf_folder import convert
 from empg.policy.policy import fetch
@@ -71,7 +70,7 @@ def run(name: str, out: Path) -> None:
     Raises :class:`DataError` where ``out`` holds something else, the model cannot be had, or is not the one expected.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(out.with_name(f".{out.name}.lock")):
+    with locked(out.with_name(f".{out.name}.lock")):
         if out.exists() and _is_whole(out, name):
             return
         if name in PACKAGED:

@@ -60,9 +60,8 @@ class Job:
         if not earlier.exists() or read_json(earlier).get("digest") != digest:
             shutil.rmtree(job.folder, ignore_errors=True)
             shutil.rmtree(Path(job.out) / "rollouts", ignore_errors=True)
+        job.drop_unfinished()
         steps = {int(path.name.partition("-")[2]): path for path in job.folder.glob("checkpoint-*")}
-        for step in [step for step, path in steps.items() if not (path / COMPLETE).exists()]:
-            shutil.rmtree(steps.pop(step))
         newest = max(steps, default=0)
         for path in job.folder.glob("error-*.json"):
             path.unlink()
@@ -71,6 +70,12 @@ class Job:
         job = cls(**asdict(job) | {"resume": str(steps[newest]) if steps else ""})
         write_json(job.folder / JOB, asdict(job))
         return job
+
+    def drop_unfinished(self) -> None:
+        """Delete checkpoints that a process had not written to the end."""
+        for path in self.folder.glob("checkpoint-*"):
+            if not (path / COMPLETE).exists():
+                shutil.rmtree(path, ignore_errors=True)
 
     def parts(self) -> list[dict[str, Any]]:
         """The ``metrics`` and ``seconds`` of the parts that have ended, without a line that is being written."""

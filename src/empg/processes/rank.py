@@ -15,7 +15,8 @@ import psutil
 import torch
 from accelerate.utils import gather_object
 
-from empg.errors import ConfigError, EmpgError
+from empg.errors import ConfigError, EmpgError, StorageError
+from empg.files import clear_refusals
 from empg.processes.job import Job, Run
 
 T = TypeVar("T")
@@ -33,11 +34,21 @@ def main(work: Callable[[Job], None]) -> int:
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, as every stage
     try:
-        work(job)
+        with clear_refusals(job.folder):  # libraries write checkpoints by themselves
+            work(job)
     except EmpgError as error:
-        job.fail(int(os.environ.get("RANK", "0")), error)
+        _leave(job, error)
         return error.exit_code
     return 0
+
+
+def _leave(job: Job, error: EmpgError) -> None:
+    """Leave the error for the stage; where the disk is too full even for that, print it."""
+    job.drop_unfinished()
+    try:
+        job.fail(int(os.environ.get("RANK", "0")), error)
+    except StorageError:
+        print(f"empg: error: {error}", file=sys.stderr)
 
 
 def end_with(process: int) -> None:

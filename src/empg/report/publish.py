@@ -32,8 +32,9 @@ STAGES = ("warmstart", "train", "evaluate", "report")
 def run(results: Path, out: Path) -> None:
     """Write a page, ``out/README.md``, and beside it ``tables`` (CSV), ``figures`` (SVG) and ``study.json``.
 
-    Everything comes from the report in ``results`` (results/STUDY) and from the study's search, if there is one
-    (``results/tune/STUDY``), which goes to ``out/search``. An older ``out`` is replaced.
+    Everything comes from the report in ``results`` (results/STUDY), from the study's search, if there is one
+    (``results/tune/STUDY``), which goes to ``out/search``, and from its page on decisiveness, if it has measured that,
+    which goes to ``out/decisiveness``. An older ``out`` is replaced.
 
     A study of the testbed alone has the page of its testbed. Raises :class:`DataError` where there is no report.
     """
@@ -62,6 +63,8 @@ def run(results: Path, out: Path) -> None:
             shutil.copyfile(path, target)
         shutil.copyfile(config, folder / "study.json")
         write_text(folder / "README.md", page(study, results, figures, [path.name for path in small], large))
+        if study.measured:
+            _decisiveness(results / "decisiveness" / "report", folder / "decisiveness")
 
 
 def _testbed(results: Path, out: Path) -> None:
@@ -83,6 +86,16 @@ def _testbed(results: Path, out: Path) -> None:
         shutil.copyfile(results / "config" / "study.json", folder / "study.json")
         text = (report / "README.md").read_text(encoding="utf-8")
         write_text(folder / "README.md", text.replace("\n## Over", f"\n{origin}\n\n## Over", 1))
+
+
+def _decisiveness(report: Path, out: Path) -> None:
+    """Copy the page on decisiveness with its figures and CSV tables. Raises :class:`DataError` where there is none."""
+    if not (report / "manifest.json").exists():
+        raise DataError(f"{report}: expected the report on decisiveness, found none")
+    for path in sorted([report / "README.md", *report.glob("figures/*.svg"), *report.glob("tables/*.csv")]):
+        target = out / path.relative_to(report)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
 
 
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
@@ -111,6 +124,8 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
     lines += [NOTE, ""]
     if (_search(results) / "README.md").exists():
         lines += ["Settings were searched for on the panel `tune`: [the search](search/README.md).", ""]
+    if study.measured:
+        lines += ["Which steps decide about the return: [decisiveness](decisiveness/README.md).", ""]
     lines += ["## Figures", ""]
     for name in figures:
         lines += [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +16,8 @@ from empg.pipeline.origin import commit
 from empg.provenance import json_digest
 from empg.report.addresses import trajectories_page
 from empg.sources import source_hashes
-from empg.timing import PEAK, peak_memory
+from empg.timing import Clock
+from empg.tracking.database import clear_errors, set_aside_if_damaged
 from empg.tracking.embedded import write_embedded
 from empg.tracking.experiment import panel_metric
 from empg.tracking.models import log_policy
@@ -205,9 +205,15 @@ def rebuild(study: Path, *, progress: Callable[[int, int], None] = lambda done, 
 
     Calls ``progress(runs done, runs in all)``. Raises :class:`DataError` when no stage has finished.
     """
-    cpu, wall = time.process_time(), time.perf_counter()
-    tracker = Tracker(study)
-    Logbook(tracker).write(progress)
-    tracker.describe_study()  # again, now that the report has a run
-    timing = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, PEAK: peak_memory()}
-    write_json(study / "track.timing.json", timing)
+    report = study / "report" / "manifest.json"
+    clock = Clock(study / ".track", file_digest(report) if report.exists() else "")
+    set_aside_if_damaged(study.parent)
+    try:
+        with clear_errors(study.parent):
+            tracker = Tracker(study)
+            Logbook(tracker).write(progress)
+            tracker.describe_study()  # again, now that the report has a run
+    finally:
+        clock.stop()
+    write_json(study / "track.timing.json", {"stage": "track", **clock.total()})
+    clock.forget()

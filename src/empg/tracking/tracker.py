@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from empg.files import read_json
+from empg.locks import locked
 from empg.pipeline.commands import command, data_set
 from empg.provenance import json_digest
 from empg.report.addresses import run_name
@@ -75,7 +74,7 @@ class Tracker:
         self.study, self.root = study, study.parent
         create(self.root)
         self.client = connect(self.root)
-        with FileLock(self.root / f".{DATABASE}.lock"):
+        with locked(self.root / f".{DATABASE}.lock"):
             self.experiment = self._experiment()
         self.describe_study()
 
