@@ -71,6 +71,13 @@ def test_larger_settings_need_more(rule, changes):
     assert study(**changes).of(rule, "alfworld") > 1.05 * study().of(rule, "alfworld")
 
 
+def test_a_rule_without_an_estimate_stops_nothing():
+    found = default_study()
+    assert found.of("decisiveness", "alfworld") is None
+    assert found.of("decisiveness_report") is None
+    assert check([Need("decisiveness (alfworld)", 1, None)], 2).endswith("jobs that are not estimated: 1")
+
+
 def test_more_runs_make_a_larger_report():
     needs = default_study()
     more = needs.study.model_copy(update={"seeds": tuple(range(5))})

@@ -164,13 +164,17 @@ class Study(Model):
         for name in self.decisiveness.methods if self.decisiveness else ():
             if name not in self.methods:
                 raise ValueError(f"decisiveness.methods: expected some of {', '.join(self.methods)}, found {name!r}")
+        for name in self.testbed.compared if self.testbed else ():
+            if name not in self.methods:
+                raise ValueError(f"testbed.compared: expected some of {', '.join(self.methods)}, found {name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _arithmetic_fits(self) -> Study:
         for name, environment in self.environments.items() if self.arithmetic == "portable" else ():
             if not isinstance(environment.policy, TinyPolicy):
                 raise ValueError(
                     f"arithmetic: expected native with environments.{name}.policy.type {environment.policy.type}, "
                     "found portable"
                 )
-        for name in self.testbed.compared if self.testbed else ():
-            if name not in self.methods:
-                raise ValueError(f"testbed.compared: expected some of {', '.join(self.methods)}, found {name!r}")
         return self
