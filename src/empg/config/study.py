@@ -146,6 +146,15 @@ class Study(Model):
         return None if method is None else (method, against)
 
     @model_validator(mode="after")
+    def _can_be_measured(self) -> Study:
+        if self.decisiveness and not self.environments:
+            raise ValueError("decisiveness: expected environments whose policies are measured, found none")
+        for name in self.decisiveness.methods if self.decisiveness else ():
+            if name not in self.methods:
+                raise ValueError(f"decisiveness.methods: expected some of {', '.join(self.methods)}, found {name!r}")
+        return self
+
+    @model_validator(mode="after")
     def _complete(self) -> Study:
         for name in ("methods",) if self.testbed and not self.environments else ("environments", "methods", "seeds"):
             if not getattr(self, name):
@@ -159,11 +168,6 @@ class Study(Model):
             raise ValueError(f"primary.method: expected another method than {self.primary.method!r}, found the same")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, found {list(self.seeds)}")
-        if self.decisiveness and not self.environments:
-            raise ValueError("decisiveness: expected environments whose policies are measured, found none")
-        for name in self.decisiveness.methods if self.decisiveness else ():
-            if name not in self.methods:
-                raise ValueError(f"decisiveness.methods: expected some of {', '.join(self.methods)}, found {name!r}")
         for name, environment in self.environments.items() if self.arithmetic == "portable" else ():
             if not isinstance(environment.policy, TinyPolicy):
                 raise ValueError(
