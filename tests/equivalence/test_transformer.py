@@ -126,6 +126,10 @@ def test_bfloat16_is_float32_up_to_its_rounding(model, tokens):
     for n in range(50, 100):
         hidden = cache.decode(tokens[n : n + 1], torch.tensor([n]))
         assert (network.logits(hidden) - exact[n]).abs().max() < bound
+    cache = Cache(network, 2, 100)
+    cache.prefill(torch.cat([tokens[:20], tokens[:40]]), [20, 40], [0, 0], [1, 0])
+    hidden = cache.prefill(torch.cat([tokens[20:80], tokens[40:]]), [60, 60], [20, 40], [1, 0])
+    assert (network.logits(hidden) - exact[[79, 99]]).abs().max() < bound
 
 
 def test_attention_by_products_is_attention():
