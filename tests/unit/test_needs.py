@@ -71,6 +71,13 @@ def test_larger_settings_need_more(rule, changes):
     assert study(**changes).of(rule, "alfworld") > 1.05 * study().of(rule, "alfworld")
 
 
+def test_a_rule_without_an_estimate_stops_nothing():
+    found = default_study()
+    assert found.of("own_rule", "alfworld") is None
+    assert found.of("own_rule") is None
+    assert check([Need("own_rule (alfworld)", 1, None)], 2).endswith("jobs that are not estimated: 1")
+
+
 @pytest.mark.parametrize(
     ("environment", "steps", "peaks"),
     [("alfworld", 300, (738, 690)), ("webshop", 150, (1136, 1094)), ("deepsearch", 233, (631, 588))],
@@ -101,6 +108,13 @@ def test_a_pretrained_policy_is_estimated_from_its_folder(tmp_path, monkeypatch)
     weights, adam = 2 * 10**8, (10**8 - 10**7) * 18  # bfloat16; gradient twice, two moments, a float32 copy
     assert found.of("train", "alfworld") > needs.PROCESS + weights + adam
     assert found.of("rollouts", "alfworld") > needs.PROCESS + weights
+    several = {
+        "engine": "trl",
+        "train": {"optimiser": {"muon_lr": 0}},
+        "policy": {"type": "pretrained", "model": str(tmp_path / "model")},
+    }
+    of = {n: study(**several, processes=n).of("train", "alfworld") for n in (1, 2)}
+    assert of[2] == pytest.approx(2 * of[1])  # on one machine
 
 
 def test_the_jobs_that_need_most_count_together():

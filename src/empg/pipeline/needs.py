@@ -48,14 +48,28 @@ class Needs:
     def of(self, rule: str, environment: str | None = None) -> int | None:
         """Bytes that a job of this rule needs, in this environment where the rule is of one.
 
-        None: the policy is a model that is not on this machine yet.
+        None: there is no estimate for this rule, or the policy is a model that is not on this machine yet.
         """
-        fixed = {"data": DATA, "mlflow_database": DATABASE, "track": TRACK, "testbed": TESTBED}
-        fixed["decisiveness"] = DECISIVENESS_REPORT
-        if environment is None or rule == "data":
-            return self._report() if rule == "report" else fixed[rule.removesuffix("_report")]
+        fixed = {
+            "data": DATA,
+            "mlflow_database": DATABASE,
+            "track": TRACK,
+            "testbed": TESTBED,
+            "report": self._report(),
+            "decisiveness_report": DECISIVENESS_REPORT,
+        }
+        if environment is None or rule not in (parts := self._parts(environment)):
+            return fixed.get(rule)
         settings = self.study.environments[environment]
-        parts: dict[str, Callable[[_Environment], float]] = {
+        sizes = _sizes(settings.policy)
+        if sizes is None:
+            return None
+        processes = settings.processes if rule in ("warmstart", "train") else 1
+        return round(MARGIN * processes * (PROCESS + parts[rule](_Environment(settings, sizes))))
+
+    def _parts(self, environment: str) -> dict[str, Callable[[_Environment], float]]:
+        """What each rule of an environment needs beside :data:`PROCESS`."""
+        return {
             "warmstart": self._warmstart,
             "rollouts": self._rollouts,
             "train": self._train,
@@ -64,8 +78,6 @@ class Needs:
             "decisiveness": self._decisiveness,
             "decisiveness_warmstart": self._decisiveness,
         }
-        sizes = _sizes(settings.policy)
-        return None if sizes is None else round(MARGIN * (PROCESS + parts[rule](_Environment(settings, sizes))))
 
     def megabytes(self, rule: str, environment: str | None = None, *, unknown: int) -> int:
         """What to request of a cluster for such a job, ``unknown`` where no estimate can be made."""
@@ -153,9 +165,12 @@ class _PretrainedSizes(_Sizes):
         return settings.sampling.max_context
 
     def update(self, tokens: int, settings: EnvironmentStudy, copies: int) -> float:
-        return sum(
-            memory.update_bytes(self.sizes, self.pretrained, tokens, settings.sampling.max_context, copies).values()
-        )
+        context = settings.sampling.max_context
+        if settings.engine == "trl":
+            parts = memory.trl_update_bytes(self.sizes, self.pretrained, tokens, context, reference=copies > 1)
+        else:
+            parts = memory.update_bytes(self.sizes, self.pretrained, tokens, context, copies)
+        return sum(parts.values())
 
     def cache(self, rows: int, context: int, settings: EnvironmentStudy) -> float:
         return sum(memory.sampling_bytes(self.sizes, self.pretrained, rows, context).values())
