@@ -159,18 +159,18 @@ class Study(Model):
             raise ValueError(f"primary.method: expected another method than {self.primary.method!r}, found the same")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, found {list(self.seeds)}")
-        if self.decisiveness and not self.environments:
-            raise ValueError("decisiveness: expected environments whose policies are measured, found none")
-        for name in self.decisiveness.methods if self.decisiveness else ():
-            if name not in self.methods:
-                raise ValueError(f"decisiveness.methods: expected some of {', '.join(self.methods)}, found {name!r}")
-        for name in self.testbed.compared if self.testbed else ():
-            if name not in self.methods:
-                raise ValueError(f"testbed.compared: expected some of {', '.join(self.methods)}, found {name!r}")
         return self
 
     @model_validator(mode="after")
-    def _arithmetic_fits(self) -> Study:
+    def _parts_fit(self) -> Study:
+        if self.decisiveness and not self.environments:
+            raise ValueError("decisiveness: expected environments whose policies are measured, found none")
+        for key, names in (
+            ("decisiveness.methods", self.decisiveness.methods if self.decisiveness else ()),
+            ("testbed.compared", self.testbed.compared if self.testbed else ()),
+        ):
+            if unknown := [name for name in names if name not in self.methods]:
+                raise ValueError(f"{key}: expected some of {', '.join(self.methods)}, found {unknown[0]!r}")
         for name, environment in self.environments.items() if self.arithmetic == "portable" else ():
             if not isinstance(environment.policy, TinyPolicy):
                 raise ValueError(

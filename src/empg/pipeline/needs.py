@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from empg.config import DataSet, EnvironmentStudy, PretrainedPolicy, Study, TinyPolicy, cut
+from empg.config import DataSet, Decisiveness, EnvironmentStudy, PretrainedPolicy, Study, TinyPolicy, cut
 from empg.config.slices import WARM_START, EvaluateRun
 from empg.errors import ConfigError
 from empg.policy import memory
@@ -22,8 +22,10 @@ PROCESS = 380 * MB  # Python with torch and polars, the data set and the tokeniz
 TRACKING = 230 * MB  # MLflow, in the jobs that log live curves
 UPDATE = 40 * MB  # the parts of an update that its size does not change
 EPISODE_TOKEN = 90  # bytes of a token of an episode's context, until the episodes are written
+BRANCH_TOKEN = 35  # the same of a branch, which shares its beginning with others
 REPORT, REPORTED_EPISODE = 450 * MB, 15_000  # bytes of an evaluated episode in the report
 DATA, DATABASE, TRACK, TESTBED = 112 * MB, 350 * MB, 900 * MB, 2000 * MB
+DECISIVENESS_REPORT = 600 * MB
 TASKS = 500  # of a split whose data set does not say how many it has
 ALONE = ("report", "track")  # they wait for all other jobs
 
@@ -54,6 +56,7 @@ class Needs:
             "track": TRACK,
             "testbed": TESTBED,
             "report": self._report(),
+            "decisiveness_report": DECISIVENESS_REPORT,
         }
         if environment is None or rule not in (parts := self._parts(environment)):
             return fixed.get(rule)
@@ -72,6 +75,8 @@ class Needs:
             "train": self._train,
             "evaluate": lambda e: self._evaluate(environment, e, self.study.baseline),
             "evaluate_warmstart": lambda e: self._evaluate(environment, e, WARM_START),
+            "decisiveness": self._decisiveness,
+            "decisiveness_warmstart": self._decisiveness,
         }
 
     def megabytes(self, rule: str, environment: str | None = None, *, unknown: int) -> int:
@@ -101,6 +106,10 @@ class Needs:
     def _evaluate(self, environment: str, e: _Environment, method: str) -> float:
         return e.sampling(self._episodes(environment, method))
 
+    def _decisiveness(self, e: _Environment) -> float:
+        measured = self.study.decisiveness or Decisiveness()
+        return e.sampling(measured.steps * measured.responses * measured.continuations, BRANCH_TOKEN)
+
     def _episodes(self, environment: str, method: str) -> int:
         """Episodes of an evaluation that are in memory together."""
         settings = cut(EvaluateRun, self.study, dict(self.data), environment, method=method).evaluate
@@ -115,11 +124,11 @@ class _Environment:
     settings: EnvironmentStudy
     sizes: _Sizes
 
-    def sampling(self, episodes: int) -> float:
+    def sampling(self, episodes: int, token: int = EPISODE_TOKEN) -> float:
         """Bytes of playing so many episodes: the cache of those in play, and what is kept of all."""
         context = min(self.settings.sampling.max_context, self.sizes.context(self.settings))
         rows = min(self.settings.sampling.rows, episodes)
-        return self.sizes.cache(rows, context, self.settings) + EPISODE_TOKEN * episodes * context
+        return self.sizes.cache(rows, context, self.settings) + token * episodes * context
 
 
 class _Sizes:
