@@ -158,7 +158,10 @@ def test_a_pretrained_policy_is_refused():
 
 @needs_avx2
 def test_this_processor_computes_the_bits_of_the_table():
-    """Every portable row has the hashes that this processor computes."""
+    """Every portable row has the hashes that this processor computes.
+
+    On a processor that the table does not know, other bits are a finding and no mistake of whoever runs the tests.
+    """
     versions = version("torch").partition("+")[0], version("numpy")
     rows = [
         row for row in fingerprint.read(TABLE) if row.arithmetic == "portable" and row.key[2:] == ("full", *versions)
@@ -168,7 +171,10 @@ def test_this_processor_computes_the_bits_of_the_table():
     done = run("-m", "empg", "fingerprint")
     found = dict(line.split(": ") for line in done.stdout.splitlines()[1:])
     assert set(found) == set(ENVIRONMENTS), done.stderr
-    assert {row.processor: row.hashes for row in rows} == {row.processor: tuple(found.values()) for row in rows}
+    expected, own = {row.hashes for row in rows}, tuple(found.values())
+    if expected != {own} and fingerprint.processor_model() not in {row.processor for row in rows}:
+        pytest.xfail(f"{fingerprint.processor_model()}: the first such processor, and it computes other bits; {EXTEND}")
+    assert expected == {own}
 
 
 def test_all_processors_of_the_table_computed_the_same_portably():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from empg.config import Study, parse
+from empg.config import Decisiveness, Study, parse
 from empg.errors import ConfigError
 from empg.pipeline import needs
 from empg.pipeline.job_files import read_study
@@ -71,6 +71,26 @@ def test_larger_settings_need_more(rule, changes):
     assert study(**changes).of(rule, "alfworld") > 1.05 * study().of(rule, "alfworld")
 
 
+def test_a_rule_without_an_estimate_stops_nothing():
+    found = default_study()
+    assert found.of("own_rule", "alfworld") is None
+    assert found.of("own_rule") is None
+    assert check([Need("own_rule (alfworld)", 1, None)], 2).endswith("jobs that are not estimated: 1")
+
+
+@pytest.mark.parametrize(
+    ("environment", "steps", "peaks"),
+    [("alfworld", 300, (738, 690)), ("webshop", 150, (1136, 1094)), ("deepsearch", 233, (631, 588))],
+)
+def test_decisiveness_is_estimated_by_its_branches(environment, steps, peaks):
+    """Peaks in MB of the warm start and of the trained policy, whose measurements docs/decisiveness.md shows."""
+    found = default_study()
+    with_section = found.study.model_copy(update={"decisiveness": Decisiveness(steps=steps)})
+    for rule in ("decisiveness", "decisiveness_warmstart"):
+        assert max(peaks) <= Needs(with_section, found.data).megabytes(rule, environment, unknown=0) <= 2 * min(peaks)
+    assert 492 <= found.megabytes("decisiveness_report", unknown=0) <= 2 * 492
+
+
 def test_more_runs_make_a_larger_report():
     needs = default_study()
     more = needs.study.model_copy(update={"seeds": tuple(range(5))})
@@ -88,6 +108,13 @@ def test_a_pretrained_policy_is_estimated_from_its_folder(tmp_path, monkeypatch)
     weights, adam = 2 * 10**8, (10**8 - 10**7) * 18  # bfloat16; gradient twice, two moments, a float32 copy
     assert found.of("train", "alfworld") > needs.PROCESS + weights + adam
     assert found.of("rollouts", "alfworld") > needs.PROCESS + weights
+    several = {
+        "engine": "trl",
+        "train": {"optimiser": {"muon_lr": 0}},
+        "policy": {"type": "pretrained", "model": str(tmp_path / "model")},
+    }
+    of = {n: study(**several, processes=n).of("train", "alfworld") for n in (1, 2)}
+    assert of[2] == pytest.approx(2 * of[1])  # on one machine
 
 
 def test_the_jobs_that_need_most_count_together():

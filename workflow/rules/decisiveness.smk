@@ -21,7 +21,7 @@ rule decisiveness_warmstart:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=4000,
+        mem_mb=megabytes("decisiveness"),
         runtime=120,
     params:
         data=subpath(input.data, parent=True),
@@ -76,7 +76,7 @@ rule decisiveness_report:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=2000,
+        mem_mb=1000,
         runtime=10,
     params:
         results=subpath(output.manifest, ancestor=3),

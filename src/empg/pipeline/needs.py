@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from empg.config import DataSet, EnvironmentStudy, PretrainedPolicy, Study, TinyPolicy, cut
+from empg.config import DataSet, Decisiveness, EnvironmentStudy, PretrainedPolicy, Study, TinyPolicy, cut
 from empg.config.slices import WARM_START, EvaluateRun
 from empg.errors import ConfigError
 from empg.policy import memory
@@ -22,8 +22,10 @@ PROCESS = 380 * MB  # Python with torch and polars, the data set and the tokeniz
 TRACKING = 230 * MB  # MLflow, in the jobs that log live curves
 UPDATE = 40 * MB  # the parts of an update that its size does not change
 EPISODE_TOKEN = 90  # bytes of a token of an episode's context, until the episodes are written
+BRANCH_TOKEN = 35  # the same of a branch, which shares its beginning with others
 REPORT, REPORTED_EPISODE = 450 * MB, 15_000  # bytes of an evaluated episode in the report
 DATA, DATABASE, TRACK, TESTBED = 112 * MB, 350 * MB, 900 * MB, 2000 * MB
+DECISIVENESS_REPORT = 600 * MB
 TASKS = 500  # of a split whose data set does not say how many it has
 ALONE = ("report", "track")  # they wait for all other jobs
 
@@ -46,21 +48,36 @@ class Needs:
     def of(self, rule: str, environment: str | None = None) -> int | None:
         """Bytes that a job of this rule needs, in this environment where the rule is of one.
 
-        None: the policy is a model that is not on this machine yet.
+        None: there is no estimate for this rule, or the policy is a model that is not on this machine yet.
         """
-        fixed = {"data": DATA, "mlflow_database": DATABASE, "track": TRACK, "testbed": TESTBED}
-        if environment is None or rule == "data":
-            return self._report() if rule == "report" else fixed[rule.removesuffix("_report")]
+        fixed = {
+            "data": DATA,
+            "mlflow_database": DATABASE,
+            "track": TRACK,
+            "testbed": TESTBED,
+            "report": self._report(),
+            "decisiveness_report": DECISIVENESS_REPORT,
+        }
+        if environment is None or rule not in (parts := self._parts(environment)):
+            return fixed.get(rule)
         settings = self.study.environments[environment]
-        parts: dict[str, Callable[[_Environment], float]] = {
+        sizes = _sizes(settings.policy)
+        if sizes is None:
+            return None
+        processes = settings.processes if rule in ("warmstart", "train") else 1
+        return round(MARGIN * processes * (PROCESS + parts[rule](_Environment(settings, sizes))))
+
+    def _parts(self, environment: str) -> dict[str, Callable[[_Environment], float]]:
+        """What each rule of an environment needs beside :data:`PROCESS`."""
+        return {
             "warmstart": self._warmstart,
             "rollouts": self._rollouts,
             "train": self._train,
             "evaluate": lambda e: self._evaluate(environment, e, self.study.baseline),
             "evaluate_warmstart": lambda e: self._evaluate(environment, e, WARM_START),
+            "decisiveness": self._decisiveness,
+            "decisiveness_warmstart": self._decisiveness,
         }
-        sizes = _sizes(settings.policy)
-        return None if sizes is None else round(MARGIN * (PROCESS + parts[rule](_Environment(settings, sizes))))
 
     def megabytes(self, rule: str, environment: str | None = None, *, unknown: int) -> int:
         """What to request of a cluster for such a job, ``unknown`` where no estimate can be made."""
@@ -89,6 +106,10 @@ class Needs:
     def _evaluate(self, environment: str, e: _Environment, method: str) -> float:
         return e.sampling(self._episodes(environment, method))
 
+    def _decisiveness(self, e: _Environment) -> float:
+        measured = self.study.decisiveness or Decisiveness()
+        return e.sampling(measured.steps * measured.responses * measured.continuations, BRANCH_TOKEN)
+
     def _episodes(self, environment: str, method: str) -> int:
         """Episodes of an evaluation that are in memory together."""
         settings = cut(EvaluateRun, self.study, dict(self.data), environment, method=method).evaluate
@@ -103,11 +124,11 @@ class _Environment:
     settings: EnvironmentStudy
     sizes: _Sizes
 
-    def sampling(self, episodes: int) -> float:
+    def sampling(self, episodes: int, token: int = EPISODE_TOKEN) -> float:
         """Bytes of playing so many episodes: the cache of those in play, and what is kept of all."""
         context = min(self.settings.sampling.max_context, self.sizes.context(self.settings))
         rows = min(self.settings.sampling.rows, episodes)
-        return self.sizes.cache(rows, context, self.settings) + EPISODE_TOKEN * episodes * context
+        return self.sizes.cache(rows, context, self.settings) + token * episodes * context
 
 
 class _Sizes:
@@ -144,9 +165,12 @@ class _PretrainedSizes(_Sizes):
         return settings.sampling.max_context
 
     def update(self, tokens: int, settings: EnvironmentStudy, copies: int) -> float:
-        return sum(
-            memory.update_bytes(self.sizes, self.pretrained, tokens, settings.sampling.max_context, copies).values()
-        )
+        context = settings.sampling.max_context
+        if settings.engine == "trl":
+            parts = memory.trl_update_bytes(self.sizes, self.pretrained, tokens, context, reference=copies > 1)
+        else:
+            parts = memory.update_bytes(self.sizes, self.pretrained, tokens, context, copies)
+        return sum(parts.values())
 
     def cache(self, rows: int, context: int, settings: EnvironmentStudy) -> float:
         return sum(memory.sampling_bytes(self.sizes, self.pretrained, rows, context).values())
