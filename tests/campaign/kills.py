@@ -101,7 +101,7 @@ def _at_work() -> str:
     for process in descendants():
         with suppress(psutil.Error):
             found |= set(AT_WORK.findall(" ".join(process.cmdline())))
-    return " and ".join(sorted(found - {"repro", "trl_rank"})) or "Snakemake alone"
+    return " and ".join(sorted(found - {"repro", "training"})) or "Snakemake alone"
 
 
 def fresh(template: Path, root: Path) -> Project:
