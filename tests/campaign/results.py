@@ -60,5 +60,9 @@ def recorded(root: Path) -> dict[str, dict[str, float]]:
 
 def timing(root: Path, folder: str) -> tuple[int, float]:
     """Processes and CPU seconds in the timing of a finished stage."""
-    told = json.loads((root / folder / "timing.json").read_text())
+    place = root / folder
+    hidden = place.name.startswith(".")  # the tracking, which has no folder of its own
+    told = json.loads(
+        (place.with_name(f"{place.name[1:]}.timing.json") if hidden else place / "timing.json").read_text()
+    )
     return told["processes"], told["cpu_seconds"]
