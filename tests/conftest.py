@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -27,6 +30,19 @@ GRID = {
 SUCCESS = {"warmstart": 0.3, "grpo": 0.5, "grpo_empg": 0.6}  # what the made-up policies solve, about
 TASKS = 40
 ITERATIONS = 4
+ROOT = Path(__file__).parents[1]
+
+
+def module_of(file: str) -> ModuleType:
+    """The module in a file of the project that belongs to no installed package, such as ``tools/pictures.py``."""
+    spec = importlib.util.spec_from_file_location(Path(file).stem, ROOT / file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -58,10 +58,9 @@ def rows() -> Iterator[str]:
             for label, parts in cases.items():
                 gpus = 1 if label == "native" else 8
                 playing = sampling_bytes(sizes, settings, ROWS // gpus, CONTEXT)["key-value cache"]
-                values = [*(parts[part] / GIB for part in PARTS), sum(parts.values()) / GIB, playing / GIB]
-                parts_of_it, total, cache = values[:3], values[3], values[4]
-                numbers = " | ".join(f"{value:.1f}" for value in parts_of_it)
-                yield f"| {name}{suffix} | {label} | {numbers} | **{total:.1f}** | {cache:.1f} |"
+                numbers = " | ".join(f"{parts[part] / GIB:.1f}" for part in PARTS)
+                total = sum(parts.values()) / GIB
+                yield f"| {name}{suffix} | {label} | {numbers} | **{total:.1f}** | {playing / GIB:.1f} |"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,21 @@ class Clock:
         self.write()
         while not self._ended.wait(SECONDS):
             self.write()
+
+
+@contextmanager
+def timed(stage: str, folder: Path, digest: str, file: Path) -> Iterator[None]:
+    """Count what a job uses that has no manifest of its own, and write it to ``file`` when the job ends well.
+
+    ``folder`` keeps what earlier processes with the same ``digest`` have used (:class:`Clock`).
+    """
+    clock = Clock(folder, digest)
+    try:
+        yield
+    finally:
+        clock.stop()
+    write_json(file, {"stage": stage, **clock.total()})
+    clock.forget()
 
 
 def peak_memory() -> int:

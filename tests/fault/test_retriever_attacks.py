@@ -6,13 +6,11 @@ The attacks are those of ``benchmarks/retriever_load.py``, which prints figures;
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,19 +22,15 @@ from empg.environments.deepsearch.search.guard import GuardedProtocol
 from empg.environments.deepsearch.search.index import Index
 from empg.environments.deepsearch.search.retrieval import HttpRetriever
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "retriever_load.py"
+from ..conftest import module_of
+
 QUERY = {"queries": ["capital of Peru"], "topk": 1}
 
 
 @pytest.fixture(scope="module")
 def load() -> ModuleType:
     """The benchmark's attacks."""
-    spec = importlib.util.spec_from_file_location("retriever_load", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of("benchmarks/retriever_load.py")
 
 
 @pytest.fixture(scope="module")

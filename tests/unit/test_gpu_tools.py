@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
-import pytest
 import torch
 
 from empg.policy.policy import Policy
 
-ROOT = Path(__file__).parents[2]
-
-
-def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, name, module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    return module
+from ..conftest import ROOT, module_of
 
 
 def test_the_page_has_the_estimates_of_memory():
-    rows = list(tool("gpu_memory").rows())
+    rows = list(module_of("tools/gpu_memory.py").rows())
     assert len(rows) == 12
     page = (ROOT / "docs/running-on-gpus.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in page if line in rows] == rows
@@ -35,7 +19,7 @@ def test_the_page_has_the_estimates_of_memory():
 def test_the_check_says_that_there_is_no_gpu_and_runs_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert tool("gpu_check").main(["--out", str(tmp_path)]) == 1
+    assert module_of("tools/gpu_check.py").main(["--out", str(tmp_path)]) == 1
     printed = capsys.readouterr().out
     assert "No GPU: torch finds none" in printed
     assert "Run with --cpu" in printed
@@ -44,7 +28,7 @@ def test_the_check_says_that_there_is_no_gpu_and_runs_nothing(tmp_path, monkeypa
 
 def test_what_fails_and_what_does_not_run_is_said(tmp_path, monkeypatch, capsys):
     """The paths themselves are run by `make gpu-check ARGS=--cpu`, for minutes."""
-    check = tool("gpu_check")
+    check = module_of("tools/gpu_check.py")
 
     def fails() -> str:
         raise RuntimeError("train: no memory")

@@ -113,8 +113,9 @@ def test_a_pretrained_policy_is_estimated_from_its_folder(tmp_path, monkeypatch)
         "train": {"optimiser": {"muon_lr": 0}},
         "policy": {"type": "pretrained", "model": str(tmp_path / "model")},
     }
-    of = {n: study(**several, processes=n).of("train", "alfworld") for n in (1, 2)}
-    assert of[2] == pytest.approx(2 * of[1])  # on one machine
+    for rule, times in (("warmstart", 2), ("rollouts", 2), ("train", 2), ("evaluate", 1)):
+        of = {n: study(**several, processes=n).of(rule, "alfworld") for n in (1, 2)}
+        assert of[2] == pytest.approx(times * of[1])  # on one machine
 
 
 def test_the_jobs_that_need_most_count_together():

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..conftest import ROOT, module_of
+
 pytestmark = pytest.mark.xdist_group("site")  # one process builds what all these tests read
-
-
-def tool(name: str) -> ModuleType:
-    """A module of tools/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +84,11 @@ def test_links_to_files_outside_the_site_become_pages_or_text(site):
     ],
 )
 def test_lists_get_the_indentation_that_the_site_wants(written, expected):
-    assert "\n".join(line for line, _ in tool("site").outline(written.splitlines())) == expected
+    assert "\n".join(line for line, _ in module_of("tools/site.py").outline(written.splitlines())) == expected
 
 
 def test_the_picture_of_the_pipeline_is_current():
-    drawn = tool("pictures").pipeline()
+    drawn = module_of("tools/pictures.py").pipeline()
     ElementTree.fromstring(drawn)
     assert drawn == (ROOT / "docs/pictures/pipeline.svg").read_text(encoding="utf-8"), "run `make pictures`"
 
@@ -109,7 +98,7 @@ def test_the_screenshot_is_light_enough_for_a_front_page():
 
 
 def test_a_missing_report_or_browser_is_named(tmp_path, monkeypatch):
-    pictures = tool("pictures")
+    pictures = module_of("tools/pictures.py")
     with pytest.raises(SystemExit, match=r"found no .*report\.html"):
         pictures.screenshot(tmp_path / "report.html", tmp_path / "report.png")
     (tmp_path / "report.html").write_text("<p>report</p>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import optuna
@@ -12,8 +13,9 @@ import yaml
 
 from empg.config import rollouts_run, warmstart_run
 from empg.environments import data as data_stage
-from empg.errors import ConfigError, DataError, UserError
+from empg.errors import ConfigError, DataError
 from empg.pipeline.job_files import read_study
+from empg.provenance import only_writer
 from empg.rollouts import collect
 from empg.tracking.database import connect
 from empg.training import warmstart
@@ -167,13 +169,16 @@ def test_what_is_missing_is_named(root: Path) -> None:
         search.run(None, 1, lambda *_: None, root)
 
 
-def test_two_searches_of_a_study_do_not_run_at_once(root: Path) -> None:
-    from filelock import FileLock
-
+def test_a_second_search_of_a_study_waits(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configure(root)
-    (root / "results/tune/mini").mkdir(parents=True, exist_ok=True)
-    with FileLock(root / "results/tune/mini/.lock"), pytest.raises(UserError, match="another `empg tune`"):
-        search.run(None, 1, lambda *_: None, root)
+    searched(root)
+    with only_writer(root / "results/tune/mini"):
+        second = Thread(target=searched, args=(root,))
+        second.start()
+        second.join(5)
+        assert second.is_alive()
+    second.join()
+    assert "results/tune/mini: another process writes here; waiting until it has ended" in capsys.readouterr().err
 
 
 def test_values_are_put_where_the_path_says(root: Path) -> None:

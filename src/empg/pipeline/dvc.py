@@ -19,7 +19,7 @@ from empg.files import file_digest, read_json, write_json, write_text
 from empg.locks import locks_needed
 from empg.pipeline.job_files import write_sources
 from empg.registry import did_you_mean
-from empg.timing import Clock
+from empg.timing import timed
 
 PIPELINE, IN_USE, LOCKFILE = Path("dvc.yaml"), Path("params.yaml"), Path("dvc.lock")
 
@@ -43,17 +43,13 @@ def run(name: str, config: Path, out: Path) -> None:
         # and holds it even if this process is killed and DVC lives on.
         with locks_needed(temporary):
             fcntl.flock(lock, fcntl.LOCK_EX)
-        clock = Clock(temporary / name, file_digest(Path("results/sources") / name / "data.json"))
-        try:
+        sources = file_digest(Path("results/sources") / name / "data.json")
+        with timed("data", temporary / name, sources, out.with_suffix(".timing.json")):
             _forget_the_dead(temporary / "rwlock")
             _add_stage(name)
             entry = _reproduce(name, data[name], lock.fileno())
-        finally:
-            clock.stop()
     output = entry["outs"][0]
     identity = {"name": name, "path": output["path"], "config": data[name].model_dump(mode="json")}
-    write_json(out.with_suffix(".timing.json"), {"stage": "data", **clock.total()})
-    clock.forget()
     write_json(out, identity | {key: output[key] for key in ("md5", "size", "nfiles")})
 
 

@@ -24,8 +24,13 @@ UPDATE = 40 * MB  # the parts of an update that its size does not change
 EPISODE_TOKEN = 90  # bytes of a token of an episode's context, until the episodes are written
 BRANCH_TOKEN = 35  # the same of a branch, which shares its beginning with others
 REPORT, REPORTED_EPISODE = 450 * MB, 15_000  # bytes of an evaluated episode in the report
-DATA, DATABASE, TRACK, TESTBED = 112 * MB, 350 * MB, 900 * MB, 2000 * MB
-DECISIVENESS_REPORT = 600 * MB
+FIXED = {
+    "data": 112 * MB,
+    "mlflow_database": 350 * MB,
+    "track": 900 * MB,
+    "testbed": 2000 * MB,
+    "decisiveness_report": 600 * MB,
+}
 TASKS = 500  # of a split whose data set does not say how many it has
 ALONE = ("report", "track")  # they wait for all other jobs
 
@@ -50,21 +55,13 @@ class Needs:
 
         None: there is no estimate for this rule, or the policy is a model that is not on this machine yet.
         """
-        fixed = {
-            "data": DATA,
-            "mlflow_database": DATABASE,
-            "track": TRACK,
-            "testbed": TESTBED,
-            "report": self._report(),
-            "decisiveness_report": DECISIVENESS_REPORT,
-        }
         if environment is None or rule not in (parts := self._parts(environment)):
-            return fixed.get(rule)
+            return self._report() if rule == "report" else FIXED.get(rule)
         settings = self.study.environments[environment]
         sizes = _sizes(settings.policy)
         if sizes is None:
             return None
-        processes = settings.processes if rule in ("warmstart", "train") else 1
+        processes = settings.processes if rule in ("warmstart", "rollouts", "train") else 1
         return round(MARGIN * processes * (PROCESS + parts[rule](_Environment(settings, sizes))))
 
     def _parts(self, environment: str) -> dict[str, Callable[[_Environment], float]]:

@@ -27,6 +27,7 @@ NOTE = (
     "difference (tasks alone with fewer than three seeds). A difference is to the method named."
 )
 STAGES = ("warmstart", "train", "evaluate", "report")
+PARTS = ("figures/*.svg", "tables/*.csv")  # of a page
 
 
 def run(results: Path, out: Path) -> None:
@@ -51,16 +52,8 @@ def run(results: Path, out: Path) -> None:
     figures = [name for name in CAPTIONS if (report / "figures" / f"{name}.svg").exists()]
     large = [path.name for path in tables if path not in small]
     with atomic_directory(out) as folder:
-        for path in sorted(_search(results).glob("figures/*.svg")) + sorted(_search(results).glob("tables/*.csv")):
-            target = folder / "search" / path.relative_to(_search(results))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        if (page_of_search := _search(results) / "README.md").exists():
-            shutil.copyfile(page_of_search, folder / "search" / "README.md")
-        for path in (*small, *(report / "figures" / f"{name}.svg" for name in figures)):
-            target = folder / path.relative_to(report)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+        _copy(_search(results), folder / "search", *PARTS, "README.md")
+        _copy(report, folder, *(f"tables/{path.name}" for path in small), *(f"figures/{name}.svg" for name in figures))
         shutil.copyfile(config, folder / "study.json")
         write_text(folder / "README.md", page(study, results, figures, [path.name for path in small], large))
         if study.measured:
@@ -79,10 +72,7 @@ def _testbed(results: Path, out: Path) -> None:
         f"{processors}. Commits: {', '.join(commits)}. Settings: [study.json](study.json)."
     )
     with atomic_directory(out) as folder:
-        for path in sorted([*report.glob("figures/*.svg"), *report.glob("tables/*.csv")]):
-            target = folder / path.relative_to(report)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+        _copy(report, folder, *PARTS)
         shutil.copyfile(results / "config" / "study.json", folder / "study.json")
         text = (report / "README.md").read_text(encoding="utf-8")
         write_text(folder / "README.md", text.replace("\n## Over", f"\n{origin}\n\n## Over", 1))
@@ -92,8 +82,13 @@ def _decisiveness(report: Path, out: Path) -> None:
     """Copy the page on decisiveness with its figures and CSV tables. Raises :class:`DataError` where there is none."""
     if not (report / "manifest.json").exists():
         raise DataError(f"{report}: expected the report on decisiveness, found none")
-    for path in sorted([report / "README.md", *report.glob("figures/*.svg"), *report.glob("tables/*.csv")]):
-        target = out / path.relative_to(report)
+    _copy(report, out, *PARTS, "README.md")
+
+
+def _copy(source: Path, out: Path, *patterns: str) -> None:
+    """Copy the files of a folder that match, to the same places under ``out``."""
+    for path in sorted(path for pattern in patterns for path in source.glob(pattern)):
+        target = out / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
 

@@ -11,12 +11,12 @@ import polars as pl
 
 from empg.config import STAGES
 from empg.errors import DataError
-from empg.files import file_digest, read_json, write_json
+from empg.files import file_digest, read_json
 from empg.pipeline.origin import commit
 from empg.provenance import json_digest
 from empg.report.addresses import trajectories_page
 from empg.sources import source_hashes
-from empg.timing import Clock
+from empg.timing import timed
 from empg.tracking.database import clear_errors, set_aside_if_damaged
 from empg.tracking.embedded import write_embedded
 from empg.tracking.experiment import panel_metric
@@ -206,14 +206,9 @@ def rebuild(study: Path, *, progress: Callable[[int, int], None] = lambda done, 
     Calls ``progress(runs done, runs in all)``. Raises :class:`DataError` when no stage has finished.
     """
     report = study / "report" / "manifest.json"
-    clock = Clock(study / ".track", file_digest(report) if report.exists() else "")
+    digest = file_digest(report) if report.exists() else ""
     set_aside_if_damaged(study.parent)
-    try:
-        with clear_errors(study.parent):
-            tracker = Tracker(study)
-            Logbook(tracker).write(progress)
-            tracker.describe_study()  # again, now that the report has a run
-    finally:
-        clock.stop()
-    write_json(study / "track.timing.json", {"stage": "track", **clock.total()})
-    clock.forget()
+    with timed("track", study / ".track", digest, study / "track.timing.json"), clear_errors(study.parent):
+        tracker = Tracker(study)
+        Logbook(tracker).write(progress)
+        tracker.describe_study()  # again, now that the report has a run

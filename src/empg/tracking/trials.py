@@ -22,12 +22,8 @@ def log_trials(results: Path, study: str, trials: pl.DataFrame) -> None:
     client, name = connect(results), f"tune_{study}"
     found = client.get_experiment_by_name(name)
     experiment = found.experiment_id if found else client.create_experiment(name)
-    there: set[tuple[str, ...]] = set()
-    token = None
-    while token != "":
-        page = client.search_runs([experiment], max_results=1000, page_token=token)
-        there |= {tuple(run.data.tags[key] for key in KEY) for run in page}
-        token = page.token or ""
+    runs = client.search_runs([experiment], max_results=10_000)
+    there = {tuple(run.data.tags[key] for key in KEY) for run in runs}
     for row in trials.iter_rows(named=True):
         tags = {key: str(row[key]) for key in KEY}
         if tuple(tags.values()) in there:

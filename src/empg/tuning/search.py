@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from filelock import FileLock, Timeout
 
 from empg.analysis.tables import save_table
 from empg.config import STAGES, DataSet, Study, Tune, evaluate_run, train_run
-from empg.errors import ConfigError, DataError, DivergenceError, UserError
+from empg.errors import ConfigError, DataError, DivergenceError
 from empg.pipeline.job_files import read_study
-from empg.provenance import digest, json_digest
+from empg.provenance import digest, json_digest, only_writer
 from empg.report import tuning as page
 from empg.sources import source_hashes
 from empg.tracking.trials import log_trials
@@ -50,11 +49,8 @@ def run(name: str | None, jobs: int, progress: Callable[[int, int], None], root:
         raise ConfigError(f"config: study {study.study}: tune: expected what to search, found none")
     folder = root / "results" / "tune" / study.study
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            found = _search(study, list(arms(study, data_sets, study.tune, root)), folder, jobs, progress)
-    except Timeout:
-        raise UserError(f"{folder}: another `empg tune` of this study is running") from None
+    with only_writer(folder):
+        found = _search(study, list(arms(study, data_sets, study.tune, root)), folder, jobs, progress)
     for table, rows in found.items():
         save_table(rows, folder / "tables", table)
     log_trials(root / "results", study.study, found["trials"])
