@@ -28,7 +28,7 @@ rule all:
     input:
         [f"{STUDY}/report/report.html", f"{STUDY}/mlflow.done", "results/mlflow.db"] if study.environments else [],
         f"{TESTBED}/report/README.md" if study.testbed else [],
-        f"{DECISIVENESS}/README.md" if study.measured else [],
+        f"{DECISIVENESS}/README.md" if study.decisiveness else [],
     localrule: True
 
 

@@ -300,7 +300,7 @@ def _decisiveness(args: argparse.Namespace) -> None:
     from empg.analysis import decisiveness
     from empg.config import DecisivenessRun
 
-    with progress.shown("branches") as report:
+    with progress.shown("parts") as report:
         decisiveness.run(_read(DecisivenessRun, args.config), args.data, args.model, args.out, progress=report)
 
 

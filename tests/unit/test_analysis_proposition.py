@@ -37,7 +37,7 @@ def test_gradient_norm_by_plain_autograd(results: Results) -> None:
     run = results.trained()[-1]
     network = load_transformer(run.train / "model")
     rollouts = results.last_rollouts(run).head(4)  # the first steps of the first episodes
-    found, _ = proposition.gradient_norms(network, rollouts, count=100, temperature=2.0, seed=0)
+    found = proposition.gradient_norms(network, rollouts, count=100, temperature=2.0, seed=0)
     assert len(found) == 4
     ids: list[int] = []
     for row, expected in zip(rollouts.iter_rows(named=True), found["norm"], strict=True):
@@ -51,32 +51,6 @@ def test_gradient_norm_by_plain_autograd(results: Results) -> None:
         assert expected == pytest.approx(norm, rel=1e-4)
     assert found["before"].to_list() == pytest.approx((rollouts["outcome_advantage"].abs() * found["norm"]).to_list())
     assert found["after"].to_list() == pytest.approx((rollouts["advantage"].abs() * found["norm"]).to_list())
-
-
-def test_moments_by_hand() -> None:
-    """Gradients (1, 0), (0, 2), (1, 2) under two weights; the covariance's trace is a sum of sample variances."""
-    steps = pl.DataFrame(
-        {"outcome_advantage": [1.0, 1.0, -1.0], "gradient_scale": [2.0, 0.5, 1.0], "advantage": [1.0, 1.0, -1.0]}
-    )
-    moments = proposition.Moments(steps)
-    gradients = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 2.0]])
-    for gradient in gradients:
-        moments.add([torch.tensor(gradient[:1]), torch.tensor(gradient[1:])], float(np.linalg.norm(gradient)))
-    outcome, scaled = moments.table().iter_rows(named=True)  # the final advantage is the outcome's: no row of its own
-    for row, weight in ((outcome, [1, 1, -1]), (scaled, [2, 0.5, -1])):
-        weighted = gradients * np.array(weight)[:, None]
-        variance = weighted.var(0, ddof=1).sum()
-        signal = (weighted.mean(0) ** 2).sum() - variance / 3
-        assert (row["variance"], row["signal"]) == pytest.approx((variance, signal))
-        assert (row["steps"], row["size"]) == (3, pytest.approx(np.abs(weight).mean()))
-
-
-def test_one_step_has_no_variance() -> None:
-    moments = proposition.Moments(
-        pl.DataFrame({"outcome_advantage": [1.0], "gradient_scale": [1.0], "advantage": [1.0]})
-    )
-    moments.add([torch.ones(2)], 2**0.5)
-    assert moments.table().select("variance", "signal").row(0) == (None, None)
 
 
 def test_bin_means_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Sample efficiency, stability and gradient variance against values by hand."""
+"""Sample efficiency and stability against values by hand."""
 
 from __future__ import annotations
 
@@ -148,27 +148,3 @@ def test_one_seed_has_values_and_no_interval() -> None:
     (_, row) = training_summaries.means_over_seeds(values, "q", STUDY).iter_rows(named=True)
     assert (row["value"], row["difference"]) == (3, 2)
     assert [row[name] for name in ("low", "high", "difference_low", "difference_high")] == [None] * 4
-
-
-def test_gradient_variance_by_hand() -> None:
-    columns = {
-        "environment": "e",
-        "method": "m",
-        "seed": [1, 1, 2, 2, 3, 3],
-        "weight": ["outcome", "scaled"] * 3,
-        "steps": 9,
-        "size": [1.0, 0.5] * 3,
-        "variance": [4.0, 2.0, 8.0, 2.0, 6.0, 2.25],
-        "signal": [0.1, 0.0, 0.3, 0.0, 0.2, 0.0],
-    }
-    ratios = training_summaries.gradient_ratios(pl.DataFrame(columns))
-    assert ratios["ratio"].to_list() == pytest.approx([1, 0.5, 1, 0.25, 1, 0.375])
-    assert ratios["ratio_at_size"].to_list() == pytest.approx([1, 2, 1, 1, 1, 1.5])
-    without = training_summaries.gradient_ratios(pl.DataFrame(columns).with_columns(variance=0.0 * pl.col("variance")))
-    assert without["ratio"].null_count() == 6  # no steps trained: 0 / 0
-    found = training_summaries.gradient_variance(ratios)
-    outcome, scaled = found.iter_rows(named=True)
-    assert (outcome["variance"], outcome["ratio"], outcome["signal"]) == pytest.approx((6, 1, 0.2))
-    assert (scaled["ratio"], scaled["ratio_at_size"]) == pytest.approx((0.375, 1.5))
-    assert scaled["ratio_high"] == pytest.approx(0.375 + 0.125 / 3**0.5 * 4.302653)
-    assert (scaled["seeds"], scaled["steps"]) == (3, 27)

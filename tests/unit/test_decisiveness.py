@@ -35,7 +35,7 @@ GRID = {
     "study": "made_up",
     "methods": {"grpo": {"advantage": "grpo"}, "grpo_empg": {"advantage": "grpo", "modulation": "empg"}},
     "seeds": [1],
-    "environments": {"alfworld": {"max_steps": 3}},
+    "environments": {"alfworld": {"max_steps": 3, "train": {"groups": 4, "group_size": 2}}},
     "decisiveness": {"episodes": 12, "steps": 15, "responses": 3, "continuations": 2},
 }
 
@@ -267,7 +267,8 @@ def results(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     model = study_results / "alfworld/warmstart/model"
     for name in ("warmstart_decisiveness", "grpo/seed1/decisiveness"):
         method, seed = (WARM_START, 0) if name.startswith(WARM_START) else ("grpo", 1)
-        run = settings().model_copy(update={"method_name": method, "seed": seed})
+        gradients = {"batches": 4, "episodes": 20} if method == WARM_START else None
+        run = settings(gradients=gradients).model_copy(update={"method_name": method, "seed": seed})
         stage.run(run, root / "data", model, root / "alfworld" / name, progress=lambda done, total: None)
     return root
 
@@ -279,12 +280,17 @@ def test_the_stage_writes_what_its_summary_is_made_of(results, study_results, tm
     assert len(states) == 15
     found = read_json(folder / "summary.json")
     again = summary(states, found["batch"])
-    assert found == {name: found[name] for name in ("environment", "method", "seed", "batch")} | again
+    assert found == {name: found[name] for name in ("environment", "method", "seed", "batch", "gradients")} | again
+    rows = [(row["method"], row["compared"], row["batches"], row["parts"]) for row in found["gradients"]]
+    assert rows == [("REINFORCE", None, 4, 3), ("grpo", None, 4, 3), ("grpo_empg", "grpo", 4, 3)]
+    assert "gradients" not in read_json(results / "alfworld/grpo/seed1/decisiveness/summary.json")
     assert (found["environment"], found["method"], found["seed"]) == ("alfworld", "warmstart", 0)
     model = study_results / "alfworld/warmstart/model"
-    stage.run(settings(), results / "data", model, tmp_path, progress=lambda *state: told.append(state))
+    run = settings(gradients={"batches": 4, "episodes": 20})
+    stage.run(run, results / "data", model, tmp_path, progress=lambda *state: told.append(state))
     assert read_json(tmp_path / "manifest.json") == read_json(folder / "manifest.json"), "the same bits"
-    assert told[-1] == (15 * 3 * 2, 15 * 3 * 2)
+    assert (15 * 3 * 2, 15 * 3 * 2) in told
+    assert told[-1] == (3 + 4, 3 + 4)
 
 
 def test_the_report_shows_every_policy(results, tmp_path):
@@ -292,9 +298,33 @@ def test_the_report_shows_every_policy(results, tmp_path):
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     for words in ("| alfworld | warm start |", "| alfworld | after grpo, seed 1 |", "no sign"):
         assert words in text
-    for name in ("curve", "signal"):
+    assert text.count("| alfworld | warm start | grpo_empg |") == 1
+    assert "there are 4 batches and a reference of 3 others" in text
+    for name in ("curve", "signal", "gradients"):
         assert (tmp_path / f"figures/{name}.svg").read_text().startswith("<svg")
     assert pl.read_csv(tmp_path / "tables/policies.csv")["method"].to_list() == ["warmstart", "grpo"]
+
+
+def test_the_warm_start_alone(results, tmp_path):
+    """`methods: []` needs no training; without estimates of gradients the page has no section for them."""
+    for name, methods in (("none", []), ("left_out", None)):
+        study = parse(Study, GRID | {"decisiveness": GRID["decisiveness"] | {"methods": methods}}, "GRID")
+        assert study.measured == (() if methods == [] else ("grpo",))
+        write_json(tmp_path / f"{name}.json", study.model_dump(mode="json"))
+    report.run(tmp_path / "none.json", results, tmp_path / "out")
+    text = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "| alfworld | warm start |" in text
+    assert "after grpo" not in text
+    write_json(tmp_path / "alfworld/warmstart_decisiveness/summary.json", _without_gradients(results))
+    write_json(tmp_path / "alfworld/warmstart_decisiveness/manifest.json", {})
+    report.run(tmp_path / "none.json", tmp_path, tmp_path / "plain")
+    assert "Estimates of the gradient" not in (tmp_path / "plain/README.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "plain/tables/gradients.csv").exists()
+
+
+def _without_gradients(results):
+    found = read_json(results / "alfworld/warmstart_decisiveness/summary.json")
+    return {name: value for name, value in found.items() if name != "gradients"}
 
 
 def test_mistakes_are_named(results, tmp_path):

@@ -37,6 +37,7 @@ SECTIONS: dict[str, tuple[type[config.Model], ...]] = {
     "`optimiser`, of `warmstart` and of `train`": (config.Optimiser,),
     "`rollouts`": (config.Rollouts,),
     "`decisiveness`": (config.Decisiveness,),
+    "`gradients`": (config.Gradients,),
     "The testbed: `testbed`": (testbed.Testbed,),
     "`world`": (testbed.World,),
     "`learning`": (testbed.Learning,),

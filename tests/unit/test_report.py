@@ -61,7 +61,7 @@ def test_no_interval_over_two_seeds_is_printed(study: Path, page: str) -> None:
         "Student|interval for other seeds|other seeds and tasks",
         re.sub("<figcaption>.*?</figcaption>", "", page, flags=re.S),
     )
-    for name in ("results", "stability", "entropy_change", "gradient_variance", "aggregates"):
+    for name in ("results", "stability", "entropy_change", "aggregates"):
         table = pl.read_parquet(study / "report" / "tables" / f"{name}.parquet")
         over_tasks = ("difference_tasks_low", "difference_low") if name == "results" else ()
         lows = [column for column in table.columns if column.endswith("low") and column not in over_tasks]

@@ -1,5 +1,7 @@
 """The stage ``decisiveness``: which steps of a policy decide about the return, and what EMPG would make of them.
 
+Where a study asks for it, :mod:`empg.analysis.gradient_quality` measures on the same policy what methods make of it.
+
 :mod:`empg.rollouts.branching` plays the branches and :mod:`empg.core.decisiveness` estimates;
 :mod:`empg.analysis.decisiveness_summary` relates the estimates to the entropies of the steps.
 """
@@ -15,6 +17,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from empg.analysis import gradient_quality
 from empg.analysis.decisiveness_summary import summary
 from empg.config import DecisivenessRun
 from empg.config.environments import turns_apart
@@ -67,8 +70,9 @@ def run(config: DecisivenessRun, data: Path, model: Path, out: Path, *, progress
 
     Episodes of training tasks are played with the policy ``model``, as many as ``decisiveness.episodes``; states are
     drawn from all of their steps. Tasks and random numbers derive from ``decisiveness.seed`` and not from the run, so
-    all policies of a study play the same tasks. Calls ``progress(branches done, branches in all)``. Raises
-    :class:`ConfigError` with ``sampling.engine: vllm``, which cannot go on in the middle of an episode.
+    all policies of a study play the same tasks. Calls ``progress(branches done, branches in all)``, and then the same
+    for batches where gradients are measured. Raises :class:`ConfigError` with ``sampling.engine: vllm``, which cannot
+    go on in the middle of an episode.
     """
     if config.sampling.engine != "native":
         raise ConfigError(f"sampling.engine: expected native for decisiveness, found {config.sampling.engine}")
@@ -82,8 +86,12 @@ def run(config: DecisivenessRun, data: Path, model: Path, out: Path, *, progress
 
         states, batch = measure(sampler, score_norms, config, dataset, progress)
         record.write_frame(states, "states.parquet")
-        key = {"environment": config.environment, "method": config.method_name, "seed": config.seed}
-        write_json(out / "summary.json", {**key, "batch": batch, **summary(states, batch)})
+        found = {"environment": config.environment, "method": config.method_name, "seed": config.seed, "batch": batch}
+        found |= summary(states, batch)
+        if config.estimators:
+            tasks = dataset.tasks("train")
+            found["gradients"] = gradient_quality.measure(policy.network, sampler, tasks, config, progress)
+        write_json(out / "summary.json", found)
         record.summary = {"states": len(states), "decisiveness": float(states["decisiveness"].to_numpy().mean())}
 
 

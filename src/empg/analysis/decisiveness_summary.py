@@ -26,10 +26,8 @@ ESTIMATES = (
     *("decisiveness", "luck", "entropy", "decisive_entropy", "slope", "rank_correlation"),
     *("signal_ratio", "signal_ratio_equal"),
 )
-CURVE: Schema = {
-    "environment": pl.String,
-    "method": pl.String,
-    "seed": pl.Int64,
+KEY: Schema = {"environment": pl.String, "method": pl.String, "seed": pl.Int64}
+CURVE: Schema = KEY | {
     "quantile": pl.Int64,
     "entropy": pl.Float64,
     "states": pl.Int64,
@@ -37,6 +35,12 @@ CURVE: Schema = {
     "low": pl.Float64,
     "high": pl.Float64,
 }
+QUALITIES = ("cosine", "difference", "direction", "noise")
+GRADIENTS: Schema = (
+    KEY
+    | {"estimator": pl.String, "compared": pl.String, "batches": pl.Int64, "parts": pl.Int64}
+    | {f"{name}{end}": pl.Float64 for name in QUALITIES for end in ("", "_low", "_high")}
+)
 
 
 class Relation(NamedTuple):
@@ -165,8 +169,11 @@ def _standardised(values: Array) -> Array:
 
 # ------------------------------------------------------------------------------------------------------------- tables
 def tables(summaries: Sequence[dict[str, Any]]) -> dict[str, pl.DataFrame]:
-    """``policies``: a row for each summary, with what its place predicts; ``curve``: a row for each quantile of it."""
-    policies, points = [], []
+    """``policies``: a row for each summary, with what its place predicts; ``curve``: a row for each quantile of it.
+
+    ``gradients``: a row for each estimator that was measured, from :func:`empg.analysis.gradient_quality.rows`.
+    """
+    policies, points, estimators = [], [], []
     for found in summaries:
         key = {name: found[name] for name in ("environment", "method", "seed")}
         row = key | {name: found[name] for name in ("states", "episodes")} | {"success": found["batch"]["success"]}
@@ -175,7 +182,12 @@ def tables(summaries: Sequence[dict[str, Any]]) -> dict[str, pl.DataFrame]:
         ends = found["signal_ratio"]
         policies.append(row | {"prediction": prediction(ends["low"], ends["high"])})
         points += [key | {"quantile": number} | point for number, point in enumerate(found["curve"], start=1)]
-    return {"policies": pl.DataFrame(policies, infer_schema_length=None), "curve": pl.DataFrame(points, schema=CURVE)}
+        estimators += [row | {"estimator": row["method"]} | key for row in found.get("gradients", ())]
+    return {
+        "policies": pl.DataFrame(policies, infer_schema_length=None),
+        "curve": pl.DataFrame(points, schema=CURVE),
+        "gradients": pl.DataFrame(estimators, schema=GRADIENTS),
+    }
 
 
 def prediction(low: float | None, high: float | None) -> str:

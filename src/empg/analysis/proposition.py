@@ -1,13 +1,14 @@
-"""Proposition 1 of arXiv 2509.09265 measured on trained policies, with the gradients that it is about.
+"""Proposition 1 of arXiv 2509.09265 measured on trained policies, and the gradient's norm against step entropy.
 
-These are the gradient's norm against step entropy, and its variance with and without EMPG's scaling. The contexts come
+The proposition is about the logits; the norm says what it comes to for all parameters. Both are of single steps and say
+nothing of an estimate of the policy gradient, which :mod:`empg.analysis.gradient_quality` measures. The contexts come
 from the last iteration's rollouts; the policy is the one at the end of training.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,6 @@ TOKENS = 4_000
 STEPS = 120
 DRAWS = 16
 SMALLEST_BIN = 10
-MOMENTS = {"weight": pl.String, "steps": pl.Int64} | dict.fromkeys(("size", "variance", "signal"), pl.Float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ def conversations(rollouts: pl.DataFrame, device: torch.device) -> Iterator[Epis
         yield EpisodeTokens(torch.tensor(ids, device=device), responses)
 
 
-def measure(results: Results, run: Run) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Tables of one trained run: score norms, gradient norms, gradient moments. Each row names the run."""
+def measure(results: Results, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Tables of one trained run: score norms and gradient norms. Each row names the run."""
     network = load_transformer(run.train / "model", device="cuda" if torch.cuda.is_available() else "cpu")
     rollouts = results.last_rollouts(run)
     temperature = results.study.environments[run.environment].sampling.temperature
@@ -58,8 +58,8 @@ def measure(results: Results, run: Run) -> tuple[pl.DataFrame, pl.DataFrame, pl.
     key = [pl.lit(value).alias(name) for name, value in run.key.items()]
     tokens, steps = (math.ceil(count / len(results.study.seeds)) for count in (TOKENS, STEPS))
     scores = score_norms(network, rollouts, count=tokens, temperature=temperature, seed=seed)
-    norms, moments = gradient_norms(network, rollouts, count=steps, temperature=temperature, seed=seed)
-    return scores.select(*key, pl.all()), norms.select(*key, pl.all()), moments.select(*key, pl.all())
+    norms = gradient_norms(network, rollouts, count=steps, temperature=temperature, seed=seed)
+    return scores.select(*key, pl.all()), norms.select(*key, pl.all())
 
 
 @torch.no_grad()
@@ -111,12 +111,11 @@ def _drawn_conversations(
 
 def gradient_norms(
     network: Transformer, rollouts: pl.DataFrame, *, count: int, temperature: float, seed: int
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+) -> pl.DataFrame:
     """The gradient of the mean log-probability of a step for ``count`` random trained steps, over all parameters.
 
-    The advantage multiplies the gradient, so a step weighs |A_i|·norm before modulation and |A_final|·norm after. The
-    first table has one row per step: step_entropy (nats), outcome_advantage, gradient_scale, advantage, norm, before,
-    after. The second is :meth:`Moments.table` of these steps.
+    The advantage multiplies the gradient, so a step weighs |A_i|·norm before modulation and |A_final|·norm after. One
+    row per step: step_entropy (nats), outcome_advantage, gradient_scale, advantage, norm, before, after.
     """
     trained = rollouts.filter(pl.col("trained")).with_row_index("row")
     random = np.random.default_rng(seed)
@@ -125,65 +124,14 @@ def gradient_norms(
     episodes = rollouts.filter(pl.col("trajectory").is_in(drawn["trajectory"].unique().to_list()))
     numbers = episodes["trajectory"].unique(maintain_order=True)
     by_trajectory = dict(zip(numbers, conversations(episodes, network.embedding.device), strict=True))
-    norms, moments = [], Moments(drawn)
+    norms = []
     for trajectory, step in drawn.select("trajectory", "step").iter_rows():
         gradient = _gradient(network, by_trajectory[trajectory], step, temperature)
         norms.append(float(torch.linalg.vector_norm(torch.stack([g.double().norm() for g in gradient]))))
-        moments.add(gradient, norms[-1])
     kept = drawn.select("step_entropy", "outcome_advantage", "gradient_scale", "advantage").cast(pl.Float64)
-    table = kept.with_columns(pl.Series("norm", norms, dtype=pl.Float64)).with_columns(
+    return kept.with_columns(pl.Series("norm", norms, dtype=pl.Float64)).with_columns(
         before=pl.col("outcome_advantage").abs() * pl.col("norm"), after=pl.col("advantage").abs() * pl.col("norm")
     )
-    return table, moments.table()
-
-
-class Moments:
-    """The first two moments of w·∇ log π over steps, for each weight w that a step may have.
-
-    The weights are ``outcome``, the advantage A_i; ``scaled``, A_i·g with the gradient scale alone; and ``final``, the
-    advantage after all of EMPG. The last two are there only where they differ from ``outcome``. Memory holds one sum of
-    gradients per weight, for any number of steps.
-    """
-
-    def __init__(self, steps: pl.DataFrame) -> None:
-        outcome, scale, final = (
-            steps[name].cast(pl.Float64) for name in ("outcome_advantage", "gradient_scale", "advantage")
-        )
-        weights = {"outcome": outcome}
-        if (scale != 1).any():
-            weights["scaled"] = outcome * scale
-        if (final != outcome).any():
-            weights["final"] = final
-        self.weights = {name: values.to_list() for name, values in weights.items()}
-        self.sums: dict[str, list[Tensor]] = {}
-        self.squares = dict.fromkeys(weights, 0.0)
-        self.steps = 0
-
-    def add(self, gradient: Sequence[Tensor], norm: float) -> None:
-        """Add the next step's gradient, one tensor per parameter, and its norm."""
-        for name, values in self.weights.items():
-            weight = values[self.steps]
-            self.squares[name] += (weight * norm) ** 2
-            sums = self.sums.setdefault(name, [torch.zeros_like(g) for g in gradient])
-            torch._foreach_add_(sums, list(gradient), alpha=weight)
-        self.steps += 1
-
-    def table(self) -> pl.DataFrame:
-        """One row per weight: weight, steps, ``size``, ``variance``, ``signal``.
-
-        ``size`` is the mean |w|. ``variance`` is the trace of the covariance of one step's gradient. ``signal`` is the
-        squared norm of the expected gradient. Both are unbiased estimates and null for a single step. ``signal`` is
-        negative where noise hides it.
-        """
-        rows = []
-        for name, sums in self.sums.items():
-            row = {"weight": name, "steps": self.steps, "size": float(np.abs(self.weights[name]).mean())}
-            mean_square = sum(float(s.double().square().sum()) for s in sums) / self.steps**2
-            if self.steps > 1:
-                variance = (self.squares[name] - self.steps * mean_square) / (self.steps - 1)
-                row |= {"variance": variance, "signal": mean_square - variance / self.steps}
-            rows.append(row)
-        return pl.DataFrame(rows, schema=MOMENTS)
 
 
 def _gradient(network: Transformer, conversation: EpisodeTokens, step: int, temperature: float) -> tuple[Tensor, ...]:

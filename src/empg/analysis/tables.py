@@ -83,12 +83,11 @@ def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: N
 
 
 def gradient_tables(results: Results) -> dict[str, pl.DataFrame]:
-    """Measurements on the trained networks: Proposition 1, norms and variance of gradients."""
+    """Measurements on the trained networks: Proposition 1 and norms of gradients."""
     from empg.analysis.proposition import bin_means, equal_counts, equal_widths, measure
 
     measured = [measure(results, run) for run in results.trained()]
-    score_norms, gradient_norms, moments = (pl.concat(parts[i] for parts in measured) for i in (0, 1, 2))
-    ratios = training_summaries.gradient_ratios(moments)
+    score_norms, gradient_norms = (pl.concat(parts[i] for parts in measured) for i in (0, 1))
     per = ["environment", "method"]
     return {
         "score_norms": score_norms,
@@ -99,8 +98,6 @@ def gradient_tables(results: Results) -> dict[str, pl.DataFrame]:
         "gradient_norm": bin_means(
             gradient_norms, "step_entropy", list(GRADIENTS), bins=equal_counts("step_entropy", 6), per=per
         ),
-        "gradient_moments": ratios,
-        "gradient_variance": training_summaries.gradient_variance(ratios),
     }
 
 

@@ -1,4 +1,4 @@
-"""Numbers that summarise whole training runs: sample efficiency, stability, gradient variance; with intervals."""
+"""Numbers that summarise whole training runs: sample efficiency and stability; with intervals."""
 
 from __future__ import annotations
 
@@ -186,41 +186,6 @@ def means_over_seeds(values: pl.DataFrame, what: str, study: Study) -> pl.DataFr
                     row |= {"difference": value, "difference_low": low, "difference_high": high}
             rows.append(row)
     return pl.DataFrame(rows, schema={"environment": pl.String, what: values.schema[what], **OVER_SEEDS})
-
-
-def gradient_ratios(moments: pl.DataFrame) -> pl.DataFrame:
-    """Variance of the gradient under each weight of a step, relative to that under the outcome advantage, per run.
-
-    ``moments`` has one row per run and weight, from :class:`empg.analysis.proposition.Moments`. ``ratio`` divides the
-    variance by that of the weight ``outcome`` on the same steps. ``ratio_at_size`` does so after scaling the weights to
-    the same mean size, since smaller weights alone reduce variance and signal alike. Both are null where a variance is
-    missing or the divisor is 0.
-    """
-    base = moments.filter(weight="outcome").select(*RUN, pl.col("variance", "size").name.suffix("_outcome"))
-    ratio = pl.col("variance") / pl.col("variance_outcome")
-    at_size = ratio / (pl.col("size") / pl.col("size_outcome")) ** 2
-    joined = moments.join(base, on=RUN, how="left", maintain_order="left")
-    kept = {"ratio": ratio, "ratio_at_size": at_size}
-    return joined.select(
-        *moments.columns, *(pl.when(value.is_finite()).then(value).alias(name) for name, value in kept.items())
-    )
-
-
-def gradient_variance(ratios: pl.DataFrame) -> pl.DataFrame:
-    """Means of :func:`gradient_ratios` over seeds with Student's t intervals, one row for each method and weight.
-
-    Numbers are null where a run has no value.
-    """
-    key = ["environment", "method", "weight"]
-    rows = []
-    for names, part in ratios.group_by(key, maintain_order=True):
-        row = dict(zip(key, names, strict=True)) | {"seeds": len(part), "steps": part["steps"].sum()}
-        for quantity in ("variance", "ratio", "ratio_at_size", "signal"):
-            numbers = _numbers(part.select(value=quantity))
-            estimate = (None, None, None) if numbers is None else mean_over_seeds(numbers)
-            row |= dict(zip((quantity, f"{quantity}_low", f"{quantity}_high"), estimate, strict=True))
-        rows.append(row)
-    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
 
 
 def _numbers(runs: pl.DataFrame | None) -> NDArray[np.float64] | None:

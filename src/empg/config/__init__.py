@@ -39,7 +39,7 @@ from empg.config.slices import (
     train_run,
     warmstart_run,
 )
-from empg.config.stages import Decisiveness, Evaluate, Optimiser, Rollouts, Train, WarmStart
+from empg.config.stages import Decisiveness, Evaluate, Gradients, Optimiser, Rollouts, Train, WarmStart
 from empg.config.study import EnvironmentStudy, Primary, Study
 from empg.config.tuning import Tune
 
@@ -59,6 +59,7 @@ __all__ = [
     "EnvironmentStudy",
     "Evaluate",
     "EvaluateRun",
+    "Gradients",
     "Interface",
     "Lora",
     "Method",

@@ -89,7 +89,11 @@ class EvaluateRun(_Run):
 
 
 class DecisivenessRun(_Run):
-    """Settings of one measurement of decisiveness, which also takes a model. ``reward`` is the return of training."""
+    """Settings of one measurement of decisiveness, which also takes a model. ``reward`` is the return of training.
+
+    Where gradients are measured, ``estimators`` holds the methods of the study with what a batch depends on, and
+    ``compared`` the method that each is compared with.
+    """
 
     max_steps: Positive
     sampling: Sampling
@@ -97,6 +101,8 @@ class DecisivenessRun(_Run):
     reward: Literal["success", "score"]
     method_name: Name
     seed: int
+    estimators: dict[Name, TrainRun] = Field(default_factory=dict)
+    compared: dict[Name, Name] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +180,20 @@ def cut(
         values |= settings.sampling.model_dump(include={"max_response", "max_context"})
     if study.decisiveness is not None:  # the choice of methods changes no measurement
         values["decisiveness"] = study.decisiveness.model_copy(update={"methods": ()})
+        if study.decisiveness.gradients is not None and model is DecisivenessRun:
+            values["estimators"] = {name: _estimator(study, data, environment, name) for name in study.methods}
+            against = {name: study.compared_with(name) for name in study.methods}
+            values["compared"] = {name: other for name, other in against.items() if other is not None}
     if method in study.methods:
         values["method"] = study.methods[method].in_environment(settings.zeta)
     return model(**{name: value for name, value in values.items() if name in model.model_fields})
+
+
+def _estimator(study: Study, data: dict[str, DataSet], environment: str, method: str) -> TrainRun:
+    """The settings of a training run that its batches and their gradients depend on; the rest are defaults."""
+    run = cut(TrainRun, study, data, environment, method=method)
+    train = Train(**run.train.model_dump(include={"groups", "group_size", "reward", "micro_batch_tokens"}))
+    return run.model_copy(update={"train": train})
 
 
 def warmstart_run(study: Study, data: dict[str, DataSet], environment: str) -> WarmStartRun:

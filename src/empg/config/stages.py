@@ -65,20 +65,33 @@ class Train(Model):
     optimiser: Optimiser = Optimiser()
 
 
+class Gradients(Model):
+    """How each method's estimate of the policy gradient is measured (:mod:`empg.analysis.gradient_quality`).
+
+    Every method makes an estimate of each of ``batches`` batches, which are as large as in training. They are compared
+    with the gradient of at least ``episodes`` other episodes.
+    """
+
+    batches: Annotated[int, Field(ge=3)] = 64
+    episodes: Positive = 4096
+
+
 class Decisiveness(Model):
     """How decisiveness is measured (:mod:`empg.analysis.decisiveness`): of the warm start, and of the policies that the
-    ``methods`` (none: the baseline) have trained.
+    ``methods`` (left out: the baseline) have trained.
 
     At each of ``steps`` states, drawn from the steps of ``episodes`` episodes of different training tasks, the policy
-    gives ``responses`` responses, and each is continued ``continuations`` times.
+    gives ``responses`` responses, and each is continued ``continuations`` times. With ``gradients`` the estimates of
+    all methods of the study are measured on the same policies.
     """
 
     seed: int = 0
-    methods: tuple[Name, ...] = ()
+    methods: tuple[Name, ...] | None = None
     episodes: Positive = 64
     steps: Positive = 300
     responses: Annotated[int, Field(ge=2)] = 8
     continuations: Annotated[int, Field(ge=2)] = 4
+    gradients: Gradients | None = None
 
 
 class Evaluate(Model):

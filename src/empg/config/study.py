@@ -112,7 +112,7 @@ class Study(Model):
         """The methods whose trained policies are measured for decisiveness; none without the section."""
         if self.decisiveness is None:
             return ()
-        return self.decisiveness.methods or (self.baseline,)
+        return (self.baseline,) if self.decisiveness.methods is None else self.decisiveness.methods
 
     def data_set(self, environment: str) -> str:
         """The name of the environment's data set."""
@@ -166,7 +166,7 @@ class Study(Model):
         if self.decisiveness and not self.environments:
             raise ValueError("decisiveness: expected environments whose policies are measured, found none")
         for key, names in (
-            ("decisiveness.methods", self.decisiveness.methods if self.decisiveness else ()),
+            ("decisiveness.methods", self.measured),
             ("testbed.compared", self.testbed.compared if self.testbed else ()),
         ):
             if unknown := [name for name in names if name not in self.methods]:

@@ -22,6 +22,7 @@ from empg.config import (
     ENVIRONMENTS,
     STAGES,
     DataSet,
+    DecisivenessRun,
     EnvironmentStudy,
     Model,
     Name,
@@ -158,7 +159,9 @@ def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator
                 models[own / f"{name}.json"] = cut(stage.settings, study, data, environment)
         models[own / "warmstart_evaluate.json"] = evaluate_run(study, data, environment, WARM_START, 0)
         if study.decisiveness is not None:
-            models[own / "warmstart_decisiveness.json"] = decisiveness_run(study, data, environment, WARM_START, 0)
+            models[own / "warmstart_decisiveness.json"] = _with_sources(
+                decisiveness_run(study, data, environment, WARM_START, 0)
+            )
         for method, seed in product(study.methods, study.seeds):
             for name, stage in STAGES.items():
                 if stage.of_a_run and stage.runs_for(study, method):
@@ -171,7 +174,9 @@ def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator
 
 
 def _with_sources(run: Model) -> Model:
-    """Completed with the hashes of a method that another package registered, where the stage wants them."""
+    """Completed with the hashes of methods that another package registered, where the stage wants them."""
+    if isinstance(run, DecisivenessRun):
+        return run.model_copy(update={"estimators": {name: _with_sources(own) for name, own in run.estimators.items()}})
     if isinstance(run, TrainRun):
         return run.model_copy(update={"method_sources": sources.method_sources(run.method)})
     return run

@@ -6,6 +6,7 @@ The constants were fitted to the peaks of the default study and to warm starts o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,12 @@ class Needs:
 
     def _decisiveness(self, e: _Environment) -> float:
         measured = self.study.decisiveness or Decisiveness()
-        return e.sampling(measured.steps * measured.responses * measured.continuations, BRANCH_TOKEN)
+        branches = e.sampling(measured.steps * measured.responses * measured.continuations, BRANCH_TOKEN)
+        if measured.gradients is None:
+            return branches
+        parts = math.ceil(measured.gradients.episodes / (e.settings.train.groups * e.settings.train.group_size))
+        kept = parts + measured.gradients.batches * (1 + len(self.study.methods))
+        return branches + 4 * kept * e.sizes.parameters
 
     def _episodes(self, environment: str, method: str) -> int:
         """Episodes of an evaluation that are in memory together."""
@@ -157,6 +163,7 @@ class _PretrainedSizes(_Sizes):
 
     def __init__(self, policy: PretrainedPolicy) -> None:
         self.pretrained, self.sizes = policy, memory.Sizes.of(Path(policy.model))
+        self.parameters = self.sizes.parameters
 
     def context(self, settings: EnvironmentStudy) -> int:
         return settings.sampling.max_context

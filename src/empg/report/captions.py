@@ -96,15 +96,6 @@ CAPTIONS = {
         "times the final advantage (after modulation; the mean over the step's tokens for token-level methods). Bins "
         "of equal count by step entropy; means and 95 % intervals, all seeds together.",
     ),
-    "gradient_variance": Caption(
-        "Gradients",
-        "Gradient variance with and without scaling",
-        "Trace of the covariance of a step's weighted gradient, for the steps of the figure before, as a ratio. "
-        "Weights are the outcome advantage times g (scaled) and EMPG's final advantage; the denominator has the "
-        "outcome advantage alone. A mark is a seed: a circle scaled, a diamond final; below 1 the variance is smaller. "
-        "Smaller weights reduce variance and signal alike, so the second row divides by the square of the weights' "
-        "mean size.",
-    ),
     "sensitivity": Caption(
         "Sensitivity",
         "Sensitivity to k, k' and ζ",

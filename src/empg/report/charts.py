@@ -212,23 +212,6 @@ def gradient_norm(frame: pl.DataFrame, title: str, colour: str, x: Domain, y: Do
     return _readable(_layer(title, interval, line), x, y, "plain", "step entropy")
 
 
-def ratios(frame: pl.DataFrame, name: str, methods: Sequence[str], title: str, x: Domain) -> Panel:
-    """Columns method, weight, words and ``name``, a ratio: a point for each run, whose shape is the weight's."""
-    weights = frame["weight"].unique(maintain_order=True).to_list()
-    shape = alt.Shape("weight:N", scale=alt.Scale(domain=weights, range=["circle", "diamond", "square"]))
-    one = alt.Chart(pl.DataFrame({"x": [1.0]})).mark_rule(color=MUTED, strokeDash=[3, 3], aria=False).encode(x="x:Q")
-    points = alt.Chart(frame).mark_point(filled=True, size=60, opacity=0.85)
-    points = points.encode(
-        x=alt.X(f"{name}:Q", title="variance over the unscaled", axis=alt.Axis(tickCount=5), scale=alt.Scale(domain=x)),
-        y=alt.Y("method:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
-        yOffset=alt.YOffset("weight:N", sort=weights),
-        color=_method(methods).legend(None),
-        shape=shape,
-        description="words:N",
-    )
-    return _layer(title, one, points).properties(height=alt.Step(16, **{"for": "offset"}))
-
-
 def heat_map(frame: pl.DataFrame, x: str, y: str, names: dict[str, str], title: str) -> Panel:
     """Columns ``x``, ``y``, success: a cell with its number for each pair of values.
 

@@ -26,6 +26,9 @@ CAPTIONS = {
     "fewer than ten episodes has none.",
     "signal": "The signal ratio S of EMPG with k = 1 and its 95 % interval (Fieller) over episodes. In the testbed "
     "EMPG helps where it is above 1 and hurts where it is below 1.",
+    "gradients": "Mean cosine of each method's gradient estimate, of one batch of the training size, to the gradient "
+    "of the expected return. Bars are 95 % intervals over batches and over the reference's episodes. REINFORCE is the "
+    "unbiased estimator.",
 }
 WORDS = {"+": "EMPG helps", "−": "EMPG hurts", "none": "no sign"}
 
@@ -42,12 +45,15 @@ def run(config: Path, results: Path, out: Path) -> None:
     with stage("decisiveness_report", study, out, inputs=inputs):
         made = tables([read_json(folder / "summary.json") for folder in inputs.values()])
         for name, table in made.items():
-            save_table(table, out / "tables", name)
+            if len(table):
+                save_table(table, out / "tables", name)
         drawn = {"curve": [*_curves(made["curve"])], "signal": [signal(made["policies"])]}
+        if len(made["gradients"]):
+            drawn["gradients"] = [*_cosines(made["gradients"])]
         for name, panels in drawn.items():
             whole = style.side_by_side(panels, 3)
             write_text(out / "figures" / f"{name}.svg", style.to_svg(whole, themed=False))
-        write_text(out / "README.md", page(study, made["policies"]))
+        write_text(out / "README.md", page(study, made["policies"], made["gradients"]))
 
 
 def folders(study: Study, results: Path) -> Iterator[Path]:
@@ -103,8 +109,27 @@ def signal(table: pl.DataFrame) -> Panel:
     return alt.layer(one, bars, dots).properties(width=330, height=alt.Step(24), title="")
 
 
-def page(study: Study, table: pl.DataFrame) -> str:
-    """The page in Markdown: a table of the policies, what each predicts, and the figures."""
+def _cosines(table: pl.DataFrame) -> Iterator[Panel]:
+    for (environment,), found in _named(table).group_by("environment", maintain_order=True):
+        yield cosines(found, str(environment))
+
+
+def cosines(frame: pl.DataFrame, title: str) -> Panel:
+    """Columns policy, estimator, cosine, cosine_low, cosine_high: a dot with its interval for each estimator."""
+    base = alt.Chart(frame).encode(
+        y=alt.Y("estimator:N", sort=None, title=None),
+        yOffset=alt.YOffset("policy:N", sort=None),
+        color=alt.Color("policy:N", sort=None),
+    )
+    scale, axis = alt.Scale(zero=False), "cosine to the true gradient"
+    known = base.transform_filter("datum.cosine_low != null")
+    bars = known.mark_rule(strokeWidth=1.5).encode(x=alt.X("cosine_low:Q", scale=scale, title=axis), x2="cosine_high:Q")
+    dots = base.mark_point(filled=True, size=40, opacity=1).encode(x=alt.X("cosine:Q", scale=scale, title=axis))
+    return alt.layer(bars, dots).properties(width=210, height=alt.Step(15, **{"for": "offset"}), title=title)
+
+
+def page(study: Study, table: pl.DataFrame, gradients: pl.DataFrame) -> str:
+    """The page in Markdown: a table of the policies, what each predicts, figures, and the estimates of gradients."""
     assert study.decisiveness is not None
     settings = study.decisiveness
     lines = [
@@ -135,10 +160,46 @@ def page(study: Study, table: pl.DataFrame) -> str:
             WORDS[row["prediction"]],
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    for name, caption in CAPTIONS.items():
-        lines += ["", f"![{name}](figures/{name}.svg)", "", caption]
-    lines += ["", "Tables: [policies](tables/policies.csv), [curve](tables/curve.csv)"]
+    lines += _drawn("curve", "signal")
+    if len(gradients):
+        lines += _quality(gradients)
+    names = ["policies", "curve", *(["gradients"] if len(gradients) else [])]
+    lines += ["", f"Tables: {', '.join(f'[{name}](tables/{name}.csv)' for name in names)}"]
     return re.sub(r"(?<=[ (|])-(?=\d)", "−", "\n".join(lines)) + "\n"
+
+
+def _drawn(*names: str) -> list[str]:
+    return [line for name in names for line in ("", f"![{name}](figures/{name}.svg)", "", CAPTIONS[name])]
+
+
+def _quality(table: pl.DataFrame) -> list[str]:
+    """The section on estimates of the gradient."""
+    lines = [
+        "",
+        "## Estimates of the gradient",
+        "",
+        f"Each estimate is of one batch of the training size; there are {table['batches'][0]} batches and a reference "
+        f"of {table['parts'][0]} others. Cosine: of an estimate to the true gradient, mean over batches. Difference: "
+        "to the cosine of the method that it is compared with. Direction: the cosine of the mean estimate. Noise: the "
+        "trace of the covariance over the squared norm of the mean. Cosines are times 100. Intervals are 95 % "
+        "intervals over batches and the reference.",
+        "",
+        "| environment | policy | estimator | cosine | difference | direction | noise |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in table.iter_rows(named=True):
+        difference = "" if row["compared"] is None else interval(row, "difference", 100, "+.1f")
+        cells = [
+            row["environment"],
+            policy(row),
+            row["estimator"],
+            interval(row, "cosine", 100, ".1f"),
+            difference and f"{difference} to {row['compared']}",
+            interval(row, "direction", 100, ".0f"),
+            interval(row, "noise", 1, ".1f"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines + _drawn("gradients")
 
 
 def interval(row: dict[str, Any], name: str, times: float, form: str) -> str:

@@ -28,7 +28,6 @@ ENDINGS = {
 }
 OTHER_ENDINGS = style.SOFT[5:]
 PARTS = dict(zip(("collect", "update", "write", "rest", "evaluate"), style.SHADES, strict=True))
-RATIOS = {"ratio": "as trained with", "ratio_at_size": "at the same size of weight"}
 METRICS = {"kl": "KL to the warm start", "grad_norm": "gradient norm", "step_entropy_mean": "step entropy (nats)"}
 NORMS = {"norm": "without advantage", "before": "before modulation", "after": "after modulation"}
 
@@ -98,7 +97,6 @@ def figures(study: Study, tables: Tables) -> list[Figure]:
             norms,
             own_colours=True,
         ),
-        Figure("gradient_variance", ("gradient_moments",), list(_variance(tables, methods)), modulate),
         Figure("sensitivity", ("sensitivity",), list(_sensitivity(study, tables)), own_colours=True),
         Figure("endings", ("stop_reasons",), list(_endings(tables)), _sampled_endings(tables)[1]),
         Figure("cost", ("cost_by_part", "cost"), list(_cost(tables)), PARTS),
@@ -197,16 +195,6 @@ def _norms(study: Study, tables: Tables, colours: dict[str, str]) -> Iterator[Pa
     x, y = charts.reach(worded["step_entropy"], least=0.01), charts.reach(worded["high"], least=0.01)
     for (environment, method), part in _per(worded, "environment", "method"):
         yield charts.gradient_norm(part, f"{environment}: {method}", colours[method], x, y)
-
-
-def _variance(tables: Tables, methods: list[str]) -> Iterator[Panel]:
-    scaled = tables["gradient_moments"].filter(pl.col("weight") != "outcome")
-    domains = {name: charts.reach(scaled[name], least=1.0) for name in RATIOS}
-    for name, title in RATIOS.items():
-        words = pl.format("{}, seed {}: {}", "weight", "seed", pl.col(name).round(2))
-        for (environment,), part in _per(scaled.drop_nulls(name), "environment"):
-            worded = part.with_columns(words=words)
-            yield charts.ratios(worded, name, methods, f"{environment}: {title}", domains[name])
 
 
 def _sensitivity(study: Study, tables: Tables) -> Iterator[Panel]:

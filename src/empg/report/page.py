@@ -31,7 +31,7 @@ from empg.report.figures import Figure, figures
 from empg.report.names import titles, with_titles
 from empg.report.security import content_policy
 
-STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change", "gradient_variance")
+STATISTICS = ("aggregates", "efficiency", "stability", "entropy_change")
 
 
 def run(

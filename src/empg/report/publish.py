@@ -56,7 +56,7 @@ def run(results: Path, out: Path) -> None:
         _copy(report, folder, *(f"tables/{path.name}" for path in small), *(f"figures/{name}.svg" for name in figures))
         shutil.copyfile(config, folder / "study.json")
         write_text(folder / "README.md", page(study, results, figures, [path.name for path in small], large))
-        if study.measured:
+        if study.decisiveness is not None:
             _decisiveness(results / "decisiveness" / "report", folder / "decisiveness")
 
 
@@ -119,7 +119,7 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
     lines += [NOTE, ""]
     if (_search(results) / "README.md").exists():
         lines += ["Settings were searched for on the panel `tune`: [the search](search/README.md).", ""]
-    if study.measured:
+    if study.decisiveness is not None:
         lines += ["Which steps decide about the return: [decisiveness](decisiveness/README.md).", ""]
     lines += ["## Figures", ""]
     for name in figures:
