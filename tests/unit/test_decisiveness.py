@@ -316,7 +316,7 @@ def test_the_warm_start_alone(results, tmp_path):
     assert "| alfworld | warm start |" in text
     assert "after grpo" not in text
     write_json(tmp_path / "alfworld/warmstart_decisiveness/summary.json", _without_gradients(results))
-    write_json(tmp_path / "alfworld/warmstart_decisiveness/manifest.json", {})
+    write_json(tmp_path / "alfworld/warmstart_decisiveness/manifest.json", {"outputs": {}})
     report.run(tmp_path / "none.json", tmp_path, tmp_path / "plain")
     assert "Estimates of the gradient" not in (tmp_path / "plain/README.md").read_text(encoding="utf-8")
     assert not (tmp_path / "plain/tables/gradients.csv").exists()

@@ -44,6 +44,20 @@ def settings(seed: int = 0, batches: int = 20, episodes: int = 20 * TASKS * GROU
     return cut(DecisivenessRun, study, {"alfworld": AlfworldData(seed=3)}, "alfworld")
 
 
+def test_the_measurement_depends_on_what_makes_a_batch() -> None:
+    """A learning rate changes no gradient of a fixed policy, a method's k does. Without the section neither matters."""
+
+    def cut_of(gradients: dict[str, int] | None, train: dict[str, object], k: float = 1.0) -> DecisivenessRun:
+        methods = {"grpo": {"advantage": "grpo"}, "new": {"advantage": "grpo", "modulation": "empg", "k": k}}
+        changed = {"methods": methods, "environments": {"alfworld": {"train": train}}}
+        study = parse(Study, STUDY | changed | {"decisiveness": {"gradients": gradients}}, "STUDY")
+        return cut(DecisivenessRun, study, {"alfworld": AlfworldData(seed=3)}, "alfworld")
+
+    assert cut_of({}, {}) == cut_of({}, {"iterations": 9, "optimiser": {"lr": 0.1}})
+    assert len({str(cut_of({}, *change)) for change in (({},), ({"groups": 9},), ({}, 2.0))}) == 3
+    assert cut_of(None, {}) == cut_of(None, {"groups": 9}, 2.0)
+
+
 # ------------------------------------------------------------------------------------------------------------ testbed
 class Policy(Network):
     """The testbed's policy as a network: a prompt is one token, the number of the step after those of the actions."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from empg.config import Decisiveness, Study, parse
+from empg.config import Decisiveness, Gradients, Study, parse
 from empg.errors import ConfigError
 from empg.pipeline import needs
 from empg.pipeline.job_files import read_study
@@ -89,6 +89,18 @@ def test_decisiveness_is_estimated_by_its_branches(environment, steps, peaks):
     for rule in ("decisiveness", "decisiveness_warmstart"):
         assert max(peaks) <= Needs(with_section, found.data).megabytes(rule, environment, unknown=0) <= 2 * min(peaks)
     assert 492 <= found.megabytes("decisiveness_report", unknown=0) <= 2 * 492
+
+
+def test_estimates_of_the_gradient_are_kept():
+    """One for each batch and method, with the unbiased one, and the reference: float32 numbers."""
+    found = default_study()
+    gradients = Gradients(batches=10, episodes=640)
+    sizes = [
+        Needs(found.study.model_copy(update={"decisiveness": measured}), found.data).of("decisiveness", "alfworld")
+        for measured in (Decisiveness(), Decisiveness(gradients=gradients))
+    ]
+    parameters = needs._sizes(found.study.environments["alfworld"].policy).parameters
+    assert sizes[1] - sizes[0] == pytest.approx(needs.MARGIN * 4 * parameters * (10 + 10 * 3), abs=2)
 
 
 def test_more_runs_make_a_larger_report():

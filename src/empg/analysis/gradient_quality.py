@@ -4,9 +4,10 @@ An estimate is what an iteration of training makes of its whole batch: the train
 sampling where a method has it, then its credit and its loss. It is compared with the gradient g of the expected return.
 
 g is known from other episodes only, as a mean of estimates r of batches of the same size. They are REINFORCE with the
-mean of the other episodes of the group as baseline, summed over the tokens of an episode. That estimate is unbiased.
-Those of GRPO and DAPO are not: they divide by a group's standard deviation and by numbers of tokens, and DAPO drops
-groups with equal rewards. So a mean of theirs tends to another vector than g.
+mean of the other episodes of the group as baseline, summed over the tokens of an episode. Such a baseline does not
+depend on the episode, so E[(R − baseline)·∇ log π(episode)] = ∇ E[R]: r is unbiased. Estimates of GRPO and DAPO are not.
+They divide by a group's standard deviation and by numbers of tokens, and DAPO drops groups with equal rewards. So a
+mean of theirs tends to another vector than g.
 
 Three numbers describe an estimator whose estimates are x:
 
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from empg.analysis.crossed import crossed_mean
-from empg.analysis.statistics import Estimate
+from empg.analysis.decisiveness_summary import Relation
 from empg.config import DecisivenessRun, Method, TrainRun
 from empg.config.environments import turns_apart
 from empg.environments.base import Task
@@ -243,9 +244,9 @@ def _positive(near: Array) -> bool:
     return bool(near.mean() > 0 if low is None else low > 0)
 
 
-def estimate(values: Array | None) -> Estimate | tuple[None, None, None]:
+def estimate(values: Array | None) -> Relation:
     """The mean with its interval for other rows and other columns."""
     if values is None:
-        return Estimate(None, None, None)  # type: ignore[arg-type]
+        return Relation(None, None, None)
     mean = crossed_mean(values)
-    return Estimate(mean.value, *mean.interval())
+    return Relation(mean.value, *mean.interval())
