@@ -5,9 +5,9 @@ sampling where a method has it, then its credit and its loss. It is compared wit
 
 g is known from other episodes only, as a mean of estimates r of batches of the same size. They are REINFORCE with the
 mean of the other episodes of the group as baseline, summed over the tokens of an episode. Such a baseline does not
-depend on the episode, so E[(R − baseline)·∇ log π(episode)] = ∇ E[R]: r is unbiased. Estimates of GRPO and DAPO are not.
-They divide by a group's standard deviation and by numbers of tokens, and DAPO drops groups with equal rewards. So a
-mean of theirs tends to another vector than g.
+depend on the episode, so E[(R − baseline)·∇ log π(episode)] = ∇ E[R]: r is unbiased. Estimates of GRPO and DAPO are
+not. They divide by a group's standard deviation and by numbers of tokens, and DAPO drops groups with equal rewards. So
+a mean of theirs tends to another vector than g.
 
 Three numbers describe an estimator whose estimates are x:
 
