@@ -5,17 +5,21 @@ A plan depends on files alone, so tests of plans use a copy whose jobs only writ
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from .forks import Forks
+
+FORKS = Forks()
 ROOT = Path(__file__).parents[2]
 PARTS = (
     "Snakefile",
@@ -80,7 +84,7 @@ class Project:
         self.root = root
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a module of this interpreter in the project, such as ``run("snakemake", "-n")``."""
+        """Run a module of this interpreter in the project, such as ``run("empg", "times")``."""
         command = [sys.executable, "-m", *arguments]
         return subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False)
 
@@ -89,7 +93,8 @@ class Project:
         return os.environ | {"PYTHONPATH": str(self.root / "src")}
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run("snakemake", *arguments)
+        """Run Snakemake, in a fork of a process that has imported its libraries."""
+        return FORKS.snakemake(self.root, self.env, *arguments)
 
     def build(self) -> None:
         """Run the whole study."""
@@ -149,12 +154,21 @@ def _job(output: Path) -> str:
     return f"data/{output.stem if parts[0] == 'results' else parts[1]}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forks() -> Iterator[None]:
+    """Ends the process that forks."""
+    yield
+    FORKS.close()
+
+
 @pytest.fixture(scope="session")
 def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with the miniature study, as if unpacked from a tarball: no git, nothing run."""
     sizes = {"train": 24, "valid_seen": 6, "valid_unseen": 6, "tune": 6}
     data = {name: {"type": "alfworld", "seed": i, "sizes": sizes} for i, name in enumerate(DATA_SETS)}
-    return unpack(tmp_path_factory.mktemp("unbuilt") / "empg", data, STUDY)
+    root = unpack(tmp_path_factory.mktemp("unbuilt") / "empg", data, STUDY)
+    compileall.compile_dir(root / "src", quiet=1)  # once, for all copies
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def test_everything_is_planned_at_first(fresh):
 
 def test_nothing_is_planned_after_a_run(planned):
     begin = os.times()
-    result = planned.snakemake("--cores", "all")
+    result = planned.run("snakemake", "--cores", "all")
     assert result.returncode == 0
     assert "Nothing to be done" in result.stdout + result.stderr
     end = os.times()
