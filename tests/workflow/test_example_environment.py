@@ -11,7 +11,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from mlflow import MlflowClient
+
+from empg.tracking.database import connect
 
 from .conftest import ROOT, Project, install_example
 
@@ -86,7 +87,7 @@ def test_the_report_and_mlflow_show_it(doors):
     page = (doors.root / "results/doors/report/report.html").read_text()
     for text in ("doors", "doors_opened", "Doors opened in the episode.", "many"):
         assert text in page
-    client = MlflowClient(f"sqlite:///{doors.root / 'results/mlflow.db'}")
+    client = connect(doors.root / "results")
     experiment = client.get_experiment_by_name("doors")
     names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
     assert names == {"doors-warmstart", "doors-rollouts", "doors-grpo-seed1", "doors-grpo_empg-seed1", "report"}

@@ -15,27 +15,27 @@ import time
 import warnings
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import Run, Trace
 
 from empg.config import Sampling, Train, TrainRun, parse
 from empg.errors import DataError, StorageError
 from empg.files import read_json, write_json
 from empg.pipeline import times
-from empg.report import page
 from empg.tracking import database as tracking_database
-from empg.tracking import system_metrics
-from empg.tracking.database import create, set_aside_if_damaged, uri
+from empg.tracking import system_metrics, traces
+from empg.tracking.database import connect, create, set_aside_if_damaged, uri
 from empg.tracking.live import _Curves, live
 from empg.tracking.rebuild import rebuild
-from empg.tracking.traces import EACH, sample
+from empg.tracking.traces import sample
 from empg.tracking.tracker import Identity, Tracker
 
-pytestmark = pytest.mark.xdist_group("tracking")
+if TYPE_CHECKING:
+    from mlflow.entities import Run, Trace
+
+pytestmark = pytest.mark.xdist_group("made_up")  # one process makes the study that all these tests copy
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
@@ -66,9 +66,9 @@ def without_database(study: Path, place: Path) -> Path:
     return again
 
 
-def without_models(study: Path) -> Path:
-    """Logging a model costs seconds and is tested once."""
-    for folder in study.glob("**/model"):
+def without_models(study: Path, keep: tuple[str, ...] = ()) -> Path:
+    """Logging a model costs seconds, so only the models of the stages ``keep`` are small enough to be logged."""
+    for folder in {*study.glob("**/model")} - {study / stage / "model" for stage in keep}:
         (folder / "config.json").unlink()
         with (folder / "model.safetensors").open("ab") as file:
             file.truncate(3 * 1024**3)  # sparse: too large to be copied
@@ -76,7 +76,7 @@ def without_models(study: Path) -> Path:
 
 
 def runs(study: Path) -> dict[str, Run]:
-    client = MlflowClient(uri(study.parent))
+    client = connect(study.parent)
     experiment = client.get_experiment_by_name("made_up")
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])
@@ -85,12 +85,12 @@ def runs(study: Path) -> dict[str, Run]:
 
 
 def history(study: Path, run: Run, key: str) -> list[tuple[int, float]]:
-    client = MlflowClient(uri(study.parent))
+    client = connect(study.parent)
     return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)]
 
 
 def all_traces(study: Path) -> list[Trace]:
-    client = MlflowClient(uri(study.parent))
+    client = connect(study.parent)
     experiment = client.get_experiment_by_name("made_up")
     assert experiment is not None
     return list(client.search_traces(locations=[experiment.experiment_id], max_results=500))
@@ -98,10 +98,10 @@ def all_traces(study: Path) -> list[Trace]:
 
 def content(study: Path) -> dict[str, Any]:
     """Everything that an auditor sees of each run, except random ids of MLflow and the study's path."""
-    client, traces = MlflowClient(uri(study.parent)), all_traces(study)
+    client, logged = connect(study.parent), all_traces(study)
     found: dict[str, Any] = {}
     for name, run in runs(study).items():
-        own = [trace for trace in traces if trace.info.trace_metadata["mlflow.sourceRun"] == run.info.run_id]
+        own = [trace for trace in logged if trace.info.trace_metadata["mlflow.sourceRun"] == run.info.run_id]
         text = json.dumps(
             {
                 "status": run.info.status,
@@ -128,12 +128,11 @@ def train_config(study: Path, method: str = "grpo", seed: int = 1) -> TrainRun:
 
 
 @pytest.fixture(scope="module")
-def tracked(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    study = copy(study_results, tmp_path_factory.mktemp("tracked"))
-    page.run(study / "config" / "study.json", study, study / "report")
+def tracked(study_report: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = copy(study_report, tmp_path_factory.mktemp("tracked"))
     for path in study.rglob("timing.json"):
         write_json(path, read_json(path) | {"commit": COMMIT, "dirty": False})
-    rebuild(study)
+    rebuild(without_models(study, keep=("alfworld/warmstart", "alfworld/grpo_empg/seed1/train")))
     return study
 
 
@@ -146,9 +145,19 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def study(study_results: Path, database: Path, tmp_path: Path) -> Path:
+def study(study_results: Path, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study of the test's own, of which MLflow gets no models and one trace of each panel."""
+    monkeypatch.setattr(traces, "EACH", 1)
     study = without_models(copy(study_results, tmp_path))
     shutil.copy(database, study.parent)
+    return study
+
+
+@pytest.fixture
+def one(study: Path) -> Path:
+    """``study`` with no other runs than the warm start and that of grpo with seed 1."""
+    shutil.rmtree(study / "alfworld" / "grpo_empg")
+    shutil.rmtree(study / "alfworld" / "grpo" / "seed2")
     return study
 
 
@@ -186,7 +195,7 @@ def test_each_panel_is_a_metric(tracked: Path) -> None:
 
 
 def test_experiment_says_what_it_is_and_has_a_view_of_each_environment(tracked: Path) -> None:
-    experiment = MlflowClient(uri(tracked.parent)).get_experiment_by_name("made_up")
+    experiment = connect(tracked.parent).get_experiment_by_name("made_up")
     assert experiment is not None
     first, *rest = experiment.tags["mlflow.note.content"].splitlines()
     links = dict(re.findall(r"\[([^]]+)\]\(([^)]+)\)", first))
@@ -204,7 +213,7 @@ def test_experiment_says_what_it_is_and_has_a_view_of_each_environment(tracked: 
         names = {column.removeprefix("metrics.").strip("`") for column in metrics}
         assert names >= {"valid_seen", "valid_unseen"}
         assert names <= set(runs(tracked)["alfworld-grpo-seed1"].data.metrics)
-        shown = MlflowClient(uri(tracked.parent)).search_runs([experiment.experiment_id], state["searchFilter"])
+        shown = connect(tracked.parent).search_runs([experiment.experiment_id], state["searchFilter"])
         assert {run.info.run_name for run in shown} == NAMES - {"alfworld-warmstart"}
 
 
@@ -228,7 +237,7 @@ def test_data_set_has_the_hash_that_dvc_knows(tracked: Path) -> None:
 
 
 def test_report_is_an_artifact(tracked: Path) -> None:
-    client = MlflowClient(uri(tracked.parent))
+    client = connect(tracked.parent)
     artifacts = {file.path for file in client.list_artifacts(runs(tracked)["report"].info.run_id)}
     assert {"report.html", "manifest.json", "tables", "figures"} <= artifacts
 
@@ -288,11 +297,12 @@ def test_a_sample_of_evaluation_episodes_is_traced_step_by_step(tracked: Path) -
         assert root.attributes["report"] == f"episodes/alfworld-grpo_empg-seed1-{split}-{mode}.html#task-{task}"
 
 
-def test_the_sample_does_not_look_at_outcomes(study: Path) -> None:
+def test_the_sample_does_not_look_at_outcomes(study_results: Path, tmp_path: Path) -> None:
     """Whoever solves them: all policies and both modes have the same tasks."""
+    study = copy(study_results, tmp_path)
     place = study / "alfworld" / "grpo" / "seed1" / "evaluate"
     before = [(episode["split"], episode["mode"], episode["task"]) for episode, _ in sample(place, "alfworld")]
-    assert len(before) == 4 * EACH
+    assert len(before) == 4 * traces.EACH
     path = place / "episodes.parquet"
     pl.read_parquet(path).with_columns(~pl.col("success")).write_parquet(path)
     assert [(row["split"], row["mode"], row["task"]) for row, _ in sample(place, "alfworld")] == before
@@ -302,51 +312,46 @@ def test_the_sample_does_not_look_at_outcomes(study: Path) -> None:
     assert tasks["greedy"] == tasks["sampled"]
 
 
-def test_traces_of_old_results_are_among_the_last_days(study: Path) -> None:
+def test_traces_of_old_results_are_among_the_last_days(one: Path) -> None:
     """MLflow's table of traces shows seven days unless it is told otherwise."""
-    for path in study.rglob("*.parquet"):
+    for path in one.rglob("*.parquet"):
         os.utime(path, (0, 0))
     begin = time.time()
-    rebuild(study)
-    times = [trace.info.timestamp_ms / 1000 for trace in all_traces(study)]
-    assert len(times) == len(NAMES) * 4 * EACH
-    assert all(begin - 4 * EACH < seconds <= time.time() for seconds in times)
+    rebuild(one)
+    times = [trace.info.timestamp_ms / 1000 for trace in all_traces(one)]
+    assert len(times) == 2 * 4 * traces.EACH
+    assert all(begin - 4 * traces.EACH < seconds <= time.time() for seconds in times)
 
 
 def test_rebuilding_again_changes_nothing(tracked: Path) -> None:
     before = {name: (run.info.run_id, run.data.metrics) for name, run in runs(tracked).items()}
-    traces = {trace.info.trace_id for trace in all_traces(tracked)}
+    logged = {trace.info.trace_id for trace in all_traces(tracked)}
     rebuild(tracked)
     assert {name: (run.info.run_id, run.data.metrics) for name, run in runs(tracked).items()} == before
-    assert {trace.info.trace_id for trace in all_traces(tracked)} == traces
-
-
-def test_lost_database_comes_back_the_same(study: Path, tmp_path: Path) -> None:
-    rebuild(study)
-    before = content(study)
-    again = without_database(study, tmp_path / "again")
-    rebuild(again)
-    assert content(again) == before
-    assert set(before) == NAMES
+    assert {trace.info.trace_id for trace in all_traces(tracked)} == logged
 
 
 REBUILD = """
 import sys
 from pathlib import Path
+from empg.tracking import traces
 from empg.tracking.rebuild import rebuild
 import mlflow, mlflow.tracing.fluent
+traces.EACH = 1
 print("begun", flush=True)
 rebuild(Path(sys.argv[1]))
 """
 
 
-def test_tracker_killed_at_any_moment_is_made_whole(study: Path, study_results: Path, tmp_path: Path) -> None:
+def test_killed_tracker_is_made_whole_and_a_lost_database_comes_back_the_same(
+    study: Path, study_results: Path, tmp_path: Path
+) -> None:
     clean = without_models(copy(study_results, tmp_path / "clean"))
     shutil.copy(study.parent / "mlflow.db", clean.parent)
     begin = time.monotonic()
     rebuild(clean)
     needed, expected = time.monotonic() - begin, content(clean)
-    assert len(expected) == len(NAMES)
+    assert set(expected) == NAMES
     draw, killed = random.Random(0), 0
     for _ in range(2):
         command = [sys.executable, "-c", REBUILD, str(study)]
@@ -364,72 +369,72 @@ def test_tracker_killed_at_any_moment_is_made_whole(study: Path, study_results: 
     assert content(again) == expected
 
 
-def test_system_metrics_are_live_and_come_back(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_metrics_are_live_and_come_back(one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_metrics, "SECONDS", 0.2)
-    with live(study, "train", train_config(study)) as log:
-        log(0, {"success": pl.read_parquet(study / "alfworld/grpo/seed1/train/metrics.parquet")["success"][0]})
+    with live(one, "train", train_config(one)) as log:
+        log(0, {"success": pl.read_parquet(one / "alfworld/grpo/seed1/train/metrics.parquet")["success"][0]})
         time.sleep(0.5)
-    run = runs(study)["alfworld-grpo-seed1"]
+    run = runs(one)["alfworld-grpo-seed1"]
     key = "system/cpu_utilization_percentage"
-    sampled = history(study, run, key)
+    sampled = history(one, run, key)
     assert [step for step, _ in sampled] == list(range(len(sampled)))
     assert sampled
-    rebuild(study)
-    assert runs(study)["alfworld-grpo-seed1"].info.run_id == run.info.run_id
-    again = without_database(study, tmp_path / "again")
+    rebuild(one)
+    assert runs(one)["alfworld-grpo-seed1"].info.run_id == run.info.run_id
+    again = without_database(one, tmp_path / "again")
     rebuild(again)
     assert history(again, runs(again)["alfworld-grpo-seed1"], key) == sampled
 
 
-def test_unfinished_model_is_dropped(study: Path) -> None:
-    tracker = Tracker(study)
-    identity = Identity.of("train", train_config(study).model_dump(mode="json"))
-    run = tracker.begin(identity, train_config(study).model_dump(mode="json"))
+def test_unfinished_model_is_dropped(one: Path) -> None:
+    tracker = Tracker(one)
+    identity = Identity.of("train", train_config(one).model_dump(mode="json"))
+    run = tracker.begin(identity, train_config(one).model_dump(mode="json"))
     tracker.client.create_logged_model(tracker.experiment, name="policy", source_run_id=run.info.run_id)
-    rebuild(study)
-    assert runs(study)["alfworld-grpo-seed1"].info.run_id == run.info.run_id
+    rebuild(one)
+    assert runs(one)["alfworld-grpo-seed1"].info.run_id == run.info.run_id
     assert tracker.models(run) == []
 
 
-def test_pages_of_a_run_are_its_artifacts(study: Path) -> None:
-    page = study / "report" / "trajectories" / "alfworld-grpo-seed1.html"
+def test_pages_of_a_run_are_its_artifacts(one: Path) -> None:
+    page = one / "report" / "trajectories" / "alfworld-grpo-seed1.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("<!doctype html><title>first</title>")
-    rebuild(study)
+    rebuild(one)
     page.write_text("<!doctype html><title>second</title>")  # a change that no manifest records
-    rebuild(study)
-    client = MlflowClient(uri(study.parent))
-    run = runs(study)["alfworld-grpo-seed1"]
+    rebuild(one)
+    client = connect(one.parent)
+    run = runs(one)["alfworld-grpo-seed1"]
     assert "second" in Path(client.download_artifacts(run.info.run_id, page.name)).read_text()
 
 
-def test_killed_and_resumed_stage_is_one_run(study: Path) -> None:
-    rows = list(pl.read_parquet(study / "alfworld/grpo/seed1/train/metrics.parquet").iter_rows(named=True))
-    killed = _Curves(study, "train", train_config(study).model_dump(mode="json"))
+def test_killed_and_resumed_stage_is_one_run(one: Path) -> None:
+    rows = list(pl.read_parquet(one / "alfworld/grpo/seed1/train/metrics.parquet").iter_rows(named=True))
+    killed = _Curves(one, "train", train_config(one).model_dump(mode="json"))
     for row in rows[:3]:
         killed.log(row["iteration"], {"success": row["success"], "kl": None})
     killed.flush()  # then nothing, as if the process were killed here
-    with live(study, "train", train_config(study)) as log:
+    with live(one, "train", train_config(one)) as log:
         for row in rows:
             log(row["iteration"], {"success": row["success"], "kl": None})
-    shown = runs(study)["alfworld-grpo-seed1"]
+    shown = runs(one)["alfworld-grpo-seed1"]
     assert shown.info.run_id == killed.run.info.run_id
     assert shown.info.status == "FINISHED"
-    rebuild(study)
-    run = runs(study)["alfworld-grpo-seed1"]
+    rebuild(one)
+    run = runs(one)["alfworld-grpo-seed1"]
     assert run.info.run_id == shown.info.run_id
-    assert history(study, run, "train/success") == [(row["iteration"], row["success"]) for row in rows]
-    assert history(study, run, "train/loss") == [(row["iteration"], row["loss"]) for row in rows]
+    assert history(one, run, "train/success") == [(row["iteration"], row["success"]) for row in rows]
+    assert history(one, run, "train/loss") == [(row["iteration"], row["loss"]) for row in rows]
 
 
-def test_curves_of_other_results_are_replaced(study: Path) -> None:
-    with live(study, "train", train_config(study)) as log:
+def test_curves_of_other_results_are_replaced(one: Path) -> None:
+    with live(one, "train", train_config(one)) as log:
         log(0, {"success": 0.123})
-    stale = runs(study)["alfworld-grpo-seed1"]
-    rebuild(study)
-    run = runs(study)["alfworld-grpo-seed1"]
+    stale = runs(one)["alfworld-grpo-seed1"]
+    rebuild(one)
+    run = runs(one)["alfworld-grpo-seed1"]
     assert run.info.run_id != stale.info.run_id
-    assert 0.123 not in [value for _, value in history(study, run, "train/success")]
+    assert 0.123 not in [value for _, value in history(one, run, "train/success")]
 
 
 def test_repeated_stage_takes_the_place_of_the_first(study: Path) -> None:
@@ -447,11 +452,11 @@ def test_failed_stage_says_so(study: Path) -> None:
 
 def test_results_that_are_gone_leave_the_table(study: Path) -> None:
     rebuild(study)
-    assert len(all_traces(study)) == 5 * 4 * EACH
+    assert len(all_traces(study)) == 5 * 4 * traces.EACH
     shutil.rmtree(study / "alfworld" / "grpo_empg")
     rebuild(study)
     assert set(runs(study)) == {name for name in NAMES if "empg" not in name}
-    assert len(all_traces(study)) == 3 * 4 * EACH
+    assert len(all_traces(study)) == 3 * 4 * traces.EACH
 
 
 WRITER = """
@@ -493,20 +498,20 @@ def test_broken_database_costs_no_result(study: Path, capsys: pytest.CaptureFixt
     assert str(study.parent / "mlflow.db") in messages
 
 
-def test_damaged_database_is_set_aside_and_written_anew(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    database = study.parent / "mlflow.db"
+def test_damaged_database_is_set_aside_and_written_anew(one: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    database = one.parent / "mlflow.db"
     content = bytearray(database.read_bytes())
     content[8192::8192] = b"x" * len(content[8192::8192])
     for damaged in (b"not a database, but long enough to be taken for one" * 100, bytes(content)):
         database.write_bytes(damaged)
-        set_aside_if_damaged(study.parent)
+        set_aside_if_damaged(one.parent)
         assert not database.exists()
-        aside = max(study.parent.glob("mlflow.db.damaged*"))
+        aside = max(one.parent.glob("mlflow.db.damaged*"))
         assert aside.read_bytes() == damaged
         assert f"{database}: damaged" in capsys.readouterr().err
-    rebuild(study)
-    assert "alfworld-grpo-seed1" in runs(study)
-    set_aside_if_damaged(study.parent)
+    rebuild(one)
+    assert "alfworld-grpo-seed1" in runs(one)
+    set_aside_if_damaged(one.parent)
     assert database.exists()
 
 
