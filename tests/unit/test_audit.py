@@ -17,16 +17,27 @@ from empg.files import read_json, write_json
 from empg.pipeline import origin
 from empg.pipeline.commands import command
 from empg.provenance import json_digest, tree
-from empg.report import page
 from empg.sources import PACKAGE
+
+pytestmark = pytest.mark.xdist_group("made_up")
 
 RUN = Path("alfworld/grpo_empg/seed1")
 
 
 @pytest.fixture
 def study(study_results: Path, tmp_path: Path) -> Path:
-    place = tmp_path / "results" / "made_up"
-    shutil.copytree(study_results, place)
+    return recorded(study_results, tmp_path)
+
+
+@pytest.fixture
+def reported(study_report: Path, tmp_path: Path) -> Path:
+    return recorded(study_report, tmp_path)
+
+
+def recorded(results: Path, root: Path) -> Path:
+    """A copy of the results under ``root``, with the model of each evaluation in its manifest."""
+    place = root / "results" / "made_up"
+    shutil.copytree(results, place)
     for folder in place.glob("alfworld/*/seed*"):  # as the pipeline records it
         manifest = read_json(folder / "evaluate" / "manifest.json")
         write_json(
@@ -69,29 +80,27 @@ def test_untouched_results_agree(study: Path) -> None:
     assert "DIFFERS" not in text
 
 
-def test_a_whole_study_has_a_line_for_each_folder(study: Path) -> None:
-    page.run(study / "config" / "study.json", study, study / "report")
-    found = lines(study)
-    assert len(found) == len([*study.rglob("manifest.json")]) == 11
+def test_a_whole_study_has_a_line_for_each_folder(reported: Path) -> None:
+    found = lines(reported)
+    assert len(found) == len([*reported.rglob("manifest.json")]) == 11
     assert all(": " in line and "checks agree" in line for line in found)
-    metrics = read_json(study / "report" / "metrics.json")
+    metrics = read_json(reported / "report" / "metrics.json")
     metrics["alfworld"]["valid_seen"]["greedy"]["grpo"]["success"] += 0.01
-    write_json(study / "report" / "metrics.json", metrics)
-    record_anew(study / "report")
-    assert "alfworld.valid_seen.greedy.grpo.success" in differences(study)
+    write_json(reported / "report" / "metrics.json", metrics)
+    record_anew(reported / "report")
+    assert "alfworld.valid_seen.greedy.grpo.success" in differences(reported)
 
 
 @pytest.mark.parametrize(
     ("name", "column"),
     [("results", "difference_tasks_low"), ("verdict", "p_equivalence"), ("aggregates", "improvement")],
 )
-def test_a_retouched_interval_is_found(study: Path, name: str, column: str) -> None:
-    page.run(study / "config" / "study.json", study, study / "report")
-    path = study / "report" / "tables" / f"{name}.parquet"
+def test_a_retouched_interval_is_found(reported: Path, name: str, column: str) -> None:
+    path = reported / "report" / "tables" / f"{name}.parquet"
     table = pl.read_parquet(path)
     table.with_columns(pl.col(column) + 1e-6).write_parquet(path)
-    record_anew(study / "report")
-    text = differences(study / "report")
+    record_anew(reported / "report")
+    text = differences(reported / "report")
     assert f"{column}: {path} says" in text
     assert f"numbers of the table {name}" in text
 

@@ -18,6 +18,8 @@ from empg.report.captions import CAPTIONS
 from empg.report.page import environment
 from empg.report.page import run as write_report
 
+pytestmark = pytest.mark.xdist_group("made_up")
+
 FIGURES = [name for name in CAPTIONS if name != "sensitivity"]  # the study has no grid of settings
 
 
