@@ -33,6 +33,21 @@ ITERATIONS = 4
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that share a fixture of their file run in one process of pytest-xdist, which makes it once."""
+    for item in items if config.pluginmanager.hasplugin("xdist") else ():
+        assert isinstance(item, pytest.Function)
+        definitions = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
+        if any(d.scope == "module" for d in definitions) and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A long text is named by its length, since pytest-xdist sends a test's name from process to process."""
+    return f"{argname} of {len(val)}" if isinstance(val, str | bytes) and len(val) > 1000 else None
+
+
 def module_of(file: str) -> ModuleType:
     """The module in a file of the project that belongs to no installed package, such as ``tools/pictures.py``."""
     spec = importlib.util.spec_from_file_location(Path(file).stem, ROOT / file)
