@@ -12,10 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from empg.config import load_data, load_environments, load_study
 from empg.pipeline.job_files import write_sources
+
+from .conftest import Project
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = "results/data/rooms.json"
@@ -25,46 +28,57 @@ def make(project):
     return project.run("empg", "dvc", "rooms", "--out", IDENTITY)
 
 
-def test_data_is_made_once_and_restored_from_the_cache(fresh):
-    assert make(fresh).returncode == 0
-    identity = json.loads((fresh.root / IDENTITY).read_text())
-    lock = (fresh.root / "dvc.lock").read_text()
+@pytest.fixture(scope="module")
+def once(unbuilt, tmp_path_factory):
+    """The project after its data were made."""
+    project = Project(Path(shutil.copytree(unbuilt, tmp_path_factory.mktemp("made") / "empg")))
+    assert make(project).returncode == 0
+    return project.root
+
+
+@pytest.fixture
+def made(once, tmp_path):
+    """The test's own project, whose data were made."""
+    return Project(Path(shutil.copytree(once, tmp_path / "empg", symlinks=True)))
+
+
+def test_data_is_made_once_and_restored_from_the_cache(made):
+    identity = json.loads((made.root / IDENTITY).read_text())
+    lock = (made.root / "dvc.lock").read_text()
     assert yaml.safe_load(lock)["stages"]["data@rooms"]["outs"][0]["md5"] == identity["md5"]
-    shutil.rmtree(fresh.root / "data")
-    again = make(fresh)
+    shutil.rmtree(made.root / "data")
+    again = make(made)
     assert again.returncode == 0
     assert "empg data rooms" not in again.stderr, "generated again although the cache has it"
-    assert (fresh.root / "data/rooms/train/tasks.jsonl").exists()
-    assert json.loads((fresh.root / IDENTITY).read_text()) == identity
-    assert (fresh.root / "dvc.lock").read_text() == lock
+    assert (made.root / "data/rooms/train/tasks.jsonl").exists()
+    assert json.loads((made.root / IDENTITY).read_text()) == identity
+    assert (made.root / "dvc.lock").read_text() == lock
 
 
-def test_other_content_than_the_lock_promises_is_refused(fresh):
-    assert make(fresh).returncode == 0
-    lock = fresh.root / "dvc.lock"
+def test_other_content_than_the_lock_promises_is_refused(made):
+    lock = made.root / "dvc.lock"
     content = yaml.safe_load(lock.read_text())
     content["stages"]["data@rooms"]["outs"][0]["md5"] = "0" * 32 + ".dir"
     promised = yaml.safe_dump(content)
     lock.write_text(promised)
-    shutil.rmtree(fresh.root / "data")
-    shutil.rmtree(fresh.root / ".dvc/cache")
+    shutil.rmtree(made.root / "data")
+    shutil.rmtree(made.root / ".dvc/cache")
     for _ in range(2):  # and again the next time
-        result = make(fresh)
+        result = make(made)
         assert result.returncode == 2
         assert "data/rooms: expected the content that dvc.lock names, 0000" in result.stderr
         assert lock.read_text() == promised
 
 
-def test_a_changed_default_is_seen(fresh):
+def test_a_changed_default_is_seen(made):
     """DVC itself compares only the keys that the entry has."""
-    assert make(fresh).returncode == 0
-    before = json.loads((fresh.root / IDENTITY).read_text())
-    config = fresh.root / "src/empg/environments/alfworld/registration.py"
+    before = json.loads((made.root / IDENTITY).read_text())
+    config = made.root / "src/empg/environments/alfworld/registration.py"
     text = config.read_text()
     assert text.count('= "small"') == 1
     config.write_text(text.replace('= "small"', '= "official"'))
-    assert make(fresh).returncode == 0
-    after = json.loads((fresh.root / IDENTITY).read_text())
+    assert make(made).returncode == 0
+    after = json.loads((made.root / IDENTITY).read_text())
     assert after["config"]["profile"] == "official"
     assert after["md5"] != before["md5"]
 

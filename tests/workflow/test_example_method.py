@@ -8,10 +8,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+
+from empg.config import RolloutsRun, WarmStartRun, parse
+from empg.environments import data as data_stage
+from empg.files import read_json
+from empg.rollouts import collect
+from empg.training import warmstart
 
 from .conftest import install_example
 
@@ -78,15 +85,23 @@ def trained(installed) -> Path:
     assert installed.prepare().returncode == 0, installed.prepare().stderr
     configs = Path("results/outside/config/alfworld")
     model, data = ("--model", "warmstart/model"), ("--data", "data")
-    installed.empg("data", "small", "--config", "config/data.yaml", "--out", "data")
-    installed.empg("warmstart", "--config", str(configs / "warmstart.json"), *data, "--out", "warmstart")
-    installed.empg("rollouts", "--config", str(configs / "rollouts.json"), *data, *model, "--out", "rollouts")
+    warm_start(installed.root, installed.root / configs)
     collection = installed.root / "rollouts" / "rollouts.parquet"
     rows = pl.read_parquet(collection)  # an untrained policy scores 0, so the first batch gets made-up scores
     rows.with_columns(score=(pl.col("trajectory") % 3 / 4).cast(pl.Float32)).write_parquet(collection)
     run = str(configs / "shaped" / "seed1" / "train.json")
     installed.empg("train", "--config", run, *data, *model, "--rollouts", "rollouts", "--out", "train")
     return installed.root / "train"
+
+
+def warm_start(root: Path, configs: Path) -> None:
+    """``data``, ``warmstart`` and ``rollouts``, which know of no method."""
+    start = parse(WarmStartRun, read_json(configs / "warmstart.json"), "warmstart.json")
+    first = parse(RolloutsRun, read_json(configs / "rollouts.json"), "rollouts.json")
+    quiet: dict[str, Any] = {"progress": lambda *_: None}
+    data_stage.run(start.data, root / "data")
+    warmstart.run(start, root / "data", root / "warmstart", on_metrics=lambda *_: None, **quiet)
+    collect.run(first, root / "data", root / "warmstart" / "model", root / "rollouts", **quiet)
 
 
 def test_its_settings_are_checked_and_resolved(trained):

@@ -40,48 +40,45 @@ STUDY = {
     },
 }
 DATA = {"type": "alfworld", "sizes": {"train": 12, "valid_seen": 1, "valid_unseen": 1, "tune": 1}}
+# Runs a command for each argument, and prints the modules that are loaded after it.
 LISTED = """
 import json, sys
 from empg.cli import main
-code = main(sys.argv[2:])
-json.dump(sorted(sys.modules), open(sys.argv[1], "w"))
-raise SystemExit(code)
+for command in sys.argv[1:]:
+    assert main(command.split()) == 0, command
+    print(json.dumps(sorted(sys.modules)))
 """
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory) -> dict[str, set[str]]:
-    """Stage → the modules that its process had loaded at its end. Each stage uses the files of those before it."""
+    """Stage → the modules that were loaded at its end. Each stage uses the files of those before it.
+
+    One process runs them, so what a stage has loaded is there after the later ones too, and makes them fail as well.
+    """
     root = tmp_path_factory.mktemp("stages")
     study, sets = parse(Study, STUDY, "STUDY"), {"alfworld": parse(AlfworldData, DATA, "DATA")}
     data_stage.run(sets["alfworld"], root / "data")
     model, rollouts = root / "warmstart" / "model", root / "rollouts"
-    return {
-        "warmstart": _stage(root, "warmstart", warmstart_run(study, sets, "alfworld")),
-        "rollouts": _stage(root, "rollouts", rollouts_run(study, sets, "alfworld"), model=model),
-        "train": _stage(
-            root, "train", train_run(study, sets, "alfworld", "grpo_empg", 3), model=model, rollouts=rollouts
-        ),
-        "evaluate": _stage(
-            root,
-            "evaluate",
-            evaluate_run(study, sets, "alfworld", "grpo_empg", 3),
-            model=root / "train" / "model",
-        ),
+    run = ("alfworld", "grpo_empg", 3)
+    commands = {
+        "warmstart": _command(root, "warmstart", warmstart_run(study, sets, "alfworld")),
+        "rollouts": _command(root, "rollouts", rollouts_run(study, sets, "alfworld"), model=model),
+        "train": _command(root, "train", train_run(study, sets, *run), model=model, rollouts=rollouts),
+        "evaluate": _command(root, "evaluate", evaluate_run(study, sets, *run), model=root / "train" / "model"),
     }
-
-
-def _stage(root: Path, name: str, config, **paths: Path) -> set[str]:
-    (root / f"{name}.json").write_text(config.model_dump_json())
-    paths = {"config": root / f"{name}.json", "data": root / "data", "out": root / name} | paths
-    arguments = [word for option, path in paths.items() for word in (f"--{option}", str(path))]
-    modules = root / f"{name}.modules"
     done = subprocess.run(
-        [sys.executable, "-c", LISTED, str(modules), name, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LISTED, *commands.values()], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert (root / name / "manifest.json").is_file()
-    return set(json.loads(modules.read_text()))
+    assert all((root / stage / "manifest.json").is_file() for stage in commands)
+    return {stage: set(json.loads(line)) for stage, line in zip(commands, done.stdout.splitlines(), strict=True)}
+
+
+def _command(root: Path, name: str, config, **paths: Path) -> str:
+    (root / f"{name}.json").write_text(config.model_dump_json())
+    paths = {"config": root / f"{name}.json", "data": root / "data", "out": root / name} | paths
+    return " ".join([name, *(f"--{option} {path}" for option, path in paths.items())])
 
 
 @pytest.mark.parametrize("stage", ["warmstart", "rollouts", "train", "evaluate"])
