@@ -172,13 +172,17 @@ def test_what_is_missing_is_named(root: Path) -> None:
 def test_a_second_search_of_a_study_waits(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configure(root)
     searched(root)
+    waiting, said = "results/tune/mini: another process writes here; waiting until it has ended", ""
     with only_writer(root / "results/tune/mini"):
         second = Thread(target=searched, args=(root,))
         second.start()
-        second.join(5)
+        while second.is_alive() and waiting not in said:
+            second.join(0.1)
+            said += capsys.readouterr().err
+        second.join(1)
         assert second.is_alive()
     second.join()
-    assert "results/tune/mini: another process writes here; waiting until it has ended" in capsys.readouterr().err
+    assert waiting in said
 
 
 def test_values_are_put_where_the_path_says(root: Path) -> None:
