@@ -62,8 +62,9 @@ models/smollm2:
 test-package: setup  ## install the wheel in clean environments, with an old and a new torch (downloads gigabytes)
 	pytest -m longer tests/package
 
-fuzz: setup  ## damage 100,000 inputs of all readers, and 36,400 texts of agents an environment (hours)
-	OMP_NUM_THREADS=1 EMPG_FUZZ_EXAMPLES=9100 pytest -n 2 tests/fault/test_fuzz.py
+fuzz: setup  ## damage 104,000 inputs of all readers, and 20,000 texts of agents an environment; write docs/fuzz.md (an hour)
+	test -d .venv-fuzz || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-fuzz -r tests/fault/requirements.txt
+	PYTHONPATH=$(CURDIR)/.venv-fuzz OMP_NUM_THREADS=1 python -m tests.fault.fuzzing --page docs/fuzz.md
 
 # For a machine or container of one's own: it installs Debian's packages, as root. The cluster listens on loopback alone, has its
 # own folder, keys and ports, and ends with the test.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -100,14 +101,30 @@ def read_table(path: Path, schema: Schema, columns: Sequence[str] | None = None)
 
     Raises :class:`DataError` when the file is missing, damaged or of another schema.
     """
+    with _whole(path):
+        found = pl.read_parquet_schema(path)
+    _check(found, schema, path)
+    return read_parquet(path, columns)
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read a table whose schema the caller knows otherwise, or only some of its columns.
+
+    Raises :class:`DataError` when the file is missing or damaged or lacks a column.
+    """
+    with _whole(path):
+        return pl.read_parquet(path, columns=None if columns is None else list(columns), hive_partitioning=False)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Polars panics, with an exception that is no ``Exception``, on some damaged files (seen with 2.1)."""
     try:
-        _check(pl.read_parquet_schema(path), schema, path)
-        frame = pl.read_parquet(path, columns=None if columns is None else list(columns), hive_partitioning=False)
+        yield
     except FileNotFoundError:
         raise DataError(f"{path}: expected a Parquet file, found none") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(f"{path}: expected a whole Parquet file, found {error}") from None
-    return frame
 
 
 def _check(found: Mapping[str, pl.DataType], schema: Schema, path: Path) -> None:

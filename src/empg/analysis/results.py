@@ -12,7 +12,7 @@ import polars as pl
 from empg.config import Study
 from empg.errors import DataError
 from empg.files import read_json
-from empg.schema import CREDITED_STEPS, EPISODES, read_table
+from empg.schema import CREDITED_STEPS, EPISODES, read_parquet, read_table
 
 WARM_START = "warmstart"
 
@@ -106,7 +106,7 @@ class Results:
         frames = []
         for run in self.trained():
             path = run.train / "metrics.parquet"
-            frame = _read_parquet(path)
+            frame = read_parquet(path)
             frames.append(_tagged(frame, run).with_columns(pl.lit(self.relative(path)).alias("source")))
         return pl.concat(frames, how="diagonal_relaxed")
 
@@ -115,13 +115,7 @@ class Results:
 
         Raises :class:`DataError` for a file that is damaged or lacks a column.
         """
-        frames = []
-        for path in self.rollout_files(run):
-            try:
-                frames.append(pl.read_parquet(path, columns=list(columns), hive_partitioning=False))
-            except (pl.exceptions.PolarsError, OSError) as error:
-                raise DataError(f"{path}: expected columns {', '.join(columns)}, found {error}") from None
-        return _tagged(pl.concat(frames), run)
+        return _tagged(pl.concat(read_parquet(path, columns) for path in self.rollout_files(run)), run)
 
     def last_rollouts(self, run: Run) -> pl.DataFrame:
         """All credited steps of the last iteration."""
@@ -179,12 +173,3 @@ PANEL: dict[str, pl.DataType | type[pl.DataType]] = {
 def _tagged(frame: pl.DataFrame, run: Run) -> pl.DataFrame:
     key = [pl.lit(run.environment).alias("environment"), pl.lit(run.method).alias("method")]
     return frame.select(*key, pl.lit(run.seed, dtype=pl.Int64).alias("seed"), pl.all().exclude("environment", "method"))
-
-
-def _read_parquet(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path, hive_partitioning=False)
-    except FileNotFoundError:
-        raise DataError(f"{path}: expected a Parquet file, found none") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: expected a whole Parquet file, found {error}") from None

@@ -15,7 +15,7 @@ import polars as pl
 from empg.config import Study, TrainRun, parse
 from empg.errors import DataError
 from empg.files import read_json
-from empg.schema import CREDIT, CREDITED_STEPS, DIFFICULTY, EPISODES, EVALUATED_STEPS, STEPS, read_table
+from empg.schema import CREDIT, CREDITED_STEPS, DIFFICULTY, EPISODES, EVALUATED_STEPS, STEPS, read_parquet, read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def training(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     for name in (name for name in CREDIT if name != "trained"):
         recorded, again = ({f"row {i}": value for i, value in enumerate(frame[name])} for frame in (trained, columns))
         yield Numbers(f"{name} of every step", path, rows, recorded, again, tolerance)
-    history = pl.read_parquet(folder / "metrics.parquet", hive_partitioning=False).row(-1, named=True)
+    history = read_parquet(folder / "metrics.parquet").row(-1, named=True)
     metrics = {name: value for name, value in batch_metrics(kept, dropped, credited).items() if name in history}
     score, rows = {"score_mean": metrics.pop("score_mean", None)}, f"{len(steps)} rows of rollouts/{path.name}"
     recorded = {name: history[name] for name in metrics}
@@ -112,7 +112,7 @@ def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
     rows = f"the summary.json files of {panels['source'].n_unique()} policies"
     recorded, again = (
         {" ".join(map(str, key)): success for *key, success in frame.select(*POLICY, "success").iter_rows()}
-        for frame in (pl.read_parquet(path, hive_partitioning=False), panels)
+        for frame in (read_parquet(path), panels)
     )
     yield Numbers(f"success of {len(panels)} panels", path, rows, recorded, again)
     means = panels.drop_nulls("seed").group_by(*METHOD, maintain_order=True).agg(pl.col("success").mean())
@@ -129,7 +129,7 @@ def tables(folder: Path, manifest: dict[str, Any]) -> Iterator[Numbers]:
         ("aggregates", aggregate_table(study, tasks)),
     ):
         path = folder / "tables" / f"{name}.parquet"
-        recorded, again = map(_cells, (pl.read_parquet(path, hive_partitioning=False), table))
+        recorded, again = map(_cells, (read_parquet(path), table))
         yield Numbers(f"{len(again)} numbers of the table {name}", path, rows, recorded, again, 1e-9)
 
 

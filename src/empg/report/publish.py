@@ -18,6 +18,7 @@ from empg.files import atomic_directory, read_json, write_text
 from empg.pipeline.origin import commit
 from empg.report.captions import CAPTIONS
 from empg.report.names import with_titles
+from empg.schema import read_parquet
 from empg.timing import processor
 
 LARGEST = 200_000  # bytes; the page only names larger tables
@@ -96,7 +97,7 @@ def _copy(source: Path, out: Path, *patterns: str) -> None:
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
     """The page in Markdown: origin of the results, verdict, every panel, search, figures with captions, table names."""
     names = ("results", "verdict", "trained_tasks", "cooled_warm_start", "cost")
-    read = {name: pl.read_parquet(results / "report" / "tables" / f"{name}.parquet") for name in names}
+    read = {name: read_parquet(results / "report" / "tables" / f"{name}.parquet") for name in names}
     called, shown = with_titles(study, read)
     table, trained, cost = (shown[name] for name in ("results", "trained_tasks", "cost"))
     cooled = shown["cooled_warm_start"]

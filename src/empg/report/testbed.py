@@ -16,6 +16,7 @@ from empg.files import read_json, write_text
 from empg.provenance import stage
 from empg.report import style
 from empg.report.style import Panel
+from empg.schema import read_parquet
 from empg.testbed.summary import tables
 
 CAPTIONS = {
@@ -42,7 +43,7 @@ def run(config: Path, results: Path, out: Path) -> None:
         raise ConfigError(f"{config}: testbed: expected the settings of a testbed, found none")
     parts = {name: results / name for name in ("gradients", "learning")}
     with stage("testbed_report", study, out, inputs=parts):
-        rows = {name: pl.read_parquet(folder / f"{name}.parquet") for name, folder in parts.items()}
+        rows = {name: read_parquet(folder / f"{name}.parquet") for name, folder in parts.items()}
         made = tables(rows["gradients"], rows["learning"], study.baseline)
         for name, table in made.items():
             save_table(table, out / "tables", name)

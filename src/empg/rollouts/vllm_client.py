@@ -85,10 +85,11 @@ class Client:
     async def find_model(self, max_context: int) -> None:
         """Learn the served model's name. Raises :class:`ServerError` unless it has room for ``max_context`` tokens."""
         reply: dict[str, Any] = await self._ask("GET", "/v1/models")
-        served = reply.get("data")
-        if not isinstance(served, list) or not served or not isinstance(served[0].get("id"), str):
-            raise self._wrong("/v1/models", "a served model", _excerpt(reply))
-        self.model, length = served[0]["id"], served[0].get("max_model_len")
+        try:
+            served = reply["data"][0]
+            self.model, length = str(served["id"]), served.get("max_model_len")
+        except (KeyError, TypeError, IndexError, AttributeError):
+            raise self._wrong("/v1/models", "a served model", _excerpt(reply)) from None
         if not isinstance(length, int) or length < max_context:
             raise self._wrong("/v1/models", f"max_model_len of at least sampling.max_context, {max_context}", length)
 
@@ -149,22 +150,23 @@ class Client:
         path = "/v1/completions"
         try:
             (choice,) = reply["choices"]
-            finish, ids, echoed = choice["finish_reason"], choice["token_ids"], choice["prompt_token_ids"]
+            finish, ids = choice["finish_reason"], [int(token) for token in choice["token_ids"]]
+            echoed = None if choice["prompt_token_ids"] is None else list(choice["prompt_token_ids"])
             if finish == "abort":
                 raise _PassingError("finish_reason abort")
             logprobs = [math.nan if value is None else float(value) for value in choice["logprobs"]["token_logprobs"]]
-            ended = bool(ids) and ids[-1] == drawing.end_of_turn
-            whole = finish == "stop" if ended else finish == "length" and len(ids) == drawing.max_tokens
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise self._wrong(path, "one choice with token ids and log-probabilities", repr(error)) from None
-        if echoed is not None and list(echoed) != list(prompt):
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self._wrong(path, "one choice with token ids and log-probabilities", _excerpt(repr(error))) from None
+        if echoed is not None and echoed != list(prompt):
             raise self._wrong(path, f"the {len(prompt)} token ids of the prompt", f"{len(echoed)} other ones")
+        ended = bool(ids) and ids[-1] == drawing.end_of_turn
+        whole = finish == "stop" if ended else finish == "length" and len(ids) == drawing.max_tokens
         if not whole or drawing.end_of_turn in ids[:-1]:
             expected = f"a response that ends with token {drawing.end_of_turn} or has {drawing.max_tokens} tokens"
-            raise self._wrong(path, expected, f"{len(ids)} tokens and finish_reason {finish!r}")
+            raise self._wrong(path, expected, f"{len(ids)} tokens and finish_reason {_excerpt(repr(finish))}")
         if len(logprobs) != len(ids):
             raise self._wrong(path, f"{len(ids)} log-probabilities", len(logprobs))
-        return Completion(list(ids), logprobs)
+        return Completion(ids, logprobs)
 
     # ------------------------------------------------------------------------------------------------------- requests
     async def _ask(

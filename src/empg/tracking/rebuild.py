@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import polars as pl
-
 from empg.config import STAGES
 from empg.errors import DataError
 from empg.files import file_digest, read_json
 from empg.pipeline.origin import commit
 from empg.provenance import json_digest
 from empg.report.addresses import trajectories_page
+from empg.schema import read_parquet
 from empg.sources import source_hashes
 from empg.timing import timed
 from empg.tracking.database import clear_errors, set_aside_if_damaged
@@ -112,7 +111,7 @@ class Logbook:
         points: Points = {}
         curves = folders[0] / "metrics.parquet"
         if curves.exists():
-            for row in pl.read_parquet(curves).iter_rows(named=True):
+            for row in read_parquet(curves).iter_rows(named=True):
                 step = int(row.pop("iteration", row.get("step", 0)))
                 row.pop("step", None)
                 points |= {(f"{identity.stage}/{key}", step): float(v) for key, v in row.items() if v is not None}

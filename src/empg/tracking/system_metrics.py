@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import polars as pl
 
 from empg.files import atomic_path
+from empg.schema import read_parquet
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,5 +52,5 @@ def load(path: Path) -> list[Metric]:
 
     if not path.exists():
         return []
-    rows = pl.read_parquet(path, hive_partitioning=False).select(*COLUMNS).iter_rows()
+    rows = read_parquet(path).select(*COLUMNS).iter_rows()
     return [Metric(key, value, timestamp, step) for key, step, timestamp, value in rows]
