@@ -54,12 +54,16 @@ class Counts(NamedTuple):
         )
 
 
+class FuzzerError(Exception):
+    """A fuzzer's process ended with an input that no reader refuses; the message holds what it printed."""
+
+
 def child(module: str, *arguments: str) -> str:
-    """What a process prints. Raises :class:`SystemExit` with its output when it fails."""
+    """What a process prints. Raises :class:`FuzzerError` with its output when it fails."""
     command = [sys.executable, "-m", f"tests.fault.{module}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        raise SystemExit(
+        raise FuzzerError(
             f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-8000:]}"
         )
     return done.stdout + done.stderr
@@ -89,7 +93,11 @@ def main() -> None:
     arguments = parser.parse_args()
     names = [*READERS, *("alfworld", "webshop", "deepsearch")]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(lambda name: fuzz(name, arguments.inputs, arguments.texts), names))
+        jobs = [pool.submit(fuzz, name, arguments.inputs, arguments.texts) for name in names]
+        failures = [error for job in jobs if (error := job.exception())]  # after all have ended
+    if failures:
+        parser.exit(1, "\n\n".join(map(str, failures)) + f"\n{len(failures)} of {len(jobs)} failed\n")
+    rows = [job.result() for job in jobs]
     files = sum(row.damaged + row.guided for row in rows if row.guided)
     texts = sum(row.damaged for row in rows if not row.guided)
     when = f"{datetime.now(UTC):%Y-%m-%d}, {processor()}."

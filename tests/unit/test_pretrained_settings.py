@@ -126,7 +126,7 @@ def test_a_folder_is_looked_into_when_the_study_is_read(folder, tmp_path):
 def test_an_architecture_that_nobody_knows_is_refused(folder):
     change(folder, model_type="perceptron")
     with pytest.raises(
-        DataError, match=r"config\.json: model_type: expected a causal .* found 'perceptron': The check"
+        DataError, match=r"config\.json: model_type 'perceptron': expected a causal .* found ValueError: The check"
     ):
         Policy.load(folder, "")
 

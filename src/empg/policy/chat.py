@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 from jinja2 import TemplateError
 
 from empg.errors import DataError
+from empg.policy.reading import reading
 from empg.policy.tokenizer import TinyTokenizer
 
 _MARK_AGENT, _MARK_OBSERVATION = "\ue000AGENT\ue000", "\ue000OBSERVATION\ue000"
@@ -114,8 +115,6 @@ class Chat:
 def _pretrained_tokenizer(folder: Path) -> ChatTokenizer:
     from transformers import AutoTokenizer  # a second or more of imports, which jobs of tiny policies need not pay
 
-    try:
+    with reading(folder, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: expected a tokenizer, found {error}") from None
     return cast(ChatTokenizer, tokenizer)

@@ -23,6 +23,7 @@ from empg.files import read_json
 from empg.policy.foreign_cache import ForeignCache
 from empg.policy.network import Network
 from empg.policy.prefix_tree import PrefixTree
+from empg.policy.reading import reading
 from empg.policy.weights import write_config
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}  # of logits, in the check at loading
@@ -42,16 +43,10 @@ def load_foreign(folder: Path, device: str, dtype: torch.dtype, lora: Lora | Non
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     loader: Any = AutoModelForCausalLM
     kind = read_json(folder / "config.json").get("model_type")
-    try:
+    with reading(f"{folder / 'config.json'}: model_type {kind!r}", "a causal language model that transformers loads"):
         model, about = loader.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(
-            f"{folder / 'config.json'}: model_type: expected a causal language model that transformers loads, "
-            f"found {kind!r}: {reason}"
-        ) from None
     for what in ("missing_keys", "mismatched_keys"):
         if about[what]:
             raise DataError(

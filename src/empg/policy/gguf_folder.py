@@ -14,6 +14,7 @@ from torch import Tensor
 
 from empg.errors import DataError
 from empg.files import read_json, write_json
+from empg.policy.reading import reading
 from empg.policy.weights import write_config
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ def convert(file: Path, folder: Path, dtype: torch.dtype = torch.bfloat16) -> No
     The caller makes the write atomic. Raises :class:`DataError` for a file that is damaged, of another architecture
     than ``llama``, or of a tokenizer other than SmolLM's byte-pair encoding.
     """
+    with reading(file, "a GGUF file of a Llama model"):
+        _convert(file, folder, dtype)
+
+
+def _convert(file: Path, folder: Path, dtype: torch.dtype) -> None:
     from gguf import GGUFReader
 
-    try:
-        reader = GGUFReader(file)
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise DataError(f"{file}: expected a GGUF file, found {error}") from None
+    reader = GGUFReader(file)
     found = _field(reader, file, "general.architecture")
     if found != "llama":
         raise DataError(f"{file}: general.architecture: expected 'llama', found {found!r}")
