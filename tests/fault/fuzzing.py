@@ -58,25 +58,25 @@ class FuzzerError(Exception):
     """A fuzzer's process ended with an input that no reader refuses; the message holds what it printed."""
 
 
-def child(module: str, *arguments: str) -> str:
-    """What a process prints. Raises :class:`FuzzerError` with its output when it fails."""
+def child(module: str, *arguments: str) -> tuple[str, str]:
+    """What a process prints to its two streams. Raises :class:`FuzzerError` with its output when it fails."""
     command = [sys.executable, "-m", f"tests.fault.{module}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         raise FuzzerError(
             f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-8000:]}"
         )
-    return done.stdout + done.stderr
+    return done.stdout, done.stderr
 
 
 def fuzz(name: str, inputs: int, texts: int) -> Counts:
     """Fuzz a reader with so many inputs, or an environment with so many texts."""
     is_agent = name in ENVIRONMENTS
-    tally: dict[str, Any] = json.loads(child("damage", name, str(texts if is_agent else inputs // 2)).splitlines()[-1])
+    tally: dict[str, Any] = json.loads(child("damage", name, str(texts if is_agent else inputs // 2))[0])
     guided, megabytes = 0, tally["megabytes"]
     if not is_agent:
-        printed = child("coverage_guided", name, f"-runs={inputs // 2}")
-        found = dict(re.findall(r"stat::(\w+): *(\d+)", printed))
+        statistics = child("coverage_guided", name, f"-runs={inputs // 2}")[1]
+        found = dict(re.findall(r"stat::(\w+): *(\d+)", statistics))
         guided, megabytes = int(found["number_of_executed_units"]), max(megabytes, int(found["peak_rss_mb"]))
     called = f"agent: {name}" if is_agent else name
     counts = Counts(called, tally["inputs"], tally["refused"], guided, tally["slowest"], megabytes)

@@ -78,7 +78,9 @@ class Chat:
     @classmethod
     def load(cls, folder: Path, system: str) -> Chat:
         """The chat of a model folder. Raises :class:`DataError` when it holds no fast tokenizer or no chat template."""
-        return cls(TinyTokenizer.load(folder) or _pretrained_tokenizer(folder), system, str(folder))
+        tokenizer = TinyTokenizer.load(folder) or _pretrained_tokenizer(folder)
+        with reading(folder, "a tokenizer that encodes what its chat template writes"):
+            return cls(tokenizer, system, str(folder))
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
