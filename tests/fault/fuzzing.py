@@ -72,7 +72,9 @@ def child(module: str, *arguments: str) -> tuple[str, str]:
 def fuzz(name: str, inputs: int, texts: int) -> Counts:
     """Fuzz a reader with so many inputs, or an environment with so many texts."""
     is_agent = name in ENVIRONMENTS
-    tally: dict[str, Any] = json.loads(child("damage", name, str(texts if is_agent else inputs // 2))[0])
+    tally: dict[str, Any] = json.loads(
+        child("damage", name, str(texts if is_agent else inputs // 2))[0].splitlines()[-1]
+    )
     guided, megabytes = 0, tally["megabytes"]
     if not is_agent:
         statistics = child("coverage_guided", name, f"-runs={inputs // 2}")[1]
