@@ -1,7 +1,8 @@
 """`make fuzz`: damages the files of every reader of foreign bytes, talks to the environments, and writes docs/fuzz.md.
 
 Two fuzzers take turns: Hypothesis damages good files (`damage.py`), atheris is guided by the code that an input reaches
-(`coverage_guided.py`). Each reader has a process of its own, so that its memory is its own.
+(`coverage_guided.py`). Each reader has a process of its own, so that its memory is its own. What has ended stays in
+build/fuzz until all has, and the same command goes on.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def child(module: str, *arguments: str) -> tuple[str, str]:
 
 def fuzz(name: str, inputs: int, texts: int) -> Counts:
     """Fuzz a reader with so many inputs, or an environment with so many texts."""
-    is_agent = name in ENVIRONMENTS
+    is_agent, ended = name in ENVIRONMENTS, Path("build", "fuzz", f"{name.replace(' ', '_')}.json")
+    if ended.exists():
+        return Counts(**json.loads(ended.read_text()))
     tally: dict[str, Any] = json.loads(
         child("damage", name, str(texts if is_agent else inputs // 2))[0].splitlines()[-1]
     )
@@ -83,6 +86,8 @@ def fuzz(name: str, inputs: int, texts: int) -> Counts:
     called = f"agent: {name}" if is_agent else name
     counts = Counts(called, tally["inputs"], tally["refused"], guided, tally["slowest"], megabytes)
     print(counts.line(), flush=True)
+    ended.parent.mkdir(parents=True, exist_ok=True)
+    ended.write_text(json.dumps(counts._asdict()))
     return counts
 
 
@@ -106,6 +111,8 @@ def main() -> None:
     outcome = f"{files:,} inputs of files and answers and {texts:,} texts of agents: none failed."
     table = ["| reader | damaged | refused | guided | slowest | memory |", "|---|---|---|---|---|---|"]
     arguments.page.write_text("\n".join([HEAD, when, outcome, "", *table, *(row.line() for row in rows)]) + "\n" + TAIL)
+    for ended in Path("build", "fuzz").glob("*.json"):
+        ended.unlink()
 
 
 if __name__ == "__main__":

@@ -56,6 +56,13 @@ def test_not_a_json_object(tmp_path: Path, content: bytes) -> None:
     assert "JSON" in refusal(write(tmp_path, content))
 
 
+def test_an_action_with_two_parameters_of_one_name(tmp_path: Path) -> None:
+    parameters = re.search(r":parameters \((\S+) - \S+ (\S+)", DOMAIN)
+    assert parameters is not None
+    twice = DOMAIN.replace(parameters[2], parameters[1])
+    assert "parameters of different names" in refusal(write(tmp_path, GOOD | {"pddl_domain": twice}))
+
+
 def test_every_truncation_of_a_file_is_refused(tmp_path: Path) -> None:
     whole = json.dumps(GOOD).encode()
     for length in range(0, len(whole), 997):

@@ -123,6 +123,14 @@ def test_a_folder_is_looked_into_when_the_study_is_read(folder, tmp_path):
         read(tmp_path, entry(folder))
 
 
+def test_a_config_that_is_no_object_is_refused(folder, tmp_path):
+    (folder / "config.json").write_text("7")
+    with pytest.raises(ConfigError, match=r"config\.json: expected settings by name, found 7"):
+        read(tmp_path, entry(folder))
+    with pytest.raises(DataError, match=r"config\.json: expected settings by name, found 7"):
+        Policy.load(folder, "")
+
+
 def test_an_architecture_that_nobody_knows_is_refused(folder):
     change(folder, model_type="perceptron")
     with pytest.raises(

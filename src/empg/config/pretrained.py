@@ -71,12 +71,12 @@ def check_folder(policy: Model, max_context: int, where: str) -> None:
     """
     if not isinstance(policy, PretrainedPolicy) or not (folder := Path(policy.model)).is_dir():
         return
-    config = read_json(folder / "config.json")
+    config = _settings(folder / "config.json")
     if not config.get("model_type"):
         raise ConfigError(f"{folder / 'config.json'}: model_type: expected a family of `transformers`, found none")
     written = folder / "tokenizer_config.json"
     has_template = (folder / "chat_template.jinja").exists() or (
-        written.exists() and bool(read_json(written).get("chat_template"))
+        written.exists() and bool(_settings(written).get("chat_template"))
     )
     if not has_template:
         raise ConfigError(
@@ -88,3 +88,10 @@ def check_folder(policy: Model, max_context: int, where: str) -> None:
             f"{where}.sampling.max_context: expected at most the {positions} positions of {folder / 'config.json'}, "
             f"found {max_context}"
         )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected settings by name, found {found!r:.100}")
+    return found

@@ -40,6 +40,8 @@ class Policy:
         if not folder.is_dir():
             raise DataError(f"{folder}: expected a model folder, found none")
         config = read_json(folder / "config.json")
+        if not isinstance(config, dict):
+            raise DataError(f"{folder / 'config.json'}: expected settings by name, found {config!r:.100}")
         chat = Chat.load(folder, system)
         if config.get("model_type") in FAMILIES and lora is None:
             network: Network = load_transformer(folder, device(), dtype)

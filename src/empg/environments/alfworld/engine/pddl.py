@@ -199,7 +199,10 @@ def _action(section: list[SExpr]) -> Action:
     if not isinstance(name, str) or not isinstance(parameters, list) or not isinstance(effect, list):
         raise PddlError(f"action {name}: expected :parameters and :effect, found {sorted(parts)}")
     precondition = to_formula(parts.get(":precondition", []))
-    return Action(name, tuple(typed_list(parameters)), precondition, tuple(_effects(name, effect, ())))
+    typed = typed_list(parameters)
+    if len(dict(typed)) != len(typed):
+        raise PddlError(f"action {name}: expected parameters of different names, found {[n for n, _ in typed]}")
+    return Action(name, tuple(typed), precondition, tuple(_effects(name, effect, ())))
 
 
 def _effects(name: str, expression: SExpr, condition: Formula) -> Iterable[tuple[Formula, bool, Fact]]:
