@@ -23,6 +23,7 @@ from empg.environments.deepsearch.search import server
 from empg.environments.deepsearch.search.corpus import read_corpus
 from empg.environments.deepsearch.search.retrieval import HttpRetriever
 from empg.environments.webshop.engine.shop import Shop
+from empg.errors import EmpgError
 from empg.policy.chat import Chat
 from empg.policy.gguf_folder import convert
 from empg.policy.policy import Policy
@@ -80,19 +81,23 @@ def hits(folder: Path) -> object:
 
 
 def pages(folder: Path) -> object:
+    retriever()._has_pages = True  # it asks no server again that has answered wrongly
     retriever().reply = folder / "reply"
     return retriever().page_batch(["a"])
 
 
 def asked(folder: Path) -> object:
     """What our server makes of a request. Its refusals are answers of 4xx."""
-    content = (folder / "request").read_bytes()
+    content, refusals = (folder / "request").read_bytes(), []
     for read in (server._read_search, server._read_pages):
         try:
             read(content)
         except HTTPException as error:
             if error.status_code not in range(400, 500) or not json.dumps(error.detail):
                 raise
+            refusals.append(error.detail)
+    if len(refusals) == 2:
+        raise EmpgError(str(refusals))
     return None
 
 
