@@ -31,8 +31,9 @@ from empg.training.update import accumulate_gradients, token_batch
 
 TEMPERATURE, GROUP = 0.9, 3
 AGGREGATION = {"grpo": "seq-mean-token-mean", "dapo": "token-mean"}
-# Advantages are about 1, the gradient's largest element 0.06 to 0.1. Measured differences are 1.3e-6 and 1.1e-7.
-ADVANTAGE_TOLERANCE, GRADIENT_TOLERANCE = 5e-6, 5e-7
+# Advantages are about 1; measured differences are up to 1.3e-6. A gradient is compared in units of its largest element,
+# 0.06 to 0.36, because processors sample other episodes: up to 1.8e-6 on an AMD EPYC, 3.8e-6 on an Intel Xeon.
+ADVANTAGE_TOLERANCE, GRADIENT_TOLERANCE = 5e-6, 1e-5
 
 # transformers tells TRL that two of its names are old.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -202,6 +203,7 @@ def native_gradient(network, reference, trajectories, credit, method):
 def compare(gradients, expected):
     """The gradient in TRL is the native one, element by element."""
     assert set(expected) == set(gradients)
-    difference = {name: float((gradients[name] - expected[name]).abs().max()) for name in expected}
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    difference = {name: float((gradients[name] - expected[name]).abs().max()) / largest for name in expected}
     assert max(difference.values()) < GRADIENT_TOLERANCE, difference
     assert max(float(g.abs().max()) for g in expected.values()) > 0.05
