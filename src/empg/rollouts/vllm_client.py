@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import operator
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,9 +88,12 @@ class Client:
         reply: dict[str, Any] = await self._ask("GET", "/v1/models")
         try:
             served = reply["data"][0]
-            self.model, length = str(served["id"]), served.get("max_model_len")
+            name, length = served["id"], served.get("max_model_len")
         except (KeyError, TypeError, IndexError, AttributeError):
-            raise self._wrong("/v1/models", "a served model", _excerpt(reply)) from None
+            name, length = None, None
+        if not isinstance(name, str):
+            raise self._wrong("/v1/models", "a served model", _excerpt(reply))
+        self.model = name
         if not isinstance(length, int) or length < max_context:
             raise self._wrong("/v1/models", f"max_model_len of at least sampling.max_context, {max_context}", length)
 
@@ -150,10 +154,11 @@ class Client:
         path = "/v1/completions"
         try:
             (choice,) = reply["choices"]
-            finish, ids = choice["finish_reason"], [int(token) for token in choice["token_ids"]]
-            echoed = None if choice["prompt_token_ids"] is None else list(choice["prompt_token_ids"])
-            if finish == "abort":
+            finish = choice["finish_reason"]
+            if finish == "abort":  # whatever else such a reply holds
                 raise _PassingError("finish_reason abort")
+            ids = [operator.index(token) for token in choice["token_ids"]]
+            echoed = None if choice["prompt_token_ids"] is None else list(choice["prompt_token_ids"])
             logprobs = [math.nan if value is None else float(value) for value in choice["logprobs"]["token_logprobs"]]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise self._wrong(path, "one choice with token ids and log-probabilities", _excerpt(repr(error))) from None
