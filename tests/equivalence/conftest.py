@@ -186,7 +186,12 @@ class FakeVllm:
             logprobs = [-9.0] * len(ids)
         prompt = [*body["prompt"], 1] if fault == "other prompt" else body["prompt"]
         choice = {"finish_reason": finish, "token_ids": ids, "prompt_token_ids": prompt}
-        return choice | {"logprobs": {"token_logprobs": logprobs}}
+        choice |= {"logprobs": {"token_logprobs": logprobs}}
+        if fault == "bare abort":
+            choice |= {"finish_reason": "abort", "token_ids": None, "prompt_token_ids": None, "logprobs": None}
+        if fault == "fractions":
+            choice |= {"token_ids": [token + 0.5 for token in ids]}
+        return choice
 
 
 @pytest.fixture

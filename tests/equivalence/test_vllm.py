@@ -216,7 +216,7 @@ def test_every_sampling_parameter_is_sent_and_text_never(fake, policy, make_samp
         }
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "429", "abort", "cut", "silent", "no JSON", "slow"])
+@pytest.mark.parametrize("fault", ["500", "503", "429", "abort", "bare abort", "cut", "silent", "no JSON", "slow"])
 def test_a_passing_fault_changes_nothing(fake, make_sampler, monkeypatch, fault):
     expected = make_sampler().play(episodes())
     if fault == "slow":
@@ -237,6 +237,7 @@ def test_a_passing_fault_changes_nothing(fake, make_sampler, monkeypatch, fault)
         (["", "short"], "expected a response that ends with token .* or has 12 tokens, found 1 tokens .* 'length'"),
         (["", "unknown word"], "expected token ids of the policy's .*, found 1000000: another model"),
         (["", "other prompt"], "expected the .* token ids of the prompt, found .* other ones"),
+        (["", "fractions"], "expected one choice with token ids and log-probabilities, found TypeError"),
         (["", "without log-probabilities"], "expected .* log-probabilities, found 0"),
         (["other log-probabilities"], "another model or vocabulary, old weights"),
         (["all NaN"], "expected log-probabilities, found NaN for all"),
@@ -252,6 +253,13 @@ def test_a_lasting_fault_ends_the_play_with_one_message(fake, make_sampler, faul
 def test_a_server_that_is_down_is_said(make_sampler):
     with pytest.raises(ServerError, match=r"http://127.0.0.1:9/v1/models: expected an answer in 5 attempts, .*Connect"):
         make_sampler(url="http://127.0.0.1:9").play(episodes())
+
+
+@pytest.mark.parametrize("name", [7, None, ["policy"]], ids=str)
+def test_a_served_model_without_a_name_is_said(fake, make_sampler, name):
+    fake.name = name
+    with pytest.raises(ServerError, match=r"/v1/models: expected a served model, found"):
+        make_sampler().play(episodes())
 
 
 def test_a_server_without_room_for_the_context_is_said(fake, make_sampler):
