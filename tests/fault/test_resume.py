@@ -129,7 +129,8 @@ def uninterrupted(root):
 
 def test_a_run_leaves_what_it_declares(uninterrupted):
     rollouts = {f"rollouts/iteration_{i:04d}.parquet" for i in range(ITERATIONS)}
-    model = {"model/config.json", "model/model.safetensors", "model/tokenizer.json"}
+    files = ("config.json", "model.safetensors", "tokenizer.json")
+    model = {f"{folder}/{name}" for folder in ("model", "halfway") for name in files}
     assert {"metrics.parquet", "manifest.json", *rollouts, *model} <= set(uninterrupted)
     assert not any(name.startswith("checkpoint") for name in uninterrupted)
 
@@ -139,6 +140,17 @@ def test_the_policy_learns_something(root, uninterrupted):
     before = load_file(root / "warmstart" / "model" / "model.safetensors")
     after = load_file(root / "uninterrupted" / "model" / "model.safetensors")
     assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_policy_of_half_way_is_that_after_half_of_the_iterations(root, uninterrupted, tmp_path):
+    early = Run(root, tmp_path / "early")
+    early.interrupt(ITERATIONS // 2 - 1)
+    assert not (early.out / "halfway").exists()
+    run = Run(root, tmp_path / "half")
+    run.interrupt(ITERATIONS // 2)
+    weights = (run.out / "halfway/model.safetensors").read_bytes()
+    assert weights == (root / "uninterrupted/halfway/model.safetensors").read_bytes()
+    assert weights != (root / "uninterrupted/model/model.safetensors").read_bytes()
 
 
 def test_the_same_run_again_is_bit_identical(root, uninterrupted, tmp_path):

@@ -260,15 +260,16 @@ def test_score_norms_are_those_of_the_tokens(results, study_results):
 # ---------------------------------------------------------------------------------------------------- stage and report
 @pytest.fixture(scope="module")
 def results(study_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``results/made_up`` with the measurements of both policies, and the data in ``data``."""
+    """``results/made_up`` with the measurements of three policies, and the data in ``data``."""
     root = tmp_path_factory.mktemp("decisiveness")
     write_dataset(root / "data", profile="small", seed=3, sizes={"train": 30, "tune": 6, "valid_seen": 6})
     write_json(root / "study.json", parse(Study, GRID, "GRID").model_dump(mode="json"))
     model = study_results / "alfworld/warmstart/model"
-    for name in ("warmstart_decisiveness", "grpo/seed1/decisiveness"):
+    for name in ("warmstart_decisiveness", "grpo/seed1/decisiveness_halfway", "grpo/seed1/decisiveness"):
         method, seed = (WARM_START, 0) if name.startswith(WARM_START) else ("grpo", 1)
         gradients = {"batches": 4, "episodes": 20} if method == WARM_START else None
-        run = settings(gradients=gradients).model_copy(update={"method_name": method, "seed": seed})
+        changes = {"method_name": method, "seed": seed, "halfway": name.endswith("halfway")}
+        run = settings(gradients=gradients).model_copy(update=changes)
         stage.run(run, root / "data", model, root / "alfworld" / name, progress=lambda done, total: None)
     return root
 
@@ -280,7 +281,8 @@ def test_the_stage_writes_what_its_summary_is_made_of(results, study_results, tm
     assert len(states) == 15
     found = read_json(folder / "summary.json")
     again = summary(states, found["batch"])
-    assert found == {name: found[name] for name in ("environment", "method", "seed", "batch", "gradients")} | again
+    own = ("environment", "method", "seed", "halfway", "batch", "gradients")
+    assert found == {name: found[name] for name in own} | again
     rows = [(row["method"], row["compared"], row["batches"], row["parts"]) for row in found["gradients"]]
     assert rows == [("REINFORCE", None, 4, 3), ("grpo", None, 4, 3), ("grpo_empg", "grpo", 4, 3)]
     assert "gradients" not in read_json(results / "alfworld/grpo/seed1/decisiveness/summary.json")
@@ -296,13 +298,15 @@ def test_the_stage_writes_what_its_summary_is_made_of(results, study_results, tm
 def test_the_report_shows_every_policy(results, tmp_path):
     report.run(results / "study.json", results, tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    for words in ("| alfworld | warm start |", "| alfworld | after grpo, seed 1 |", "no sign"):
-        assert words in text
+    names = ("warm start", "half-way of grpo, seed 1", "after grpo, seed 1")
+    places = [text.index(f"| alfworld | {name} |") for name in names]
+    assert places == sorted(places)
+    assert "no sign" in text
     assert text.count("| alfworld | warm start | grpo_empg |") == 1
     assert "there are 4 batches and a reference of 3 others" in text
     for name in ("curve", "signal", "gradients"):
         assert (tmp_path / f"figures/{name}.svg").read_text().startswith("<svg")
-    assert pl.read_csv(tmp_path / "tables/policies.csv")["method"].to_list() == ["warmstart", "grpo"]
+    assert pl.read_csv(tmp_path / "tables/policies.csv")["halfway"].to_list() == [False, True, False]
 
 
 def test_the_warm_start_alone(results, tmp_path):

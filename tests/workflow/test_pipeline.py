@@ -50,8 +50,9 @@ def test_decisiveness_of_the_policies(project):
     assert result.returncode == 0, result.stdout + result.stderr
     page = (project.root / "results/mini/decisiveness/report/README.md").read_text()
     assert "| rooms | warm start | 3 of" in page
+    assert "| rooms | half-way of grpo, seed 1 | 3 of" in page
     assert "| rooms | after grpo, seed 1 | 3 of" in page
-    for folder in ("warmstart_decisiveness", "grpo/seed1/decisiveness"):
+    for folder in ("warmstart_decisiveness", "grpo/seed1/decisiveness_halfway", "grpo/seed1/decisiveness"):
         manifest = json.loads((project.root / "results/mini/rooms" / folder / "manifest.json").read_text())
         assert manifest["outputs"].keys() == {"states.parquet", "summary.json"}
     assert project.plan() == {"report", "track"}

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.xdist_group("plans")  # one process makes the project t
 
 ENVIRONMENTS = ("rooms", "other_rooms")
 REPORT = {"report", "track"}
-MEASURED = ("warmstart_decisiveness", "grpo/seed1/decisiveness")
+MEASURED = ("warmstart_decisiveness", "grpo/seed1/decisiveness_halfway", "grpo/seed1/decisiveness")
 
 
 def environment_jobs(name):
@@ -80,7 +80,10 @@ def test_another_environment_on_a_data_set_that_is_there(planned):
 
 
 def test_decisiveness_is_measured_only_where_the_study_asks_for_it(planned):
-    """The warm start and the baseline's policy, each by one more job; nothing else but the reports reads the study."""
+    """The warm start and the baseline's policies, half-way and at the end, each by one more job.
+
+    Nothing else but the reports reads the study.
+    """
     planned.edit("config/config.yaml", lambda study: study.update(decisiveness={"methods": ["grpo"]}))
     measured = {f"{name}/{folder}" for name in ENVIRONMENTS for folder in MEASURED}
     assert planned.plan() == measured | {"decisiveness/report"} | REPORT
@@ -89,7 +92,7 @@ def test_decisiveness_is_measured_only_where_the_study_asks_for_it(planned):
     planned.edit("config/config.yaml", lambda study: study["decisiveness"].update(steps=20))
     assert planned.plan() == measured | {"decisiveness/report"} | REPORT
     planned.edit("config/config.yaml", lambda study: study["decisiveness"].update(steps=300, methods=["grpo_empg"]))
-    added = {f"{name}/grpo_empg/seed1/decisiveness" for name in ENVIRONMENTS}
+    added = {f"{name}/grpo_empg/seed1/decisiveness{end}" for name in ENVIRONMENTS for end in ("", "_halfway")}
     assert planned.plan() == added | {"decisiveness/report"} | REPORT
 
 

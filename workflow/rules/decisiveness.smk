@@ -25,11 +25,12 @@ rule decisiveness_warmstart:
         runtime=120,
     params:
         data=subpath(input.data, parent=True),
+        model=f"{WARMSTART}/model",
         out=subpath(output.manifest, parent=True),
     message:
         "Measure decisiveness of the warm start ({wildcards.environment})"
     shell:
-        "python -m empg decisiveness --log {log} --config {input.config} --data {params.data} --model {input.model}"
+        "python -m empg decisiveness --log {log} --config {input.config} --data {params.data} --model {params.model}"
         " --out {params.out}"
 
 
@@ -47,8 +48,33 @@ use rule decisiveness_warmstart as decisiveness with:
         summary=f"{RUN}/decisiveness/summary.json",
     log:
         f"{STUDY}/logs/{{environment}}/{{method}}/seed{{seed}}/decisiveness.log",
+    params:
+        data=subpath(input.data, parent=True),
+        model=f"{RUN}/train/model",
+        out=subpath(output.manifest, parent=True),
     message:
         "Measure decisiveness after {wildcards.method}, seed {wildcards.seed} ({wildcards.environment})"
+
+
+use rule decisiveness as decisiveness_halfway with:
+    input:
+        config=f"{CONFIG}/{{method}}/seed{{seed}}/decisiveness_halfway.json",
+        sources=of_data_set("results/sources/{data_set}/decisiveness.json"),
+        identity=of_data_set("results/data/{data_set}.json"),
+        data=ancient(of_data_set("data/{data_set}/manifest.json")),
+        policy=f"{RUN}/train/manifest.json",
+    output:
+        manifest=f"{RUN}/decisiveness_halfway/manifest.json",
+        states=f"{RUN}/decisiveness_halfway/states.parquet",
+        summary=f"{RUN}/decisiveness_halfway/summary.json",
+    log:
+        f"{STUDY}/logs/{{environment}}/{{method}}/seed{{seed}}/decisiveness_halfway.log",
+    params:
+        data=subpath(input.data, parent=True),
+        model=f"{RUN}/train/halfway",
+        out=subpath(output.manifest, parent=True),
+    message:
+        "Measure decisiveness half-way of {wildcards.method}, seed {wildcards.seed} ({wildcards.environment})"
 
 
 rule decisiveness_report:
@@ -64,6 +90,12 @@ rule decisiveness_report:
             method=study.measured,
             seed=study.seeds,
         ),
+        halfways=[
+            f"{STUDY}/{environment}/{method}/seed{seed}/decisiveness_halfway/manifest.json"
+            for environment in study.environments
+            for method in study.measured_halfway(environment)
+            for seed in study.seeds
+        ],
     output:
         manifest=f"{DECISIVENESS}/manifest.json",
         page=f"{DECISIVENESS}/README.md",

@@ -86,7 +86,13 @@ def run(config: DecisivenessRun, data: Path, model: Path, out: Path, *, progress
 
         states, batch = measure(sampler, score_norms, config, dataset, progress)
         record.write_frame(states, "states.parquet")
-        found = {"environment": config.environment, "method": config.method_name, "seed": config.seed, "batch": batch}
+        found = {
+            "environment": config.environment,
+            "method": config.method_name,
+            "seed": config.seed,
+            "halfway": config.halfway,
+            "batch": batch,
+        }
         found |= summary(states, batch)
         if config.estimators:
             tasks = dataset.tasks("train")

@@ -26,7 +26,7 @@ ESTIMATES = (
     *("decisiveness", "luck", "entropy", "decisive_entropy", "slope", "rank_correlation"),
     *("signal_ratio", "signal_ratio_equal"),
 )
-KEY: Schema = {"environment": pl.String, "method": pl.String, "seed": pl.Int64}
+KEY: Schema = {"environment": pl.String, "method": pl.String, "seed": pl.Int64, "halfway": pl.Boolean}
 CURVE: Schema = KEY | {
     "quantile": pl.Int64,
     "entropy": pl.Float64,
@@ -175,7 +175,7 @@ def tables(summaries: Sequence[dict[str, Any]]) -> dict[str, pl.DataFrame]:
     """
     policies, points, estimators = [], [], []
     for found in summaries:
-        key = {name: found[name] for name in ("environment", "method", "seed")}
+        key = {name: found[name] for name in KEY}
         row = key | {name: found[name] for name in ("states", "episodes")} | {"success": found["batch"]["success"]}
         for name in ESTIMATES:
             row |= {name: found[name]["value"], f"{name}_low": found[name]["low"], f"{name}_high": found[name]["high"]}

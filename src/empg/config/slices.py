@@ -91,6 +91,7 @@ class EvaluateRun(_Run):
 class DecisivenessRun(_Run):
     """Settings of one measurement of decisiveness, which also takes a model. ``reward`` is the return of training.
 
+    ``halfway``: the model is that of half of the training run, not of its end.
     Where gradients are measured, ``estimators`` holds the methods of the study with what a batch depends on, and
     ``compared`` the method that each is compared with.
     """
@@ -101,6 +102,7 @@ class DecisivenessRun(_Run):
     reward: Literal["success", "score"]
     method_name: Name
     seed: int
+    halfway: bool = False
     estimators: dict[Name, TrainRun] = Field(default_factory=dict)
     compared: dict[Name, Name] = Field(default_factory=dict)
 
@@ -213,9 +215,10 @@ def evaluate_run(study: Study, data: dict[str, DataSet], environment: str, metho
 
 
 def decisiveness_run(
-    study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int
+    study: Study, data: dict[str, DataSet], environment: str, method: str, seed: int, *, halfway: bool = False
 ) -> DecisivenessRun:
-    return cut(DecisivenessRun, study, data, environment, method=method, seed=seed)
+    run = cut(DecisivenessRun, study, data, environment, method=method, seed=seed)
+    return run.model_copy(update={"halfway": halfway})
 
 
 def testbed_runs(study: Study) -> dict[Part, TestbedRun]:

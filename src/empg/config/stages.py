@@ -77,8 +77,8 @@ class Gradients(Model):
 
 
 class Decisiveness(Model):
-    """How decisiveness is measured (:mod:`empg.analysis.decisiveness`): of the warm start, and of the policies that the
-    ``methods`` (left out: the baseline) have trained.
+    """How decisiveness is measured (:mod:`empg.analysis.decisiveness`): of the warm start, and of the policies of the
+    ``methods`` (left out: the baseline), half-way and at the end of training.
 
     At each of ``steps`` states, drawn from the steps of ``episodes`` episodes of different training tasks, the policy
     gives ``responses`` responses, and each is continued ``continuations`` times. With ``gradients`` the estimates of

@@ -114,6 +114,10 @@ class Study(Model):
             return ()
         return (self.baseline,) if self.decisiveness.methods is None else self.decisiveness.methods
 
+    def measured_halfway(self, environment: str) -> tuple[str, ...]:
+        """Those of :attr:`measured` whose policy of half-way is measured too. Runs of pretrained ones keep none."""
+        return self.measured if isinstance(self.environments[environment].policy, TinyPolicy) else ()
+
     def data_set(self, environment: str) -> str:
         """The name of the environment's data set."""
         return self.environments[environment].data or environment

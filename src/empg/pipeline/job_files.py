@@ -153,24 +153,27 @@ def _contents(study: Study, data: dict[str, DataSet], results: Path) -> Iterator
         yield from _sources(name, data[name], results)
         models[results / "data" / "config" / f"{name}.json"] = data[name]
     for environment in study.environments:
-        own = folder / environment
-        for name, stage in STAGES.items():
-            if stage.of_an_environment:
-                models[own / f"{name}.json"] = cut(stage.settings, study, data, environment)
-        models[own / "warmstart_evaluate.json"] = evaluate_run(study, data, environment, WARM_START, 0)
-        if study.decisiveness is not None:
-            models[own / "warmstart_decisiveness.json"] = _with_sources(
-                decisiveness_run(study, data, environment, WARM_START, 0)
-            )
-        for method, seed in product(study.methods, study.seeds):
-            for name, stage in STAGES.items():
-                if stage.of_a_run and stage.runs_for(study, method):
-                    file = own / method / f"seed{seed}" / f"{name}.json"
-                    models[file] = _with_sources(
-                        cut(stage.settings, study, data, environment, method=method, seed=seed)
-                    )
+        models |= {folder / environment / f"{name}.json": model for name, model in _jobs(study, data, environment)}
     for path, model in models.items():
-        yield path, model.model_dump(mode="json")
+        yield path, _with_sources(model).model_dump(mode="json")
+
+
+def _jobs(study: Study, data: dict[str, DataSet], environment: str) -> Iterator[tuple[str, Model]]:
+    """The name and the settings of every job of an environment."""
+    for name, stage in STAGES.items():
+        if stage.of_an_environment:
+            yield name, cut(stage.settings, study, data, environment)
+    yield "warmstart_evaluate", evaluate_run(study, data, environment, WARM_START, 0)
+    if study.decisiveness is not None:
+        yield "warmstart_decisiveness", decisiveness_run(study, data, environment, WARM_START, 0)
+    for method, seed in product(study.methods, study.seeds):
+        for name, stage in STAGES.items():
+            if stage.of_a_run and stage.runs_for(study, method):
+                own = cut(stage.settings, study, data, environment, method=method, seed=seed)
+                yield f"{method}/seed{seed}/{name}", own
+    for method, seed in product(study.measured_halfway(environment), study.seeds):
+        halfway = decisiveness_run(study, data, environment, method, seed, halfway=True)
+        yield f"{method}/seed{seed}/decisiveness_halfway", halfway
 
 
 def _with_sources(run: Model) -> Model:

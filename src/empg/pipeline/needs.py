@@ -74,6 +74,7 @@ class Needs:
             "evaluate": lambda e: self._evaluate(environment, e, self.study.baseline),
             "evaluate_warmstart": lambda e: self._evaluate(environment, e, WARM_START),
             "decisiveness": self._decisiveness,
+            "decisiveness_halfway": self._decisiveness,
             "decisiveness_warmstart": self._decisiveness,
         }
 

@@ -57,17 +57,23 @@ def run(config: Path, results: Path, out: Path) -> None:
 
 
 def folders(study: Study, results: Path) -> Iterator[Path]:
-    """The folder of each measurement: of an environment's warm start, then of its trained policies."""
+    """The folder of each measurement: of an environment's warm start, then of its runs' policies, half-way and at
+    the end."""
     for environment in study.environments:
         yield results / environment / "warmstart_decisiveness"
         for method in study.measured:
             for seed in study.seeds:
-                yield results / environment / method / f"seed{seed}" / "decisiveness"
+                run = results / environment / method / f"seed{seed}"
+                if method in study.measured_halfway(environment):
+                    yield run / "decisiveness_halfway"
+                yield run / "decisiveness"
 
 
 def policy(row: dict[str, Any]) -> str:
     """What a measured policy is called."""
-    return "warm start" if row["method"] == WARM_START else f"after {row['method']}, seed {row['seed']}"
+    if row["method"] == WARM_START:
+        return "warm start"
+    return f"{'half-way of' if row['halfway'] else 'after'} {row['method']}, seed {row['seed']}"
 
 
 def _named(table: pl.DataFrame) -> pl.DataFrame:

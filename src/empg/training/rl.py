@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from empg.config import PretrainedPolicy, TrainRun
+from empg.config import PretrainedPolicy, TinyPolicy, TrainRun
 from empg.config.environments import turns_apart
 from empg.environments.datasets import open_dataset
 from empg.errors import DivergenceError
@@ -107,12 +107,17 @@ class Loop:
         return means if self.reference is not None else means | {"kl": None}
 
     def _advance(self, metrics: Metrics, clock: list[float]) -> None:
-        """Count the iteration, and save a checkpoint where one is due. The last iteration needs none."""
+        """Count the iteration, and save the policy of half-way and a checkpoint where they are due.
+
+        The last iteration needs no checkpoint.
+        """
         train, progress = self.config.train, self.progress
         progress.history.append({"iteration": progress.iteration, **metrics})
         seconds = np.diff([*clock, time.process_time()]).tolist()
         progress.seconds.append(dict(zip(("collect", "update", "write"), seconds, strict=True)))
         progress.iteration += 1
+        if isinstance(self.config.policy, TinyPolicy) and progress.iteration == (train.iterations + 1) // 2:
+            self.writer.halfway(self.policy)
         if progress.iteration % train.checkpoint_every == 0 and progress.iteration < train.iterations:
             self.writer.checkpoint(self.policy, self.optimiser, progress)
         progress.seconds[-1]["write"] = time.process_time() - clock[-1]  # with what the checkpoint took
@@ -177,6 +182,8 @@ def run(
     progress: Callable[[int, int], None],
 ) -> None:
     """Train from ``model`` to ``out/model``; write ``out/metrics.parquet`` and the credited rollouts of each iteration.
+
+    ``out/halfway`` is a tiny policy after half of the iterations, rounded up.
 
     An interrupted run continues from its last checkpoint and ends with the same bits; ``on_metrics`` gets the earlier
     iterations again. Raises :class:`DivergenceError` for a loss that is not finite and keeps the last checkpoint.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from empg.files import atomic_directory
 from empg.policy.policy import Policy
 from empg.provenance import Record
 from empg.rollouts.table import to_table
@@ -16,6 +17,8 @@ from empg.training import checkpoint
 from empg.training.batches import Collected
 from empg.training.credit import Credit
 from empg.training.optimiser import Optimiser
+
+HALFWAY = "halfway"  # the folder of the policy of half-way
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +37,19 @@ class Writer:
         if found is not None:
             return found
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        shutil.rmtree(self.record.out / "rollouts", ignore_errors=True)
+        for name in ("rollouts", HALFWAY):
+            shutil.rmtree(self.record.out / name, ignore_errors=True)
         return checkpoint.Progress(self.record.digest, 0, 0, [])
 
     def checkpoint(self, policy: Policy, optimiser: Optimiser, progress: checkpoint.Progress) -> None:
         """Save everything that the next iterations depend on, and what it cost to come here."""
         self.record.clock.write()
         checkpoint.save(self.checkpoints, policy.network, optimiser, progress)
+
+    def halfway(self, policy: Policy) -> None:
+        """Keep the policy as it is now, for a measurement."""
+        with atomic_directory(self.record.out / HALFWAY) as folder:
+            policy.save(folder)
 
     def rollouts(self, iteration: int, version: int, collected: Collected, credited: Credit) -> None:
         """The steps of an iteration with their credit: :func:`credited_table`."""
