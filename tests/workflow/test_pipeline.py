@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import urlsafe_b64encode
 
 import pytest
 
+from empg import timing
+from empg.pipeline import job_files
 from empg.progress import BEGIN
-from empg.provenance import digest, tree
+from empg.provenance import CHECKPOINT, MANIFEST, digest, tree
 from empg.report.captions import CAPTIONS
 
 from ..campaign.results import bits, difference
@@ -21,6 +24,12 @@ from ..campaign.results import bits, difference
 pytestmark = pytest.mark.xdist_group("pipeline")
 
 RUN = "results/mini/rooms/grpo/seed1"
+# Ends training with an error after it has done everything, as a signal does that comes late.
+FAIL_AT_THE_END = """
+import atexit, os, sys
+if "train" in sys.orig_argv:
+    atexit.register(os._exit, 1)
+"""
 
 
 def test_nothing_is_planned_after_a_run(project):
@@ -85,6 +94,35 @@ def start(project, log):
         assert process.poll() is None, "ended before the job that was to be cut off"
         time.sleep(0.05)
     return process
+
+
+def test_a_job_whose_end_snakemake_did_not_see_is_not_run_again(project):
+    """Its manifest is there, and Snakemake's mark of a job at work too."""
+    train, marks = project.root / RUN / "train", project.root / ".snakemake/incomplete"
+    checkpoint = train / CHECKPOINT / "000001"
+    checkpoint.mkdir(parents=True)
+    os.utime(train / CHECKPOINT, (0, 0))
+    for name in ("manifest.json", "metrics.parquet", "model"):
+        (marks / urlsafe_b64encode(f"{RUN}/train/{name}".encode()).decode()).write_text("{}")
+    (marks / "no mark of an output").touch()
+    assert project.plan() == set()
+    assert not checkpoint.exists()
+    assert [path.name for path in marks.iterdir()] == ["no mark of an output"]
+    manifest = (train / "manifest.json").read_bytes()
+    (train / "manifest.json").unlink()
+    mark = marks / urlsafe_b64encode(f"{RUN}/train/model".encode()).decode()
+    mark.write_text("{}")
+    project.plan()
+    assert mark.exists(), "without a manifest it was not finished"
+    (project.root / "src/sitecustomize.py").write_text(FAIL_AT_THE_END)
+    assert project.snakemake("--cores", "2", "--", f"{RUN}/train/manifest.json").returncode == 1
+    assert (train / "manifest.json").read_bytes() == manifest
+    (project.root / "src/sitecustomize.py").unlink()
+    assert f"{RUN[13:]}/train" not in project.plan(), "a signal after the manifest costs nothing"
+
+
+def test_what_a_finished_job_leaves_behind_has_the_names_that_stages_use():
+    assert (job_files.MANIFEST, *job_files.LEFT_BEHIND) == (MANIFEST, CHECKPOINT, timing.FOLDER)
 
 
 def test_a_killed_run_continues(built, project):

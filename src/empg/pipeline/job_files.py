@@ -6,10 +6,13 @@ depend on it, and touching a file reruns nothing. This holds even if Snakemake's
 
 from __future__ import annotations
 
+import binascii
 import json
 import os
 import re
+import shutil
 import time
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
@@ -44,6 +47,8 @@ from empg.errors import ConfigError
 from empg.files import write_text
 from empg.registry import did_you_mean
 
+MANIFEST = "manifest.json"
+LEFT_BEHIND = ("checkpoint", ".timing")  # what a stage deletes after it has written its manifest
 FUTURE_SECONDS = 60  # less is the clock of a file server
 # Folders of the project beside those of studies; RESERVED lists those beside environments and methods.
 OF_THE_RESULTS = ("data", "logs", "mlartifacts", "sources", "tune")
@@ -105,6 +110,7 @@ def prepare(config: Path, study_name: str | None, results: Path) -> Study:
     study, data = read_study(config, study_name)
     _write_changed(_contents(study, data, results))
     _bring_back_from_the_future(results, study)
+    _end_what_is_finished(results / study.study)
     return study
 
 
@@ -114,11 +120,32 @@ def _bring_back_from_the_future(results: Path, study: Study) -> None:
     Nothing reruns for it, since Snakemake compares the content of small inputs and takes the large ones as ancient.
     """
     now = time.time()
-    data = (results.parent / "data" / study.data_set(name) / "manifest.json" for name in study.environments)
+    data = (results.parent / "data" / study.data_set(name) / MANIFEST for name in study.environments)
     written = (path for folder in (study.study, "data", "sources") for path in (results / folder).rglob("*"))
     for path in [*written, *data, *results.glob("*.db")]:
         if path.exists() and path.stat().st_mtime > now + FUTURE_SECONDS:
             os.utime(path, (now, now))
+
+
+def _end_what_is_finished(folder: Path) -> None:
+    """End the jobs that were cut off after they had written their manifest, which a stage does last.
+
+    Snakemake has marked their outputs as incomplete. It would delete them and run the jobs from the beginning.
+    """
+    for manifest in folder.rglob(MANIFEST):
+        for rest in (manifest.parent / name for name in LEFT_BEHIND):
+            if rest.exists() and rest.stat().st_mtime <= manifest.stat().st_mtime:  # later: of another job
+                shutil.rmtree(rest, ignore_errors=True)
+    marks = Path(".snakemake/incomplete")
+    for mark in (path for path in marks.rglob("*") if path.is_file()):
+        encoded = "".join(part.removeprefix("@") for part in mark.relative_to(marks).parts)
+        try:
+            output = Path(urlsafe_b64decode(encoded).decode())
+        except (binascii.Error, UnicodeDecodeError):
+            continue  # no mark of an output
+        inside = (place for place in output.parents if place.is_relative_to(folder))
+        if any((place / MANIFEST).exists() for place in inside):
+            mark.unlink(missing_ok=True)
 
 
 def write_sources(name: str, data: DataSet, results: Path) -> None:
