@@ -25,7 +25,7 @@ rule decisiveness_warmstart:
         runtime=120,
     params:
         data=subpath(input.data, parent=True),
-        model=f"{WARMSTART}/model",
+        model=lambda wildcards, input: input.model,
         out=subpath(output.manifest, parent=True),
     message:
         "Measure decisiveness of the warm start ({wildcards.environment})"
@@ -50,7 +50,7 @@ use rule decisiveness_warmstart as decisiveness with:
         f"{STUDY}/logs/{{environment}}/{{method}}/seed{{seed}}/decisiveness.log",
     params:
         data=subpath(input.data, parent=True),
-        model=f"{RUN}/train/model",
+        model=lambda wildcards, input: input.model,
         out=subpath(output.manifest, parent=True),
     message:
         "Measure decisiveness after {wildcards.method}, seed {wildcards.seed} ({wildcards.environment})"
