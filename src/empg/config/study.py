@@ -115,7 +115,7 @@ class Study(Model):
         return (self.baseline,) if self.decisiveness.methods is None else self.decisiveness.methods
 
     def measured_halfway(self, environment: str) -> tuple[str, ...]:
-        """Those of :attr:`measured` whose policy of half-way is measured too. Runs of pretrained ones keep none."""
+        """Those of ``measured`` whose policy of half-way is measured too. Runs of pretrained ones keep none."""
         return self.measured if isinstance(self.environments[environment].policy, TinyPolicy) else ()
 
     def data_set(self, environment: str) -> str:
