@@ -91,8 +91,9 @@ class EvaluateRun(_Run):
 class DecisivenessRun(_Run):
     """Settings of one measurement of decisiveness, which also takes a model. ``reward`` is the return of training.
 
-    ``halfway``: the model is that of half of the training run, not of its end. Where gradients are measured, ``estimators`` holds the methods of the study with what a batch depends on, and
-    ``compared`` the method that each is compared with.
+    ``halfway``: the model is that of half of the training run, not of its end. Where gradients are measured,
+    ``estimators`` holds the methods of the study with what a batch depends on, and ``compared`` the method that each is
+    compared with.
     """
 
     max_steps: Positive
