@@ -88,10 +88,8 @@ class Plain:
             self.ends.append((found[1], found[2]))
         elif self.settings.dryrun and text.startswith("This was a dry-run"):
             self.write(f"Dry run: {words.jobs(self.study.total)} to run.")
-        elif words.FAILED in text or text.startswith(words.KEPT):
-            pass  # said otherwise
-        elif text.startswith(words.LEFT_OUT) and record.levelno <= INFO:
-            pass  # of no use to the reader
+        elif words.FAILED in text or (record.levelno <= INFO and text.startswith(words.LEFT_OUT)):
+            pass
         elif text and text != "None":
             self.write(text, "red" if record.levelno > INFO else "")
 

@@ -9,7 +9,6 @@ from empg.progress import Progress, clock, of_last_process
 from snakemake_logger_plugin_empg.study import Job, Study
 
 LINES_OF_A_LOG = 20  # of a failed job
-KEPT = "--keep-incomplete mode is set"  # begins a warning about what profiles/default sets on purpose
 # First words of Snakemake's messages that the displays leave out or replace.
 LEFT_OUT = (
     "Assuming unrestricted shared filesystem usage",
