@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -77,6 +79,9 @@ def last(log: Path) -> Progress | None:
     return next(filter(None, map(Progress.parse, reversed(of_last_process(lines)))), None)
 
 
+_jobs: set[int] = set()  # this process, once it writes to a log; no fork of it
+
+
 def write_to(log: Path, command: str) -> None:
     """Send this process's stderr to the end of a log, after a line that says which command begins and when.
 
@@ -94,8 +99,19 @@ def write_to(log: Path, command: str) -> None:
         log.symlink_to(kept.name)
     with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
+    _jobs.add(os.getpid())
     begin = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, empg {command}, process {os.getpid()}"
     print(f"{BEGIN}{begin} ===", file=sys.stderr, flush=True)
+
+
+def end_undisturbed() -> None:
+    """Ignore SIGINT and SIGTERM from now on in a job of Snakemake's, which is a process with a log.
+
+    A stage calls this once all but its manifest is written. Snakemake deletes the outputs of a job that a signal ends.
+    """
+    if os.getpid() in _jobs and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def of_last_process(lines: Sequence[str]) -> Sequence[str]:

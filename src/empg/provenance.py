@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel
 
-from empg import arithmetic
+from empg import arithmetic, progress
 from empg.config import STAGES
 from empg.errors import DataError
 from empg.files import atomic_path, file_digest, read_json, write_json
@@ -128,7 +128,9 @@ def stage(
             clock.stop()
         timing = {"stage": name, **clock.total(), "threads": threads, "iterations": record.iteration_seconds}
         write_json(out / TIMING, timing | commit() | {"processor": processor()})
-        write_json(out / MANIFEST, {**about, "outputs": tree(out), "summary": record.summary})
+        manifest = {**about, "outputs": tree(out), "summary": record.summary}
+        progress.end_undisturbed()
+        write_json(out / MANIFEST, manifest)
         clock.forget()
 
 

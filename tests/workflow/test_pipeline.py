@@ -24,6 +24,13 @@ from ..campaign.results import bits, difference
 pytestmark = pytest.mark.xdist_group("pipeline")
 
 RUN = "results/mini/rooms/grpo/seed1"
+# Sends training a signal when it has done everything and ends.
+LATE_SIGNALS = """
+import atexit, os, signal, sys
+if "train" in sys.orig_argv:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        atexit.register(os.kill, os.getpid(), number)
+"""
 
 
 def test_nothing_is_planned_after_a_run(project):
@@ -107,6 +114,16 @@ def test_a_job_whose_end_snakemake_did_not_see_is_not_run_again(project):
     mark.write_text("{}")
     project.plan()
     assert mark.exists(), "without a manifest it was not finished"
+
+
+def test_a_signal_after_the_manifest_costs_nothing(project):
+    train = project.root / RUN / "train"
+    manifest = (train / "manifest.json").read_bytes()
+    (train / "manifest.json").unlink()
+    (project.root / "src/sitecustomize.py").write_text(LATE_SIGNALS)
+    result = project.snakemake("--cores", "2", "--", f"{RUN}/train/manifest.json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (train / "manifest.json").read_bytes() == manifest
 
 
 def test_what_a_finished_job_leaves_behind_has_the_names_that_stages_use():
