@@ -279,7 +279,7 @@ class Parrots(Dataset):
     def write(self, out):
         raise NotImplementedError
 
-    def demonstrate(self, number, random, *, max_steps, mistake_rate, detour_rate):
+    def demonstrate(self, number, random, *, max_steps, mistake_rate, detour_rate, gap_rate):
         raise NotImplementedError
 
 

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from empg.environments.alfworld.catalogue import TASK_SENTENCES, TASK_TYPES
+from empg.environments.alfworld.catalogue import TASK_SENTENCES, TASK_TYPES, TOOLS
 from empg.environments.alfworld.demonstrations import demonstrate
 from empg.environments.alfworld.engine.game import Game
 from empg.environments.alfworld.environment import AlfworldEnvironment
@@ -72,6 +72,29 @@ def test_the_expert_recovers_from_mistakes_and_only_mistakes_are_refused() -> No
     assert won >= 0.97 * 300
     assert 0.08 < mistakes / steps < 0.12
     assert 0.5 * mistakes < refused < mistakes  # the others lead astray
+
+
+def test_a_demonstration_with_a_gap_leaves_the_tool_out_and_ends_when_it_believes_to_be_done() -> None:
+    env = environment("small")
+    for task in env.source.tasks("train", range(60)):
+        whole, gap = demonstrate(env, task, Random(1)), demonstrate(env, task, Random(0), gap_rate=1.0)
+        if task.type not in TOOLS:
+            assert gap == whole
+            continue
+        assert not env.won
+        verbs = {step.action.split()[0] for step in gap}
+        assert not verbs & {"clean", "heat", "cool"}
+        goal = parse_goal(whole[0].observation)
+        last = gap[-1].action.split()
+        assert (last[0], last[1], last[-2]) == ("move", goal.object, goal.target)
+        assert not any(step.is_mistake for step in gap)
+
+
+def test_gaps_are_as_frequent_as_their_rate() -> None:
+    env = environment("small")
+    tasks = [task for task in env.source.tasks("train", range(400)) if task.type in TOOLS]
+    won = sum(demonstrate(env, task, Random(task.id), gap_rate=0.3)[-1] is not None and env.won for task in tasks)
+    assert 0.6 < won / len(tasks) < 0.8
 
 
 def test_demonstrations_repeat_for_the_same_random_state() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -83,9 +84,9 @@ def test_every_table_of_methods_says_how_many_seeds(results: Results) -> None:
     assert with_seeds(results.study, panels).columns == panels.columns  # a row there is one seed
 
 
-def study_of(*methods: str, seeds: int, environments: str = "e", **keys: object) -> Study:
+def study_of(*methods: str, seeds: int, environments: Any = "e", **keys: object) -> Study:
     grid = {
-        "environments": {name: {} for name in environments},
+        "environments": environments if isinstance(environments, dict) else {name: {} for name in environments},
         "methods": {name: {"advantage": "grpo", "kl_coef": i / 10} for i, name in enumerate(methods)},
         "baseline": methods[0],
         "seeds": list(range(1, seeds + 1)),
@@ -138,6 +139,40 @@ def test_verdict_table_shows_a_gain_and_an_equivalence() -> None:
         assert row["difference"] == pytest.approx(row["success"] - row["success_against"])
         assert row["low"] <= row["difference"] <= row["high"]
         assert row["p_difference"] <= row["p_difference_adjusted"]
+
+
+def test_a_pool_counts_as_one_environment_with_more_seeds() -> None:
+    environments = {name: {"data": "d"} for name in "ef"}
+    study = study_of("base", "new", seeds=2, environments=environments, pools={"p": ["e", "f"]})
+    tasks = tasks_of(study, {"base": 0.4, "new": 0.7})
+    table = verdict_table(study, tasks)
+    assert set(table["environment"]) == {"p", "all"}
+    assert table["seeds"].unique().to_list() == [4]
+    assert table["over"].unique().to_list() == ["seeds and tasks"]
+    for row in table.filter(environment="p").rows(named=True):
+        part = tasks.filter(split=row["split"], mode=row["mode"])
+        by_method = dict(part.group_by("method").agg(pl.col("success").mean()).iter_rows())
+        assert row["difference"] == pytest.approx(by_method["new"] - by_method["base"])
+    # The same numbers as one environment that had these four seeds.
+    one = tasks.with_columns(environment=pl.lit("p"), seed=pl.col("seed") * 2 + (pl.col("environment") == "f"))
+    again = verdict_table(study_of("base", "new", seeds=4, environments="p"), one)
+    assert again.equals(table)
+
+
+@pytest.mark.parametrize(
+    ("pools", "words"),
+    [
+        ({"e": ["f"]}, "expected names that no environment has, found 'e'"),
+        ({"p": ["e", "x"]}, "expected some of e, f, g, found e, x"),
+        ({"p": []}, "expected some of e, f, g, found none"),
+        ({"p": ["e", "g"]}, "the same data and evaluation"),
+        ({"p": ["e"], "q": ["e"]}, "expected each environment in one, found 'e' again"),
+    ],
+)
+def test_a_pool_that_does_not_fit_is_refused(pools: dict[str, list[str]], words: str) -> None:
+    environments = {"e": {"data": "d"}, "f": {"data": "d"}, "g": {"data": "other"}}
+    with pytest.raises(ConfigError, match=words):
+        study_of("base", "new", seeds=2, environments=environments, pools=pools)
 
 
 def test_primary_contrast_is_the_baseline_with_empg() -> None:

@@ -27,7 +27,7 @@ from empg.environments.deepsearch.generated.world import RELATIONS, Query
 from empg.environments.deepsearch.questions import Question
 from empg.errors import ConfigError, DataError
 
-SIZES = {"train": 2000, "id": 500, "tune": 500, "ood": 500}
+SIZES = {"train": 2000, "id": 500, "tune": 500, "ood": 500, "chains": 500}
 PAIRS = [(a, b) for a in RELATIONS for b in RELATIONS if RELATIONS[a].object in RELATIONS[b].subjects]
 
 
@@ -92,6 +92,7 @@ def test_the_answer_of_a_comparison_is_named_first_as_often_as_second(
 # --------------------------------------------------------------------------------------------------------------- splits
 def test_no_split_starts_from_a_page_where_another_starts(questions: dict[str, list[tuple[Query, Question]]]) -> None:
     starts = {split: {anchor for query, _ in panel for anchor in query.anchors} for split, panel in questions.items()}
+    assert {split_of(anchor, 0) for anchor in starts.pop("chains")} == {"ood"}
     assert sum(map(len, starts.values())) == len(set().union(*starts.values()))
     for split, anchors in starts.items():
         assert {split_of(anchor, 0) for anchor in anchors} == {split}

@@ -59,7 +59,7 @@ def test_it_answers_97_percent_of_every_kind_without_a_refused_action(
 def test_one_search_with_the_whole_question_is_not_enough(environment: DeepSearchEnvironment) -> None:
     held = defaultdict(list)
     retriever = environment.retriever
-    for split in ("train", "ood"):
+    for split in ("train", "ood", "chains"):
         for task in environment.source.tasks(split, range(400)):
             question = environment.source.question(task)
             titles = {hit.title for hit in retriever.search_batch([question.question], 3)[0]}
@@ -136,6 +136,26 @@ def test_detours_are_searches_that_do_no_harm_and_are_to_be_imitated(environment
     assert right >= 0.97 * 200
     assert checks > 20
     assert narrower > 20
+
+
+def test_a_demonstration_with_a_gap_answers_a_chain_with_what_it_finds_first(
+    environment: DeepSearchEnvironment,
+) -> None:
+    chains = 0
+    for task in environment.source.tasks("train", range(100)):
+        whole = demonstrate(environment, task, Random(1))
+        gap = demonstrate(environment, task, Random(0), gap_rate=1.0)
+        if task.type not in ("bridge", "composition"):
+            assert gap == whole
+            continue
+        chains += 1
+        assert gap[0] == whole[0]
+        assert environment.metrics["em"] == 0.0
+        found = gap[-1].thought.partition(" is ")[2].partition(". Answer")[0]
+        assert found in whole[len(gap) - 1].thought
+        assert gap[-1].thought.endswith(f"Answer {found}.")
+        assert gap[-1].action == f"<answer>{found}</answer>"
+    assert chains == 50
 
 
 def test_demonstrations_repeat_for_the_same_random_state(environment: DeepSearchEnvironment) -> None:

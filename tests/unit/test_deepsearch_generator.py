@@ -30,13 +30,13 @@ from empg.environments.deepsearch.tasks import (
 from empg.errors import ConfigError, DataError
 
 #: The bytes of a data set, which no machine, process or Python version may change.
-FROZEN = "9feab930c9c8248e1b2988fa9fccdeb0990e8d6bd66e854fac3096584031b792"
-SIZES = {"train": 12, "id": 8, "tune": 4, "ood": 6}
+FROZEN = "b55a996c5bd1be7394c4d71bfb48bb93aae131c411465d4453a18d7cda8ef41f"
+SIZES = {"train": 12, "id": 8, "tune": 4, "ood": 6, "chains": 2}
 
 DIGEST_SCRIPT = """
 import sys
 from empg.environments.deepsearch.generated.writer import write_dataset
-write_dataset(sys.argv[1], seed=3, sizes={"train": 12, "id": 8, "tune": 4, "ood": 6})
+write_dataset(sys.argv[1], seed=3, sizes={"train": 12, "id": 8, "tune": 4, "ood": 6, "chains": 2})
 """
 
 
@@ -133,13 +133,13 @@ def test_files_have_the_forms_of_the_field(dataset: Path) -> None:
     assert [p.id for p in passages] == [str(i) for i in range(len(passages))]
     first = json.loads((dataset / "corpus.jsonl").read_text().splitlines()[0])
     assert first == {"id": "0", "contents": f'"{passages[0].title}"\n{passages[0].text}'}
-    record = json.loads((dataset / "ood" / "questions.jsonl").read_text().splitlines()[1])
+    record = json.loads((dataset / "chains" / "questions.jsonl").read_text().splitlines()[1])
     assert list(record) == ["id", "question", "golden_answers", "metadata"]
-    assert record["id"] == "ood-1"
+    assert record["id"] == "chains-1"
     assert record["metadata"]["type"] == "four_hops"
     assert len(record["metadata"]["supporting_titles"]) == 4
-    entry = json.loads((dataset / "ood" / "tasks.jsonl").read_text().splitlines()[1])
-    assert (entry["split"], entry["id"], entry["type"]) == ("ood", 1, "four_hops")
+    entry = json.loads((dataset / "chains" / "tasks.jsonl").read_text().splitlines()[1])
+    assert (entry["split"], entry["id"], entry["type"]) == ("chains", 1, "four_hops")
 
 
 def test_stored_questions_are_the_drawn_ones(dataset: Path) -> None:

@@ -65,7 +65,7 @@ def test_an_outlier_among_many_seeds_is_found_by_the_mean_of_the_others() -> Non
 
 @pytest.mark.parametrize(("seeds", "words"), [(1, "One seed"), (2, "one by one"), (3, "3 seeds"), (5, None)])
 def test_few_seeds_are_said(seeds: int, words: str | None) -> None:
-    notice = warnings.few_seeds(study({"grpo": {"advantage": "grpo"}}, seeds))
+    notice = warnings.few_seeds(seeds)
     assert notice is None if words is None else words in notice.title  # type: ignore[union-attr]
 
 

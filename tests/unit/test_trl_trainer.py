@@ -144,7 +144,9 @@ def test_episodes_of_an_environment_in_the_tool_loop(parts, tmp_path):
     trainer.plays = {
         number: [
             step.action
-            for step in dataset.demonstrate(number, Random(0), max_steps=50, mistake_rate=0.0, detour_rate=0.0)
+            for step in dataset.demonstrate(
+                number, Random(0), max_steps=50, mistake_rate=0.0, detour_rate=0.0, gap_rate=0.0
+            )
         ]
         for number in range(2)
     }

@@ -193,3 +193,14 @@ def test_detours_take_time_and_do_no_harm() -> None:
             solved += environment.score == 1.0
     assert solved >= 0.97 * 200
     assert steps[0.3] > 1.2 * steps[0.0]
+
+
+def test_a_demonstration_with_a_gap_buys_without_options() -> None:
+    for task in SOURCE.tasks("train", range(40)):
+        environment = WebShopEnvironment(SOURCE, 30)
+        whole = demonstrate(environment, task, Random(1))
+        gap = demonstrate(environment, task, Random(0), gap_rate=1.0)
+        options = len(SOURCE.goal(task).options)
+        assert gap[-1] == whole[-1] if not options else gap[-1].action == "click[Buy Now]"
+        assert (environment.score == 1.0) == (options == 0)
+        assert [step.action for step in gap[:-1]] == [step.action for step in whole[: len(gap) - 1]]

@@ -93,7 +93,14 @@ class DoorsDataset(Dataset):
         return Arena(lambda: DoorsEnvironment(self, max_steps))
 
     def demonstrate(
-        self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float
+        self,
+        number: int,
+        random: Random,
+        *,
+        max_steps: int,
+        mistake_rate: float,
+        detour_rate: float,
+        gap_rate: float,
     ) -> list[DemonstrationStep]:
         """The expert halves the remaining doors. A mistake opens a door that does not exist, a detour opens door 1."""
         environment, steps = DoorsEnvironment(self, max_steps), []

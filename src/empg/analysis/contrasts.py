@@ -7,7 +7,8 @@ One row for each comparison, panel and mode, and one for each comparison and mod
 ``environment, split, mode``    the panel
 ``method, against``             what is compared with what
 ``primary``                     whether this is the study's primary contrast; all others are exploratory
-``seeds, tasks, clusters``      how many there are; a task without a known cluster is one of its own
+``seeds, tasks, clusters``      how many there are (over all panels: the fewest seeds of an environment); a task
+                                without a known cluster is one of its own
 ``success, success_against``    means over seeds and tasks, shares
 ``difference``                  ``success - success_against``
 ``low, high``                   its interval of 95 %, for this comparison alone; null where no value varies
@@ -60,6 +61,7 @@ def verdict_table(study: Study, tasks: pl.DataFrame) -> pl.DataFrame:
     """The table, see above, of one row for each run, panel and task
     (:meth:`~empg.analysis.results.Results.task_means`). The primary contrast comes first."""
     rows: list[dict[str, Any]] = []
+    tasks = pooled(study, tasks)
     for method, against in contrasts(study):
         primary = (method, against) == study.contrast()
         part = [*_panels(study, tasks, method, against), *_pooled(study, tasks, method, against)]
@@ -77,6 +79,19 @@ def verdict_table(study: Study, tasks: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=VERDICT)
 
 
+def pooled(study: Study, tasks: pl.DataFrame) -> pl.DataFrame:
+    """The trained policies' rows of ``tasks``, with pools as environments and their members' runs as further seeds."""
+    if not study.pools:
+        return tasks
+    place = {name: (pool, number) for pool, members in study.pools.items() for number, name in enumerate(members)}
+    count = max(len(members) for members in study.pools.values())
+    member = pl.col("environment").replace_strict({name: number for name, (_, number) in place.items()}, default=0)
+    return tasks.drop_nulls("seed").with_columns(
+        pl.col("environment").replace({name: pool for name, (pool, _) in place.items()}),
+        seed=pl.col("seed") * count + member.cast(pl.Int64),
+    )
+
+
 def contrasts(study: Study) -> list[tuple[str, str]]:
     """Every (method, what it is compared with) of a study, the primary one first."""
     primary = study.contrast()
@@ -88,6 +103,7 @@ class _Comparison(NamedTuple):
     difference: CrossedMean
     success: float
     success_against: float
+    seeds: int
     tasks: int
     clusters: int
 
@@ -102,11 +118,13 @@ def _pooled(study: Study, tasks: pl.DataFrame, method: str, against: str) -> Ite
     if len(tasks.select("environment", "split").unique()) < 2:
         return
     for (mode,), played in tasks.group_by("mode", maintain_order=True):
-        parts = [_compare(played.filter(environment=name), method, against) for name in study.environments]
+        names = played["environment"].unique(maintain_order=True)
+        parts = [_compare(played.filter(environment=name), method, against) for name in names]
         pooled = _Comparison(
             combine([part.difference for part in parts]),
             fmean(part.success for part in parts),
             fmean(part.success_against for part in parts),
+            min(part.seeds for part in parts),
             sum(part.tasks for part in parts),
             sum(part.clusters for part in parts),
         )
@@ -116,15 +134,16 @@ def _pooled(study: Study, tasks: pl.DataFrame, method: str, against: str) -> Ite
 def _compare(played: pl.DataFrame, method: str, against: str) -> _Comparison:
     own, other, labels = outcomes(played, method), outcomes(played, against), clusters(played, method)
     difference = crossed_mean(own - other, labels)
-    return _Comparison(difference, float(own.mean()), float(other.mean()), own.shape[1], len(np.unique(labels)))
+    return _Comparison(
+        difference, float(own.mean()), float(other.mean()), own.shape[0], own.shape[1], len(np.unique(labels))
+    )
 
 
 def _row(study: Study, compared: _Comparison) -> dict[str, Any]:
-    margin, seeds, difference = study.primary.margin, len(study.seeds), compared.difference
+    margin, seeds, difference = study.primary.margin, compared.seeds, compared.difference
     low, high = difference.interval()
     return {
         **compared._asdict(),
-        "seeds": seeds,
         "difference": difference.value,
         "low": low,
         "high": high,

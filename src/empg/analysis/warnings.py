@@ -39,7 +39,7 @@ def find_warnings(results: Results, study: Study, tables: dict[str, pl.DataFrame
     """All warnings of a study. ``study`` and ``tables`` may name methods as people call them."""
     made = jobs(results, dict(zip(results.study.methods, study.methods, strict=True)))
     found = [
-        few_seeds(study),
+        few_seeds(min(tables["verdict"].filter("primary")["seeds"].to_list(), default=len(study.seeds))),
         outliers(tables["panels"]),
         greedy(tables["verdict"], tables["paired_runs"]),
         resumed(made),
@@ -69,9 +69,8 @@ def run_title(run: Run, names: dict[str, str]) -> str:
     return f"{run.environment} {names.get(run.method, run.method)}, seed {run.seed}"
 
 
-def few_seeds(study: Study) -> Notice | None:
+def few_seeds(seeds: int) -> Notice | None:
     """Fewer than :data:`ENOUGH_SEEDS` seeds a method."""
-    seeds = len(study.seeds)
     if seeds >= ENOUGH_SEEDS:
         return None
     if seeds >= FEWEST_SEEDS:

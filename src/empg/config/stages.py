@@ -22,6 +22,7 @@ class WarmStart(Model):
     """Supervised fine-tuning on expert demonstrations. The budget is in tokens of packed conversations.
 
     ``max_steps`` bounds a demonstration, which mistakes and detours make longer than an agent's episode.
+    With probability ``gap_rate`` a demonstration leaves out a part of the task, which an imitator then does rarely.
     ``observation_weight`` is the weight of the mean loss on the environment's tokens; the demonstrator's has weight 1.
     """
 
@@ -34,6 +35,7 @@ class WarmStart(Model):
     mistake_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     mistake_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
     detour_rate: Annotated[float, Field(ge=0, le=1)] = 0.15
+    gap_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.03
     decay: Annotated[float, Field(ge=0, le=1)] = 1.0
     optimiser: Optimiser = Optimiser(lr=4e-3, muon_lr=2e-2)

@@ -91,8 +91,9 @@ class Primary(Model):
 class Study(Model):
     """A grid: environments × methods × seeds; or, with ``testbed``, methods in a world whose gradient is known.
 
-    ``arithmetic`` says how the environments' stages round: ``portable`` gives the same bits on every x86-64 processor
-    with AVX2, for tiny policies on a CPU.
+    ``pools`` names environments that differ in their warm start alone. The verdict counts a pool's runs as seeds of
+    one environment, which has the pool's name. ``arithmetic`` says how the environments' stages round: ``portable``
+    gives the same bits on every x86-64 processor with AVX2, for tiny policies on a CPU.
     """
 
     study: Name = DEFAULT_STUDY
@@ -102,6 +103,7 @@ class Study(Model):
     baseline: Name = "grpo"
     primary: Primary = Primary()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    pools: dict[Name, tuple[Name, ...]] = Field(default_factory=dict)
     arithmetic: Arithmetic = "native"
     testbed: Testbed | None = None
     decisiveness: Decisiveness | None = None
@@ -163,6 +165,23 @@ class Study(Model):
             raise ValueError(f"primary.method: expected another method than {self.primary.method!r}, found the same")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, found {list(self.seeds)}")
+        return self
+
+    @model_validator(mode="after")
+    def _pools_fit(self) -> Study:
+        pooled: list[str] = []
+        for pool, members in self.pools.items():
+            if pool in self.environments:
+                raise ValueError(f"pools: expected names that no environment has, found {pool!r}")
+            if not members or not {*members} <= {*self.environments}:
+                known = ", ".join(self.environments)
+                raise ValueError(f"pools.{pool}: expected some of {known}, found {', '.join(members) or 'none'}")
+            tasks = {(self.data_set(name), self.environments[name].evaluate) for name in members}
+            if len(tasks) > 1:
+                raise ValueError(f"pools.{pool}: expected environments with the same data and evaluation, found others")
+            pooled += members
+        if twice := [name for name in pooled if pooled.count(name) > 1]:
+            raise ValueError(f"pools: expected each environment in one, found {twice[0]!r} again")
         return self
 
     @model_validator(mode="after")

@@ -170,9 +170,20 @@ class Dataset(ABC):
 
     @abstractmethod
     def demonstrate(
-        self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float
+        self,
+        number: int,
+        random: Random,
+        *,
+        max_steps: int,
+        mistake_rate: float,
+        detour_rate: float,
+        gap_rate: float,
     ) -> list[DemonstrationStep]:
-        """The expert's play of training task ``number``; a step is a mistake or a detour with these probabilities."""
+        """The expert's play of training task ``number``.
+
+        A step is a mistake or a detour with these probabilities. With probability ``gap_rate`` the whole play leaves
+        out a part of the task that the environment has chosen, and so fails where the task has that part.
+        """
 
     @abstractmethod
     def tasks(self, split: str) -> list[Task]:

@@ -29,7 +29,12 @@ def demonstrate(dataset: Dataset, config: WarmStartRun) -> Iterator[list[Demonst
         random = Random(derive_seed(settings.seed, "demonstration", task))
         mistakes = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
         yield dataset.demonstrate(
-            task, random, max_steps=settings.max_steps, mistake_rate=mistakes, detour_rate=settings.detour_rate
+            task,
+            random,
+            max_steps=settings.max_steps,
+            mistake_rate=mistakes,
+            detour_rate=settings.detour_rate,
+            gap_rate=settings.gap_rate,
         )
 
 

@@ -66,12 +66,20 @@ class AlfworldDataset(PanelDataset):
         return other
 
     def demonstrate(
-        self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float
+        self,
+        number: int,
+        random: Random,
+        *,
+        max_steps: int,
+        mistake_rate: float,
+        detour_rate: float,
+        gap_rate: float,
     ) -> list[DemonstrationStep]:
         """The expert's play of training game ``number``."""
         environment = AlfworldEnvironment(self._taught, max_steps)
         task = self.training_task(number)
-        return demonstrate(environment, task, random, mistake_rate=mistake_rate, detour_rate=detour_rate)
+        rates = {"mistake_rate": mistake_rate, "detour_rate": detour_rate, "gap_rate": gap_rate}
+        return demonstrate(environment, task, random, **rates)
 
 
 def _write_indices(games: OfficialGames, out: Path) -> None:

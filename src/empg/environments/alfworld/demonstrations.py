@@ -14,7 +14,13 @@ _NAME = re.compile(r"\b[a-z]+ \d+")
 
 
 def demonstrate(
-    environment: AlfworldEnvironment, task: Task, rng: Random, *, mistake_rate: float = 0.0, detour_rate: float = 0.0
+    environment: AlfworldEnvironment,
+    task: Task,
+    rng: Random,
+    *,
+    mistake_rate: float = 0.0,
+    detour_rate: float = 0.0,
+    gap_rate: float = 0.0,
 ) -> list[DemonstrationStep]:
     """Let an expert play a task until the episode ends; ``environment.won`` then says whether it solved it.
 
@@ -22,8 +28,12 @@ def demonstrate(
     and action with one name confused. Some mistakes are refused and some lead astray; the expert reads on and recovers.
     With probability ``detour_rate`` a step is a detour to be imitated: it goes to a random receptacle with the thought
     of a search.
+
+    With probability ``gap_rate`` the expert forgets to clean, heat or cool the object and believes that it is done when
+    it has put the object into the target.
     """
-    expert = Expert()
+    forgets = gap_rate > 0 and rng.random() < gap_rate
+    expert = Expert(forgets=forgets)
     steps: list[DemonstrationStep] = []
     observation = environment.reset(task)
     names = _NAME.findall(observation)
@@ -43,7 +53,7 @@ def demonstrate(
         result = environment.step(action)
         if action.startswith("go to ") and not result.invalid:
             here = action.removeprefix("go to ")
-        observation, done = result.observation, result.done
+        observation, done = result.observation, result.done or expert.believes_done(observation)
     return steps
 
 

@@ -120,11 +120,12 @@ def _start(observation: str) -> _Memory:
 
 
 class Expert:
-    """Solves a game by acting on what it reads; make one per episode."""
+    """Solves a game by acting on what it reads; make one per episode. One that ``forgets`` leaves the tool out."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, forgets: bool = False) -> None:
         self._memory: _Memory | None = None
         self._last = ""
+        self._forgets = forgets
 
     def act(self, observation: str) -> tuple[str, str]:
         """The next (thought, action), given the answer to the last action, or at first the room and the task.
@@ -133,6 +134,8 @@ class Expert:
         """
         if self._memory is None:
             self._memory = _start(observation)
+            if self._forgets:
+                self._memory.goal = self._memory.goal._replace(tool="")
         else:
             self._memory.observe(self._last, observation)
         thought, self._last = _decide(self._memory)
@@ -141,6 +144,14 @@ class Expert:
     def played(self, action: str) -> None:
         """Say that this action was played in place of the one that the expert chose."""
         self._last = action
+
+    def believes_done(self, answer: str) -> bool:
+        """Whether one that forgot the tool takes the task for solved, given the answer to its last action."""
+        goal = self._memory.goal if self._memory else None
+        if not self._forgets or goal is None or goal.task_type not in TOOLS or answer == NOTHING_HAPPENS:
+            return False
+        words = self._last.split()
+        return words[0] == "move" and (words[1], words[-2]) == (goal.object, goal.target)
 
 
 def _type(name: str) -> str:

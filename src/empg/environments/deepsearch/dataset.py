@@ -42,7 +42,7 @@ class DeepsearchDataset(PanelDataset):
         if isinstance(self._stored, OfficialQuestions):
             write_text(out / "files.sha256", hash_list(self._stored.files))
         else:
-            sizes = self._data.sizes.model_dump()
+            sizes = {split: size for split, size in self._data.sizes.model_dump().items() if size}
             write_dataset(out, seed=self._data.seed, sizes=sizes, panel_start=self._data.panel_start)
 
     def arena(self, max_steps: int) -> Arena:
@@ -54,12 +54,20 @@ class DeepsearchDataset(PanelDataset):
         return self if isinstance(self._stored, OfficialQuestions) else None
 
     def demonstrate(
-        self, number: int, random: Random, *, max_steps: int, mistake_rate: float, detour_rate: float
+        self,
+        number: int,
+        random: Random,
+        *,
+        max_steps: int,
+        mistake_rate: float,
+        detour_rate: float,
+        gap_rate: float,
     ) -> list[DemonstrationStep]:
         """The expert's play of training question ``number``."""
         environment = self._environment(self._taught, max_steps)
         task = self.training_task(number)
-        return demonstrate(environment, task, random, mistake_rate=mistake_rate, detour_rate=detour_rate)
+        rates = {"mistake_rate": mistake_rate, "detour_rate": detour_rate, "gap_rate": gap_rate}
+        return demonstrate(environment, task, random, **rates)
 
     def _environment(self, source: QuestionSource, max_steps: int) -> DeepSearchEnvironment:
         shown = self._interface

@@ -16,7 +16,13 @@ _NEED = re.compile(r"the (?P<noun>(?:(?! of )[a-z ])+) of (?=[A-Z])")
 
 
 def demonstrate(
-    environment: DeepSearchEnvironment, task: Task, rng: Random, *, mistake_rate: float = 0.0, detour_rate: float = 0.0
+    environment: DeepSearchEnvironment,
+    task: Task,
+    rng: Random,
+    *,
+    mistake_rate: float = 0.0,
+    detour_rate: float = 0.0,
+    gap_rate: float = 0.0,
 ) -> list[DemonstrationStep]:
     """Let an expert answer a task's question; ``environment.metrics["em"]`` then says whether it was right.
 
@@ -25,8 +31,10 @@ def demonstrate(
     never changed, since they end the episode. With probability ``detour_rate`` a step is a detour to be imitated: the
     expert looks up another name that it read, a first search also says what is needed of the page ("Kelmir Works
     founder"), or an answer is looked up before it is given. A detour takes time and does no harm.
+
+    With probability ``gap_rate`` the expert is hasty: it answers a chain with the first thing that it finds on the way.
     """
-    expert = Expert()
+    expert = Expert(hasty=gap_rate > 0 and rng.random() < gap_rate)
     steps: list[DemonstrationStep] = []
     observation, done = environment.reset(task), False
     while not done:

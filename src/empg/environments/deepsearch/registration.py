@@ -11,11 +11,13 @@ from empg.config.environments import DataSet, EnvironmentRegistration, Interface
 
 
 class DeepsearchSizes(Model):
-    """Questions written for each split: in distribution (``id``) and out of it (``ood``). ``tune`` enters no report."""
+    """Questions written for each split: in distribution (``id``) and out of it (``ood``: known relations in new pairs,
+    ``chains``: three and four relations). ``tune`` enters no report."""
 
     train: Positive = 2000
     id: Positive = 500
     ood: Positive = 500
+    chains: Annotated[int, Field(ge=0)] = 0
     tune: Positive = 500
 
 

@@ -18,7 +18,13 @@ _BUTTONS = (BACK_TO_SEARCH, DESCRIPTION, FEATURES, NEXT_PAGE, PREVIOUS, REVIEWS)
 
 
 def demonstrate(
-    environment: WebShopEnvironment, task: Task, rng: Random, *, mistake_rate: float = 0.0, detour_rate: float = 0.0
+    environment: WebShopEnvironment,
+    task: Task,
+    rng: Random,
+    *,
+    mistake_rate: float = 0.0,
+    detour_rate: float = 0.0,
+    gap_rate: float = 0.0,
 ) -> list[DemonstrationStep]:
     """Let an expert play a task until the episode ends; ``environment.score`` then says whether it solved it.
 
@@ -26,8 +32,10 @@ def demonstrate(
     and action with one product, option value, search word or button confused. Some mistakes are refused and some lead
     astray; the expert reads on and recovers. No mistake buys. With probability ``detour_rate`` a step is a detour to be
     imitated: another search, or a look at another product or another part of a product's page.
+
+    With probability ``gap_rate`` the expert is hasty: it buys without choosing options.
     """
-    expert = Expert()
+    expert = Expert(hasty=gap_rate > 0 and rng.random() < gap_rate)
     steps: list[DemonstrationStep] = []
     observation = environment.reset(task)
     ids: list[str] = []

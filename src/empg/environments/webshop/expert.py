@@ -97,6 +97,7 @@ class _Memory:
     """
 
     need: Need
+    hasty: bool = False
     page: str = ""
     product: str = ""
     sub_page: str = ""
@@ -133,11 +134,12 @@ def page_of(observation: str) -> str:
 
 
 class Expert:
-    """Solves a task by acting on what it reads; make one per episode."""
+    """Solves a task by acting on what it reads; make one per episode. A hasty one leaves the options as they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hasty: bool = False) -> None:
         self._memory: _Memory | None = None
         self._last = ""
+        self._hasty = hasty
 
     def act(self, observation: str) -> Choice:
         """The next (thought, action), given the page that followed the last action, or at first the search page.
@@ -149,7 +151,7 @@ class Expert:
     def choices(self, observation: str) -> list[Choice]:
         """Every (thought, action) that is as good as another now, the expert's own first. Call once per observation."""
         if self._memory is None:
-            self._memory = _Memory(parse_need(observation))
+            self._memory = _Memory(parse_need(observation), hasty=self._hasty)
         self._memory.observe(self._last, observation)
         found = _PAGES[page_of(observation)](self._memory, observation)
         self._last = found[0][1]
@@ -195,7 +197,7 @@ def _on_item(memory: _Memory, observation: str) -> list[Choice]:
         return [(f"{seen} {', '.join(need.features)}: read.".strip(), "click[Features]")]
     chosen = [value for clicked, value in _OPTION.findall(observation) if clicked]
     left = [value for value in need.options if value not in chosen]
-    if left:
+    if left and not memory.hasty:
         return [(f"{seen} Choose {', '.join(left)}.".strip(), f"click[{left[0]}]")]
     return [(f"{seen} All is chosen. Buy it.".strip(), "click[Buy Now]")]
 

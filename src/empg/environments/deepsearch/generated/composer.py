@@ -3,7 +3,8 @@
 A question starts from one page, its anchor, or compares two. A digest of the anchor's title decides the split: seven of
 ten anchors belong to ``train``, one of ten each to ``id``, ``tune`` and ``ood``. So no two splits share an anchor or a
 question; pages on the way are common to all.
-``ood`` asks chains of three and four relations, and pairs of relations that no question of another split combines.
+``ood`` asks pairs of relations that no question of another split combines; ``chains``, which starts from the same pages
+as ``ood``, asks for three and four relations in a row.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from empg.errors import ConfigError
 from empg.seeding import derive_seed
 
 IN_DISTRIBUTION = ("single", "bridge", "comparison", "composition")
-OUT_OF_DISTRIBUTION = ("three_hops", "four_hops", "new_pair")
 KINDS = {
     "train": IN_DISTRIBUTION,
     "id": IN_DISTRIBUTION,
     "tune": IN_DISTRIBUTION,
-    "ood": OUT_OF_DISTRIBUTION,
+    "ood": ("new_pair",),
+    "chains": ("three_hops", "four_hops"),
 }
 _SHARES = ("train",) * 7 + ("id", "tune", "ood")
+
+_ANCHORS = {"chains": "ood"}  # splits that start from another split's pages
 
 #: Pairs of relations kept for ``ood``. Each of their relations is also combined, in the same place, with others.
 HELD_OUT_PAIRS = (
@@ -128,7 +131,8 @@ def draw_question(split: str, number: int, seed: int) -> Question:
 def candidates(split: str, kind: str, seed: int) -> tuple[Query, ...]:
     """All queries of a kind in a split. Relations, and pairs of relations, take turns as long as they last."""
     world = draw_world(seed)
-    anchors = [entity.title for entity in world.entities if split_of(entity.title, seed) == split]
+    own = _ANCHORS.get(split, split)
+    anchors = [entity.title for entity in world.entities if split_of(entity.title, seed) == own]
     if kind == "comparison":
         queries: Iterable[Query] = _comparisons(world, anchors, seed)
     else:
