@@ -13,7 +13,16 @@ import pytest
 import torch
 
 from empg.analysis import decisiveness as stage
-from empg.analysis.decisiveness_summary import curve, mean, prediction, rank_correlation, slope, summary, weighted_mean
+from empg.analysis.decisiveness_summary import (
+    curve,
+    mean,
+    prediction,
+    rank_correlation,
+    slope,
+    summary,
+    together,
+    weighted_mean,
+)
 from empg.config import Study, cut, parse
 from empg.config.slices import WARM_START, DecisivenessRun
 from empg.config.testbed import World as Settings
@@ -293,6 +302,33 @@ def test_the_stage_writes_what_its_summary_is_made_of(results, study_results, tm
     assert read_json(tmp_path / "manifest.json") == read_json(folder / "manifest.json"), "the same bits"
     assert (15 * 3 * 2, 15 * 3 * 2) in told
     assert told[-1] == (3 + 4, 3 + 4)
+
+
+def test_measurements_count_together():
+    random = np.random.default_rng(0)
+    names = ("decisiveness", "luck", "value", "entropy", "gradient_scale", "score_norm")
+    states = pl.DataFrame({name: 0.1 + random.random(90) for name in names} | {"trajectory": np.arange(90) // 3})
+    batch = {"scale_rms": 0.8, "scale_rms_equal": 0.9, "success": 0.25}
+    one, two = together([(states, batch)]), together([(states, batch)] * 2)
+    assert one == summary(states, batch) | {"batch": {"success": 0.25}}
+    assert (two["states"], two["episodes"]) == (180, 60)
+    for name in ("decisiveness", "signal_ratio", "signal_ratio_equal", "decisive_entropy"):
+        assert two[name]["value"] == pytest.approx(one[name]["value"])
+        assert two[name]["high"] - two[name]["low"] < 0.8 * (one[name]["high"] - one[name]["low"])
+    own = together([(states, batch), (states, batch | {"scale_rms": 1.6, "success": 0.75})])
+    assert own["signal_ratio"]["value"] == pytest.approx(0.75 * one["signal_ratio"]["value"])
+    assert own["batch"]["success"] == 0.5
+
+
+def test_the_report_shows_pools(results, tmp_path):
+    study = read_json(results / "study.json") | {"pools": {"rooms": ["alfworld"]}}
+    write_json(tmp_path / "study.json", study)
+    report.run(tmp_path / "study.json", results, tmp_path / "out")
+    table = pl.read_parquet(tmp_path / "out/tables/policies.parquet")
+    own, pool = (
+        table.filter(environment=name, method="warmstart").drop("environment") for name in ("alfworld", "rooms")
+    )
+    assert own.equals(pool.with_columns(seed=pl.lit(0, dtype=pool["seed"].dtype)))
 
 
 def test_the_report_shows_every_policy(results, tmp_path):

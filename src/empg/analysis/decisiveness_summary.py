@@ -51,7 +51,7 @@ class Relation(NamedTuple):
     high: float | None
 
 
-def summary(states: pl.DataFrame, batch: Mapping[str, float]) -> dict[str, Any]:
+def summary(states: pl.DataFrame, batch: Mapping[str, float | Array]) -> dict[str, Any]:
     """Every estimate as ``{value, low, high}``: 95 % intervals for other episodes (no ends: not known).
 
     * ``decisiveness`` and ``luck``: means over states;
@@ -79,6 +79,21 @@ def summary(states: pl.DataFrame, batch: Mapping[str, float]) -> dict[str, Any]:
     }
     counts = {"states": len(d), "episodes": len(np.unique(clusters))}
     return {**counts, **{name: value._asdict() for name, value in made.items()}, "curve": curve(d, entropy, clusters)}
+
+
+def together(measured: Sequence[tuple[pl.DataFrame, Mapping[str, float]]]) -> dict[str, Any]:
+    """The :func:`summary` of several measurements as one: all states count alike, each with the g of its own batch."""
+    first = np.cumsum([0, *(int(states["trajectory"].max()) + 1 for states, _ in measured)])  # type: ignore[arg-type]
+    states = pl.concat(
+        states.with_columns(pl.col("trajectory").cast(pl.Int64) + int(start))
+        for start, (states, _) in zip(first, measured, strict=False)
+    )
+    batch = {
+        name: np.concatenate([np.full(len(part), found[name]) for part, found in measured])
+        for name in ("scale_rms", "scale_rms_equal")
+    }
+    success = float(np.mean([found["success"] for _, found in measured]))
+    return summary(states, batch) | {"batch": {"success": success}}
 
 
 def mean(values: Array, clusters: NDArray[np.generic]) -> Relation:

@@ -10,7 +10,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from empg.analysis.decisiveness_summary import tables
+from empg.analysis.decisiveness import STATES
+from empg.analysis.decisiveness_summary import tables, together
 from empg.analysis.tables import save_table
 from empg.config import Study, parse
 from empg.config.slices import WARM_START
@@ -19,6 +20,7 @@ from empg.files import read_json, write_text
 from empg.provenance import stage
 from empg.report import style
 from empg.report.style import Panel
+from empg.schema import read_table
 
 CAPTIONS = {
     "curve": "Mean decisiveness of a step over its entropy (nats): the states of each policy in four quarters by "
@@ -43,7 +45,8 @@ def run(config: Path, results: Path, out: Path) -> None:
         raise ConfigError(f"{config}: decisiveness: expected the settings of a measurement, found none")
     inputs = {folder.relative_to(results).as_posix(): folder for folder in folders(study, results)}
     with stage("decisiveness_report", study, out, inputs=inputs):
-        made = tables([read_json(folder / "summary.json") for folder in inputs.values()])
+        summaries = [read_json(folder / "summary.json") for folder in inputs.values()]
+        made = tables([*summaries, *pooled(study, results)])
         for name, table in made.items():
             if len(table):
                 save_table(table, out / "tables", name)
@@ -67,6 +70,14 @@ def folders(study: Study, results: Path) -> Iterator[Path]:
                 if method in study.measured_halfway(environment):
                     yield run / "decisiveness_halfway"
                 yield run / "decisiveness"
+
+
+def pooled(study: Study, results: Path) -> Iterator[dict[str, Any]]:
+    """A summary for each pool: the warm starts of its environments together."""
+    for pool, members in study.pools.items():
+        measured = [results / environment / "warmstart_decisiveness" for environment in members]
+        parts = [(read_table(f / "states.parquet", STATES), read_json(f / "summary.json")["batch"]) for f in measured]
+        yield {"environment": pool, "method": WARM_START, "seed": None, "halfway": False} | together(parts)
 
 
 def policy(row: dict[str, Any]) -> str:
