@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from empg.config import Study, parse
+from empg.files import read_json, write_json
+from empg.schema import EPISODES
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,3 +83,86 @@ def test_an_unfinished_study_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match="expected the finished default study, found none"):
         measure.DefaultStudy.read(tmp_path, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- the primary contrast
+def play(folder: Path, success: float, random: np.random.Generator) -> None:
+    """Episodes of two panels of 60 tasks, five of each cluster, solved with this probability."""
+    rows = [
+        dict.fromkeys(EPISODES)
+        | {"split": split, "mode": mode, "task": task, "episode": 0, "cluster": str(task // 5), "success": solved}
+        for split in ("seen", "unseen")
+        for mode in ("greedy", "sampled")
+        for task, solved in enumerate(random.random(60) < success)
+    ]
+    folder.mkdir(parents=True)
+    pl.DataFrame(rows, schema=EPISODES).write_parquet(folder / "episodes.parquet")
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """Eight runs of each arm in two environments: the method is better in one and worse in the other, as predicted."""
+    random, folder = np.random.default_rng(0), tmp_path / "experiment"
+    pools = {"up": ["up_1", "up_2", "up_3", "up_4"], "down": ["down_1", "down_2", "down_3", "down_4"]}
+    study = {
+        "study": "experiment",
+        "environments": {name: {"data": "d"} for members in pools.values() for name in members},
+        "methods": {"grpo": {"advantage": "grpo"}, "grpo_empg": {"advantage": "grpo", "modulation": "empg"}},
+        "seeds": [1, 2],
+        "pools": pools,
+    }
+    write_json(folder / "config" / "study.json", parse(Study, study, "test").model_dump(mode="json"))
+    for pool, members in pools.items():
+        better = 0.7 if pool == "up" else 0.2
+        for name, (method, share), seed in product(members, (("grpo", 0.45), ("grpo_empg", better)), (1, 2)):
+            play(folder / name / method / f"seed{seed}" / "evaluate", share, random)
+    table = folder / "decisiveness" / "report" / "tables"
+    table.mkdir(parents=True)
+    rows = [{"environment": "up", "prediction": "+"}, {"environment": "down", "prediction": "−"}]
+    pl.DataFrame(rows).write_parquet(table / "policies.parquet")
+    return folder
+
+
+def test_the_primary_contrast_follows_the_plan(experiment: Path) -> None:
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    text = primary.main([experiment], ("grpo_empg", "grpo"))
+    assert text.startswith("grpo_empg minus grpo, greedy")
+    assert "support for the hypothesis." in text
+    study = parse(Study, read_json(experiment / "config/study.json"), "test")
+    arms = ("grpo_empg", "grpo")
+    found = [
+        primary.contrast(pool, sign, primary.played([experiment], members, arms, "greedy"), arms)
+        for (pool, members), sign in zip(study.pools.items(), (1, -1), strict=True)
+    ]
+    up, down = found
+    assert (up.runs, down.runs) == (8, 8)
+    assert up.difference.value == pytest.approx(up.success - up.against)
+    assert primary.primary(found).value == pytest.approx((up.difference.value - down.difference.value) / 2)
+    assert primary.primary(found, signs=False).value == pytest.approx((up.difference.value + down.difference.value) / 2)
+    assert primary.primary(found, by_warm_start=True).value == pytest.approx(primary.primary(found).value)
+    assert primary.finding(found, 0.02) == ["support for the hypothesis"]
+    assert primary.finding([one._replace(sign=-one.sign) for one in found], 0.02) == ["against the hypothesis"]
+    only = [up._replace(sign=0), down]
+    assert primary.primary(only).value == pytest.approx(-down.difference.value)
+    none = [one._replace(sign=0) for one in found]
+    assert primary.finding(none, 0.02) == ["nothing shown"]
+    assert "harm" in primary.finding([down._replace(sign=0)] * 2, 0.02)
+    assert primary.finding([one._replace(runs=9) for one in found], 0.02) == [
+        "no planned look: nothing may be concluded"
+    ]
+
+
+def test_the_primary_contrast_needs_the_same_runs_of_both_arms(experiment: Path) -> None:
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    shutil.rmtree(experiment / "up_1" / "grpo" / "seed2")
+    with pytest.raises(ValueError, match="expected the same seeds"):
+        primary.main([experiment], ("grpo_empg", "grpo"))
+
+
+def test_a_study_that_adds_seeds_is_counted(experiment: Path, tmp_path: Path) -> None:
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    more, random = tmp_path / "more", np.random.default_rng(1)
+    for method in ("grpo", "grpo_empg"):
+        play(more / "up_1" / method / "seed3" / "evaluate", 0.5, random)
+    arms, members = ("grpo_empg", "grpo"), ["up_1", "up_2", "up_3", "up_4"]
+    assert primary.contrast("up", 1, primary.played([experiment, more], members, arms, "greedy"), arms).runs == 9

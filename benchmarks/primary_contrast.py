@@ -1,0 +1,181 @@
+"""The primary contrast of the pre-registered experiment, as docs/preregistration.md declares it.
+
+    python -m benchmarks.primary_contrast results/experiment results/experiment_14
+
+takes the runs of the first study and of those that add seeds, and prints a page in Markdown. The signs are the first
+study's own predictions (``decisiveness/report/tables/policies.parquet``), so no number of the outcome can change them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from empg.analysis.crossed import CrossedMean, adjust, combine, crossed_mean
+from empg.analysis.success import clusters, outcomes
+from empg.analysis.verdict import points
+from empg.config import Study, parse
+from empg.files import read_json
+from empg.schema import EPISODES, read_parquet, read_table
+
+BOUNDS = {8: 0.0019, 14: 0.0184, 20: 0.0428}  # two-sided p at each look, by runs of an arm in each environment
+SIGNS = {"+": 1, "−": -1, "none": 0}
+LEVEL = 0.05  # of each of the two one-sided tests of equivalence
+
+
+class Contrast(NamedTuple):
+    """One environment: success of both arms, and their difference, over all runs and over averages of warm starts."""
+
+    environment: str
+    sign: int
+    runs: int
+    success: float
+    against: float
+    difference: CrossedMean
+    by_warm_start: CrossedMean
+    panels: Mapping[str, CrossedMean]
+
+
+def played(folders: Sequence[Path], members: Sequence[str], arms: tuple[str, str], mode: str) -> pl.DataFrame:
+    """Every task of every run that both arms have, with its run as ``seed`` and its warm start as ``member``.
+
+    Raises ``ValueError`` where an arm lacks a run that the other has.
+    """
+    frames = []
+    for folder in folders:
+        for member, name in enumerate(members):
+            found = {arm: {p.parent.parent.name: p for p in runs(folder / name / arm)} for arm in arms}
+            if (one := set(found[arms[0]])) != (other := set(found[arms[1]])):
+                raise ValueError(
+                    f"{folder / name}: expected the same seeds of {arms}, found {sorted(one ^ other)} once"
+                )
+            for arm, paths in found.items():
+                for seed, path in paths.items():
+                    run = pl.lit(int(seed.removeprefix("seed")) * len(members) + member, dtype=pl.Int64)
+                    tasks = read_table(path, EPISODES).filter(mode=mode).group_by("split", "task", "cluster")
+                    means = tasks.agg(pl.col("success").mean())
+                    frames.append(means.with_columns(seed=run, method=pl.lit(arm), member=pl.lit(member)))
+    return pl.concat(frames)
+
+
+def runs(folder: Path) -> Iterator[Path]:
+    yield from folder.glob("seed*/evaluate/episodes.parquet")
+
+
+def contrast(environment: str, sign: int, tasks: pl.DataFrame, arms: tuple[str, str]) -> Contrast:
+    own, other, labels = outcomes(tasks, arms[0]), outcomes(tasks, arms[1]), clusters(tasks, arms[0])
+    difference = own - other
+    member = tasks.unique("seed").sort("seed")["member"].to_numpy()
+    averaged = np.stack([difference[member == number].mean(0) for number in np.unique(member)])
+    panels = {}
+    for (split,), part in tasks.group_by("split", maintain_order=True):
+        values = outcomes(part, arms[0]) - outcomes(part, arms[1])
+        panels[str(split)] = crossed_mean(values, clusters(part, arms[0]))
+    return Contrast(
+        environment,
+        sign,
+        len(difference),
+        float(own.mean()),
+        float(other.mean()),
+        crossed_mean(difference, labels),
+        crossed_mean(averaged, labels),
+        dict(sorted(panels.items())),
+    )
+
+
+def primary(found: Sequence[Contrast], *, by_warm_start: bool = False, signs: bool = True) -> CrossedMean:
+    """The mean over the environments with a predicted sign, times that sign; over all of them where none has one."""
+    signed = [one for one in found if one.sign] if signs else []
+    parts = signed or list(found)
+    values = [one.by_warm_start if by_warm_start else one.difference for one in parts]
+    flipped = [v._replace(value=v.value * one.sign) for v, one in zip(values, parts, strict=True)] if signed else values
+    return combine(flipped)
+
+
+def finding(found: Sequence[Contrast], margin: float) -> list[str]:
+    """What the plan's table says of these contrasts."""
+    bound = BOUNDS.get(min(one.runs for one in found))
+    if bound is None or len({one.runs for one in found}) > 1:
+        return ["no planned look: nothing may be concluded"]
+    whole, plain = primary(found), primary(found, signs=False)
+    p, made = whole.p_difference(), []
+    if any(one.sign for one in found) and p is not None and p < bound:
+        made.append("support for the hypothesis" if whole.value > 0 else "against the hypothesis")
+    equivalence = whole.p_equivalence(margin)
+    if equivalence is not None and equivalence <= LEVEL:
+        made.append("equivalence")
+    p = plain.p_difference()
+    if p is not None and p < bound and plain.value < 0:
+        made.append("harm")
+    return made or ["nothing shown"]
+
+
+def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: str) -> str:
+    """The page in Markdown."""
+    lines = [
+        f"{arms[0]} minus {arms[1]}, {mode}, in points; 95 % intervals for other seeds and tasks.",
+        "",
+        f"| environment | predicted sign | runs | {arms[0]} | {arms[1]} | difference | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        sign = {1: "+", -1: "−", 0: "none"}[one.sign]
+        shares = f"{100 * one.success:.1f} | {100 * one.against:.1f}"
+        lines.append(f"| {one.environment} | {sign} | {one.runs} | {shares} | {_numbers(one.difference)} |")
+    lines.append(f"| primary, signs as predicted | | | | | {_numbers(primary(found))} |")
+    lines.append(f"| as a check, warm starts averaged | | | | | {_numbers(primary(found, by_warm_start=True))} |")
+    if any(one.sign for one in found):
+        lines.append(f"| all environments, without signs | | | | | {_numbers(primary(found, signs=False))} |")
+    lines += ["", "| panel | difference | p | p by Holm |", "|---|---|---|---|"]
+    panels = [(f"{one.environment} {split}", value) for one in found for split, value in one.panels.items()]
+    holm = adjust([(value.p_difference(), None) for _, value in panels])
+    lines += [
+        f"| {name} | {_numbers(value)} | {_p(adjusted)} |"
+        for (name, value), (adjusted, _) in zip(panels, holm, strict=True)
+    ]
+    if mode == "greedy":
+        equivalence = _p(primary(found).p_equivalence(margin))
+        lines += [
+            "",
+            f"Equivalence within {100 * margin:g} points: p {equivalence}. {'; '.join(finding(found, margin))}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(mean: CrossedMean) -> str:
+    low, high = mean.interval()
+    ends = "all alike" if low is None or high is None else f"{points(low)} to {points(high)}"
+    return f"{points(mean.value)} ({ends}) | {_p(mean.p_difference())}"
+
+
+def _p(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.4f}"
+
+
+def main(folders: Sequence[Path], arms: tuple[str, str]) -> str:
+    """The pages of greedy and sampled play. Signs, pools and the margin are those of the first folder's study."""
+    path = folders[0] / "config" / "study.json"
+    study = parse(Study, read_json(path), str(path))
+    table = read_parquet(folders[0] / "decisiveness" / "report" / "tables" / "policies.parquet")
+    predicted = dict(table.select("environment", "prediction").iter_rows())
+    parts = []
+    for mode in ("greedy", "sampled"):
+        found = [
+            contrast(pool, SIGNS[predicted[pool]], played(folders, members, arms, mode), arms)
+            for pool, members in study.pools.items()
+        ]
+        parts.append(page(found, arms, study.primary.margin, mode))
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="+", help="folders of the studies, the first with the predictions")
+    parser.add_argument("--arms", nargs=2, default=("grpo_empg", "grpo"), metavar=("METHOD", "AGAINST"))
+    chosen = parser.parse_args()
+    print(main(chosen.results, tuple(chosen.arms)), end="")
