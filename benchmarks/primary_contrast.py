@@ -52,7 +52,7 @@ def played(folders: Sequence[Path], members: Sequence[str], arms: tuple[str, str
             found = {arm: {p.parent.parent.name: p for p in runs(folder / name / arm)} for arm in arms}
             if (one := set(found[arms[0]])) != (other := set(found[arms[1]])):
                 raise ValueError(
-                    f"{folder / name}: expected the same seeds of {arms}, found {sorted(one ^ other)} once"
+                    f"{folder / name}: expected both arms' runs of each seed, found one of {sorted(one ^ other)}"
                 )
             for arm, paths in found.items():
                 for seed, path in paths.items():
@@ -101,7 +101,7 @@ def finding(found: Sequence[Contrast], margin: float) -> list[str]:
     """What the plan's table says of these contrasts."""
     bound = BOUNDS.get(min(one.runs for one in found))
     if bound is None or len({one.runs for one in found}) > 1:
-        return ["no planned look: nothing may be concluded"]
+        return ["no planned look"]
     whole, plain = primary(found), primary(found, signs=False)
     p, made = whole.p_difference(), []
     if any(one.sign for one in found) and p is not None and p < bound:
@@ -139,11 +139,8 @@ def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: 
         for (name, value), (adjusted, _) in zip(panels, holm, strict=True)
     ]
     if mode == "greedy":
-        equivalence = _p(primary(found).p_equivalence(margin))
-        lines += [
-            "",
-            f"Equivalence within {100 * margin:g} points: p {equivalence}. {'; '.join(finding(found, margin))}.",
-        ]
+        equivalence, said = _p(primary(found).p_equivalence(margin)), "; ".join(finding(found, margin))
+        lines += ["", f"Equivalence within {100 * margin:g} points: p {equivalence}. Finding: {said}."]
     return "\n".join(lines) + "\n"
 
 
