@@ -136,6 +136,27 @@ def test_one_method_and_one_seed_are_enough(study_results: Path, tmp_path: Path)
     assert not (tmp_path / "report" / "figures" / "difference.svg").exists()
 
 
+def test_a_pool_is_reported_and_published(study_results: Path, tmp_path: Path) -> None:
+    """Two environments that differ in their warm start: the verdict speaks of the pool, each has its own panels."""
+    root = tmp_path / "made_up"
+    shutil.copytree(study_results, root)
+    shutil.copytree(root / "alfworld", root / "again")
+    given = read_yaml(study_results / "config" / "study.json")
+    both = dict.fromkeys(("alfworld", "again"), given["environments"]["alfworld"] | {"data": "alfworld"})
+    given |= {"environments": both, "pools": {"rooms": [*both]}}
+    write_json(root / "config" / "study.json", given)
+    write_report(root / "config" / "study.json", root, root / "report")
+    verdict = pl.read_parquet(root / "report" / "tables" / "verdict.parquet")
+    assert set(verdict["environment"]) == {"rooms", "all"}
+    assert set(verdict["seeds"]) == {4}
+    text = (root / "report" / "report.html").read_text(encoding="utf-8")
+    assert "4 seeds a method" in text
+    publish.run(root, tmp_path / "out")
+    published = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "rooms valid_seen" in published
+    assert published.count("## a") == 2, "a section for each environment"
+
+
 def test_every_figure_says_how_it_was_made_and_links_to_its_data(page: str) -> None:
     for name in FIGURES[1:]:  # the first, of differences, is drawn as a table
         figure = page[page.index(f'<figure id="{name}"') :].partition("</figure>")[0]

@@ -83,7 +83,7 @@ def summary(states: pl.DataFrame, batch: Mapping[str, float | Array]) -> dict[st
 
 def together(measured: Sequence[tuple[pl.DataFrame, Mapping[str, float]]]) -> dict[str, Any]:
     """The :func:`summary` of several measurements as one: all states count alike, each with the g of its own batch."""
-    first = np.cumsum([0, *(int(states["trajectory"].max()) + 1 for states, _ in measured)])  # type: ignore[arg-type]
+    first = np.cumsum([0, *(int(states["trajectory"].to_numpy().max()) + 1 for states, _ in measured)])
     states = pl.concat(
         states.with_columns(pl.col("trajectory").cast(pl.Int64) + int(start))
         for start, (states, _) in zip(first, measured, strict=False)
