@@ -9,22 +9,25 @@ study's own predictions (``decisiveness/report/tables/policies.parquet``), so no
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
+from empg.analysis.contrasts import pooled
 from empg.analysis.crossed import CrossedMean, adjust, combine, crossed_mean
+from empg.analysis.results import Results
 from empg.analysis.success import clusters, outcomes
 from empg.analysis.verdict import points
 from empg.config import Study, parse
 from empg.files import read_json
-from empg.schema import EPISODES, read_parquet, read_table
+from empg.schema import read_parquet
 
 BOUNDS = {8: 0.0019, 14: 0.0184, 20: 0.0428}  # two-sided p at each look, by runs of an arm in each environment
 SIGNS = {"+": 1, "−": -1, "none": 0}
+NAMES = {sign: name for name, sign in SIGNS.items()}
 LEVEL = 0.05  # of each of the two one-sided tests of equivalence
 
 
@@ -41,36 +44,25 @@ class Contrast(NamedTuple):
     panels: Mapping[str, CrossedMean]
 
 
-def played(folders: Sequence[Path], members: Sequence[str], arms: tuple[str, str], mode: str) -> pl.DataFrame:
-    """Every task of every run that both arms have, with its run as ``seed`` and its warm start as ``member``.
+def played(folders: Sequence[Path], arms: tuple[str, str]) -> tuple[Study, pl.DataFrame]:
+    """The first folder's study, and the tasks of both arms' runs in all folders, its pools as environments.
 
-    Raises ``ValueError`` where an arm lacks a run that the other has.
+    ``seed`` is a number for each warm start and seed; its remainder by the size of the pool is the warm start. Raises
+    :class:`~empg.errors.DataError` that names the run which is missing.
     """
-    frames = []
-    for folder in folders:
-        for member, name in enumerate(members):
-            found = {arm: {p.parent.parent.name: p for p in runs(folder / name / arm)} for arm in arms}
-            if (one := set(found[arms[0]])) != (other := set(found[arms[1]])):
-                raise ValueError(
-                    f"{folder / name}: expected both arms' runs of each seed, found one of {sorted(one ^ other)}"
-                )
-            for arm, paths in found.items():
-                for seed, path in paths.items():
-                    run = pl.lit(int(seed.removeprefix("seed")) * len(members) + member, dtype=pl.Int64)
-                    tasks = read_table(path, EPISODES).filter(mode=mode).group_by("split", "task", "cluster")
-                    means = tasks.agg(pl.col("success").mean())
-                    frames.append(means.with_columns(seed=run, method=pl.lit(arm), member=pl.lit(member)))
-    return pl.concat(frames)
+    studies = [parse(Study, read_json(path), str(path)) for path in (f / "config" / "study.json" for f in folders)]
+    first, tables = studies[0], []
+    for study, folder in zip(studies, folders, strict=True):
+        two = study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}})
+        tables.append(pooled(first, Results(two, folder).task_means()))
+    return first, pl.concat(tables)
 
 
-def runs(folder: Path) -> Iterator[Path]:
-    yield from folder.glob("seed*/evaluate/episodes.parquet")
-
-
-def contrast(environment: str, sign: int, tasks: pl.DataFrame, arms: tuple[str, str]) -> Contrast:
+def contrast(environment: str, sign: int, tasks: pl.DataFrame, arms: tuple[str, str], warm_starts: int) -> Contrast:
+    """The contrast of one environment, from the tasks of its runs played in one mode."""
     own, other, labels = outcomes(tasks, arms[0]), outcomes(tasks, arms[1]), clusters(tasks, arms[0])
     difference = own - other
-    member = tasks.unique("seed").sort("seed")["member"].to_numpy()
+    member = tasks["seed"].unique().sort().to_numpy() % warm_starts
     averaged = np.stack([difference[member == number].mean(0) for number in np.unique(member)])
     panels = {}
     for (split,), part in tasks.group_by("split", maintain_order=True):
@@ -102,17 +94,18 @@ def finding(found: Sequence[Contrast], margin: float) -> list[str]:
     bound = BOUNDS.get(min(one.runs for one in found))
     if bound is None or len({one.runs for one in found}) > 1:
         return ["no planned look"]
-    whole, plain = primary(found), primary(found, signs=False)
-    p, made = whole.p_difference(), []
-    if any(one.sign for one in found) and p is not None and p < bound:
+    whole, plain, made = primary(found), primary(found, signs=False), []
+    if any(one.sign for one in found) and _below(whole.p_difference(), bound):
         made.append("support for the hypothesis" if whole.value > 0 else "against the hypothesis")
-    equivalence = whole.p_equivalence(margin)
-    if equivalence is not None and equivalence <= LEVEL:
+    if _below(whole.p_equivalence(margin), LEVEL):
         made.append("equivalence")
-    p = plain.p_difference()
-    if p is not None and p < bound and plain.value < 0:
+    if plain.value < 0 and _below(plain.p_difference(), bound):
         made.append("harm")
     return made or ["nothing shown"]
+
+
+def _below(p: float | None, bound: float) -> bool:
+    return p is not None and p < bound
 
 
 def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: str) -> str:
@@ -124,9 +117,8 @@ def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: 
         "|---|---|---|---|---|---|---|",
     ]
     for one in found:
-        sign = {1: "+", -1: "−", 0: "none"}[one.sign]
         shares = f"{100 * one.success:.1f} | {100 * one.against:.1f}"
-        lines.append(f"| {one.environment} | {sign} | {one.runs} | {shares} | {_numbers(one.difference)} |")
+        lines.append(f"| {one.environment} | {NAMES[one.sign]} | {one.runs} | {shares} | {_numbers(one.difference)} |")
     lines.append(f"| primary, signs as predicted | | | | | {_numbers(primary(found))} |")
     lines.append(f"| as a check, warm starts averaged | | | | | {_numbers(primary(found, by_warm_start=True))} |")
     if any(one.sign for one in found):
@@ -156,14 +148,13 @@ def _p(value: float | None) -> str:
 
 def main(folders: Sequence[Path], arms: tuple[str, str]) -> str:
     """The pages of greedy and sampled play. Signs, pools and the margin are those of the first folder's study."""
-    path = folders[0] / "config" / "study.json"
-    study = parse(Study, read_json(path), str(path))
+    study, tasks = played(folders, arms)
     table = read_parquet(folders[0] / "decisiveness" / "report" / "tables" / "policies.parquet")
     predicted = dict(table.select("environment", "prediction").iter_rows())
     parts = []
     for mode in ("greedy", "sampled"):
         found = [
-            contrast(pool, SIGNS[predicted[pool]], played(folders, members, arms, mode), arms)
+            contrast(pool, SIGNS[predicted[pool]], tasks.filter(environment=pool, mode=mode), arms, len(members))
             for pool, members in study.pools.items()
         ]
         parts.append(page(found, arms, study.primary.margin, mode))
