@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, Qwen2Tokenizer
 from empg.environments.alfworld import demonstrations as alfworld
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
+from empg.environments.base import Rates
 from empg.environments.deepsearch import demonstrations as deepsearch
 from empg.environments.deepsearch.dataset import DeepsearchDataset
 from empg.environments.deepsearch.environment import DeepSearchEnvironment
@@ -63,7 +64,7 @@ def _alfworld(folder: Path) -> Said:
 
     def play(number: int):
         (task,) = games.tasks("train", range(number, number + 1))
-        return alfworld.demonstrate(AlfworldEnvironment(games, 20), task, rng, mistake_rate=0.2)
+        return alfworld.demonstrate(AlfworldEnvironment(games, 20), task, rng, Rates(mistake=0.2))
 
     return _said(play, TASKS), _said(play, HELD_OUT), None
 
@@ -73,7 +74,7 @@ def _webshop(folder: Path) -> Said:
 
     def play(number: int):
         (task,) = goals.tasks("train", range(number, number + 1))
-        return webshop.demonstrate(WebShopEnvironment(goals, 30), task, rng, mistake_rate=0.2)
+        return webshop.demonstrate(WebShopEnvironment(goals, 30), task, rng, Rates(mistake=0.2))
 
     return _said(play, TASKS), _said(play, HELD_OUT), WebshopDataset.names
 
@@ -86,7 +87,7 @@ def _deepsearch(folder: Path) -> Said:
     def play(number: int):
         (task,) = questions.tasks("train", range(number, number + 1))
         return deepsearch.demonstrate(
-            DeepSearchEnvironment(questions, retriever, max_steps=12), task, rng, mistake_rate=0.2
+            DeepSearchEnvironment(questions, retriever, max_steps=12), task, rng, Rates(mistake=0.2)
         )
 
     write = DeepsearchDataset.format_step

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import empg.integrations.gymnasium as registration
-from empg.environments.base import Arena, Dataset, StepResult, Task
+from empg.environments.base import CLEAN, Arena, Dataset, StepResult, Task
 from empg.errors import ConfigError, DataError, EnvironmentStateError
 from empg.integrations.gymnasium import TextEnv
 from empg.integrations.gymnasium_text import AnyText
@@ -279,7 +279,7 @@ class Parrots(Dataset):
     def write(self, out):
         raise NotImplementedError
 
-    def demonstrate(self, number, random, *, max_steps, mistake_rate, detour_rate, gap_rate):
+    def demonstrate(self, number, random, *, max_steps, rates=CLEAN):
         raise NotImplementedError
 
 

@@ -18,6 +18,7 @@ from empg.environments.alfworld.expert import NOTHING_HAPPENS, Expert, Goal, par
 from empg.environments.alfworld.generated.generator import SPLITS
 from empg.environments.alfworld.generated.rooms import PROFILES
 from empg.environments.alfworld.tasks import GeneratedGames
+from empg.environments.base import Rates
 from empg.errors import DataError
 
 DATA = Path(os.environ.get("EMPG_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -62,7 +63,7 @@ def test_the_expert_recovers_from_mistakes_and_only_mistakes_are_refused() -> No
     env = environment("small")
     won, mistakes, refused, steps = 0, 0, 0, 0
     for task in env.source.tasks("train", range(300)):
-        demonstration = demonstrate(env, task, Random(task.id), mistake_rate=0.1)
+        demonstration = demonstrate(env, task, Random(task.id), Rates(mistake=0.1))
         won += env.won
         steps += len(demonstration)
         mistakes += sum(step.is_mistake for step in demonstration)
@@ -77,7 +78,7 @@ def test_the_expert_recovers_from_mistakes_and_only_mistakes_are_refused() -> No
 def test_a_demonstration_with_a_gap_leaves_the_tool_out_and_ends_when_it_believes_to_be_done() -> None:
     env = environment("small")
     for task in env.source.tasks("train", range(60)):
-        whole, gap = demonstrate(env, task, Random(1)), demonstrate(env, task, Random(0), gap_rate=1.0)
+        whole, gap = demonstrate(env, task, Random(1)), demonstrate(env, task, Random(0), Rates(gap=1.0))
         if task.type not in TOOLS:
             assert gap == whole
             continue
@@ -90,11 +91,25 @@ def test_a_demonstration_with_a_gap_leaves_the_tool_out_and_ends_when_it_believe
         assert not any(step.is_mistake for step in gap)
 
 
+def test_a_demonstration_with_a_gap_ends_by_the_answer_to_its_last_action() -> None:
+    env, ended = environment("small"), 0
+    for task in env.source.tasks("train", range(300)):
+        if task.type in TOOLS:
+            steps = demonstrate(env, task, Random(task.id), Rates(mistake=0.3, gap=1.0))
+            goal = parse_goal(steps[0].observation)
+            put = [s.action.startswith(f"move {goal.object} ") and f" to {goal.target} " in s.action for s in steps]
+            answers = [step.observation for step in steps[1:]]
+            done = [p and answer != NOTHING_HAPPENS for p, answer in zip(put, answers, strict=False)]
+            assert not any(done), "it goes on after the object is in the target"
+            ended += put[-1]
+    assert ended > 100
+
+
 def test_gaps_are_as_frequent_as_their_rate() -> None:
     env, won = environment("small"), []
     for task in env.source.tasks("train", range(400)):
         if task.type in TOOLS:
-            demonstrate(env, task, Random(task.id), gap_rate=0.3)
+            demonstrate(env, task, Random(task.id), Rates(gap=0.3))
             won.append(env.won)
     assert 0.6 < sum(won) / len(won) < 0.8
 
@@ -102,8 +117,9 @@ def test_gaps_are_as_frequent_as_their_rate() -> None:
 def test_demonstrations_repeat_for_the_same_random_state() -> None:
     env = environment("small")
     task = env.source.tasks("train", range(5, 6))[0]
-    assert demonstrate(env, task, Random(1), mistake_rate=0.3) == demonstrate(env, task, Random(1), mistake_rate=0.3)
-    assert demonstrate(env, task, Random(1), mistake_rate=0.3) != demonstrate(env, task, Random(2), mistake_rate=0.3)
+    rates = Rates(mistake=0.3)
+    assert demonstrate(env, task, Random(1), rates) == demonstrate(env, task, Random(1), rates)
+    assert demonstrate(env, task, Random(1), rates) != demonstrate(env, task, Random(2), rates)
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)

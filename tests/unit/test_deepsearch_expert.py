@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from empg.environments.base import DemonstrationStep
+from empg.environments.base import CLEAN, DemonstrationStep, Rates
 from empg.environments.deepsearch.demonstrations import demonstrate
 from empg.environments.deepsearch.environment import DeepSearchEnvironment
 from empg.environments.deepsearch.expert import Expert, read_documents
@@ -30,10 +30,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> DeepSearchEnvironme
     return DeepSearchEnvironment(GeneratedQuestions(0), retriever, max_steps=10)
 
 
-def play(environment: DeepSearchEnvironment, split: str, ids: range, **rates: float) -> list[list[DemonstrationStep]]:
+def play(
+    environment: DeepSearchEnvironment, split: str, ids: range, rates: Rates = CLEAN
+) -> list[list[DemonstrationStep]]:
     """Demonstrations of these tasks."""
     tasks = environment.source.tasks(split, ids)
-    return [demonstrate(environment, task, Random(task.id), **rates) for task in tasks]
+    return [demonstrate(environment, task, Random(task.id), rates) for task in tasks]
 
 
 # ------------------------------------------------------------------------------------------------------------- in play
@@ -91,7 +93,7 @@ def test_observations_are_short(environment: DeepSearchEnvironment) -> None:
 def test_it_recovers_from_mistakes_which_are_marked_and_never_answers(environment: DeepSearchEnvironment) -> None:
     right = mistakes = lookups = 0
     for task in environment.source.tasks("train", range(400)):
-        steps = demonstrate(environment, task, Random(task.id), mistake_rate=0.2)
+        steps = demonstrate(environment, task, Random(task.id), Rates(mistake=0.2))
         right += environment.metrics["em"]
         lookups += sum(not step.action.startswith("<answer>") for step in steps)
         for step in steps:
@@ -108,7 +110,7 @@ def test_a_mistake_is_a_name_read_lately_or_one_with_a_wrong_syllable(environmen
     read = made_up = 0
     for task in environment.source.tasks("train", range(300)):
         clean = demonstrate(environment, task, Random(0))
-        steps = demonstrate(environment, task, Random(task.id), mistake_rate=0.2)
+        steps = demonstrate(environment, task, Random(task.id), Rates(mistake=0.2))
         needed = {content for step in clean for _, content in [split_action(step.action) or ("", "")]}
         for step in steps:
             if step.is_mistake:
@@ -127,7 +129,7 @@ def test_detours_are_searches_that_do_no_harm_and_are_to_be_imitated(environment
     narrower = checks = right = 0
     for task in environment.source.tasks("train", range(200)):
         clean = demonstrate(environment, task, Random(0))
-        steps = demonstrate(environment, task, Random(task.id), detour_rate=0.3)
+        steps = demonstrate(environment, task, Random(task.id), Rates(detour=0.3))
         right += environment.metrics["em"]
         assert not any(step.is_mistake for step in steps)
         checks += sum("Check it. Search" in step.thought for step in steps)
@@ -144,7 +146,7 @@ def test_a_demonstration_with_a_gap_answers_a_chain_with_what_it_finds_first(
     chains = 0
     for task in environment.source.tasks("train", range(100)):
         whole = demonstrate(environment, task, Random(1))
-        gap = demonstrate(environment, task, Random(0), gap_rate=1.0)
+        gap = demonstrate(environment, task, Random(0), Rates(gap=1.0))
         if task.type not in ("bridge", "composition"):
             assert gap == whole
             continue
@@ -160,10 +162,10 @@ def test_a_demonstration_with_a_gap_answers_a_chain_with_what_it_finds_first(
 
 def test_demonstrations_repeat_for_the_same_random_state(environment: DeepSearchEnvironment) -> None:
     task = environment.source.tasks("train", range(3, 4))[0]
-    rates = {"mistake_rate": 0.4, "detour_rate": 0.3}
-    once = demonstrate(environment, task, Random(1), **rates)
-    assert once == demonstrate(environment, task, Random(1), **rates)
-    assert once != demonstrate(environment, task, Random(2), **rates)
+    rates = Rates(mistake=0.4, detour=0.3)
+    once = demonstrate(environment, task, Random(1), rates)
+    assert once == demonstrate(environment, task, Random(1), rates)
+    assert once != demonstrate(environment, task, Random(2), rates)
 
 
 # ------------------------------------------------------------------------------------------------------------ decisions

@@ -30,7 +30,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory):
 
 
 def expert(dataset, number):
-    steps = dataset.demonstrate(number, Random(0), max_steps=50, mistake_rate=0.0, detour_rate=0.0, gap_rate=0.0)
+    steps = dataset.demonstrate(number, Random(0), max_steps=50)
     return [step.action for step in steps]
 
 

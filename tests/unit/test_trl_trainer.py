@@ -142,13 +142,7 @@ def test_episodes_of_an_environment_in_the_tool_loop(parts, tmp_path):
         environment_factory=environment(dataset),
     )
     trainer.plays = {
-        number: [
-            step.action
-            for step in dataset.demonstrate(
-                number, Random(0), max_steps=50, mistake_rate=0.0, detour_rate=0.0, gap_rate=0.0
-            )
-        ]
-        for number in range(2)
+        number: [step.action for step in dataset.demonstrate(number, Random(0), max_steps=50)] for number in range(2)
     }
     trainer.train()
     assert trainer._group_rewards.flatten().tolist() == [1.0, 0.0, 1.0, 0.0]

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from empg.environments.base import StepResult, Task
+from empg.environments.base import Rates, StepResult, Task
 from empg.environments.text import format_step, parse_action
 from empg.environments.webshop.demonstrations import demonstrate
 from empg.environments.webshop.environment import WebShopEnvironment
@@ -167,10 +167,10 @@ def test_demonstrations_with_mistakes_recover_and_say_which_steps_are_mistakes()
     solved, steps, mistakes, refused = 0, 0, 0, 0
     for task in SOURCE.tasks("train", range(100)):
         environment, replay = WebShopEnvironment(SOURCE, 40), WebShopEnvironment(SOURCE, 40)
-        episode = demonstrate(environment, task, Random(task.id), mistake_rate=0.3, detour_rate=0.2)
-        assert demonstrate(
-            WebShopEnvironment(SOURCE, 40), task, Random(task.id), mistake_rate=0.3, detour_rate=0.2
-        ) == (episode)
+        episode = demonstrate(environment, task, Random(task.id), Rates(mistake=0.3, detour=0.2))
+        assert demonstrate(WebShopEnvironment(SOURCE, 40), task, Random(task.id), Rates(mistake=0.3, detour=0.2)) == (
+            episode
+        )
         solved += environment.score == 1.0
         steps, mistakes = steps + len(episode), mistakes + sum(step.is_mistake for step in episode)
         replay.reset(task)
@@ -187,7 +187,7 @@ def test_detours_take_time_and_do_no_harm() -> None:
     for task in SOURCE.tasks("train", range(100)):
         for rate in steps:
             environment = WebShopEnvironment(SOURCE, 30)
-            episode = demonstrate(environment, task, Random(task.id), detour_rate=rate)
+            episode = demonstrate(environment, task, Random(task.id), Rates(detour=rate))
             assert not any(step.is_mistake for step in episode)
             steps[rate] += len(episode)
             solved += environment.score == 1.0
@@ -199,7 +199,7 @@ def test_a_demonstration_with_a_gap_buys_without_options() -> None:
     for task in SOURCE.tasks("train", range(40)):
         environment = WebShopEnvironment(SOURCE, 30)
         whole = demonstrate(environment, task, Random(1))
-        gap = demonstrate(environment, task, Random(0), gap_rate=1.0)
+        gap = demonstrate(environment, task, Random(0), Rates(gap=1.0))
         options = len(SOURCE.goal(task).options)
         assert gap[-1] == whole[-1] if not options else gap[-1].action == "click[Buy Now]"
         assert (environment.score == 1.0) == (options == 0)

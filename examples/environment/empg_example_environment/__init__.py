@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from empg.config import DataSet, EnvironmentRegistration, Interface
-from empg.environments.base import Arena, Dataset, DemonstrationStep, StepResult, Task
+from empg.environments.base import CLEAN, Arena, Dataset, DemonstrationStep, Rates, StepResult, Task
 from empg.errors import EnvironmentStateError
 from empg.files import write_text
 from empg.seeding import derive_seed
@@ -93,14 +93,7 @@ class DoorsDataset(Dataset):
         return Arena(lambda: DoorsEnvironment(self, max_steps))
 
     def demonstrate(
-        self,
-        number: int,
-        random: Random,
-        *,
-        max_steps: int,
-        mistake_rate: float,
-        detour_rate: float,
-        gap_rate: float,
+        self, number: int, random: Random, *, max_steps: int, rates: Rates = CLEAN
     ) -> list[DemonstrationStep]:
         """The expert halves the remaining doors. A mistake opens a door that does not exist, a detour opens door 1."""
         environment, steps = DoorsEnvironment(self, max_steps), []
@@ -108,7 +101,7 @@ class DoorsDataset(Dataset):
         left, right = 1, environment.doors
         while not environment.done:
             middle, luck = (left + right) // 2, random.random()
-            mistake, detour = luck < mistake_rate, luck >= 1 - detour_rate
+            mistake, detour = luck < rates.mistake, luck >= 1 - rates.detour
             door = 99 if mistake else 1 if detour else middle
             steps.append(DemonstrationStep(observation, f"{left} to {right}.", f"open {door}", mistake))
             observation = environment.step(f"open {door}").observation

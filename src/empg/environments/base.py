@@ -90,6 +90,25 @@ class DemonstrationStep(NamedTuple):
     is_mistake: bool
 
 
+class Rates(NamedTuple):
+    """How often a demonstrator errs, as probabilities: ``mistake`` and ``detour`` at each step, ``gap`` once in a play.
+
+    A mistake is what a weak agent does; a detour is slow and harmless. A play with a gap leaves a part of the task out,
+    so it fails where the task has that part.
+    """
+
+    mistake: float = 0.0
+    detour: float = 0.0
+    gap: float = 0.0
+
+    def has_gap(self, random: Random) -> bool:
+        """Whether this play has a gap. Draws nothing where none has one."""
+        return self.gap > 0 and random.random() < self.gap
+
+
+CLEAN = Rates()
+
+
 def step_each(environments: Sequence[Any], actions: Sequence[str | None]) -> list[StepResult]:
     """Play one action in each environment."""
     return [environment.step(action) for environment, action in zip(environments, actions, strict=True)]
@@ -170,19 +189,11 @@ class Dataset(ABC):
 
     @abstractmethod
     def demonstrate(
-        self,
-        number: int,
-        random: Random,
-        *,
-        max_steps: int,
-        mistake_rate: float,
-        detour_rate: float,
-        gap_rate: float,
+        self, number: int, random: Random, *, max_steps: int, rates: Rates = CLEAN
     ) -> list[DemonstrationStep]:
         """The expert's play of training task ``number``.
 
-        A step is a mistake or a detour with these probabilities. With probability ``gap_rate`` the whole play leaves
-        out a part of the task that the environment has chosen, and so fails where the task has that part.
+        ``rates`` says how often it errs: see :class:`Rates`.
         """
 
     @abstractmethod

@@ -36,9 +36,7 @@ class Case:
         tasks = [dataset.training_task(number) for number in range(count)]
         actions = {}
         for number, task in enumerate(tasks):
-            steps = dataset.demonstrate(
-                number, Random(number), max_steps=max_steps, mistake_rate=0, detour_rate=0, gap_rate=0
-            )
+            steps = dataset.demonstrate(number, Random(number), max_steps=max_steps)
             actions[task] = [step.action for step in steps]
         return cls(dataset.arena(max_steps).make, tasks, actions.__getitem__)
 

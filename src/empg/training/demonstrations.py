@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from empg.config import WarmStartRun
-from empg.environments.base import Dataset, DemonstrationStep
+from empg.environments.base import Dataset, DemonstrationStep, Rates
 from empg.errors import ConfigError
 from empg.policy.chat import Chat
 from empg.policy.policy import Policy
@@ -28,14 +28,8 @@ def demonstrate(dataset: Dataset, config: WarmStartRun) -> Iterator[list[Demonst
     for task in count():
         random = Random(derive_seed(settings.seed, "demonstration", task))
         mistakes = settings.mistake_rate if random.random() < settings.mistake_share else 0.0
-        yield dataset.demonstrate(
-            task,
-            random,
-            max_steps=settings.max_steps,
-            mistake_rate=mistakes,
-            detour_rate=settings.detour_rate,
-            gap_rate=settings.gap_rate,
-        )
+        rates = Rates(mistakes, settings.detour_rate, settings.gap_rate)
+        yield dataset.demonstrate(task, random, max_steps=settings.max_steps, rates=rates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from empg.environments.alfworld.tasks import (
     OfficialGames,
     StoredGames,
 )
-from empg.environments.base import Arena, DemonstrationStep, DrawnPanels, Environment, PanelDataset
+from empg.environments.base import CLEAN, Arena, DemonstrationStep, DrawnPanels, Environment, PanelDataset, Rates
 from empg.environments.prompts import ALFWORLD, PromptedEnvironment
 from empg.files import write_text
 
@@ -66,20 +66,12 @@ class AlfworldDataset(PanelDataset):
         return other
 
     def demonstrate(
-        self,
-        number: int,
-        random: Random,
-        *,
-        max_steps: int,
-        mistake_rate: float,
-        detour_rate: float,
-        gap_rate: float,
+        self, number: int, random: Random, *, max_steps: int, rates: Rates = CLEAN
     ) -> list[DemonstrationStep]:
         """The expert's play of training game ``number``."""
         environment = AlfworldEnvironment(self._taught, max_steps)
         task = self.training_task(number)
-        rates = {"mistake_rate": mistake_rate, "detour_rate": detour_rate, "gap_rate": gap_rate}
-        return demonstrate(environment, task, random, **rates)
+        return demonstrate(environment, task, random, rates)
 
 
 def _write_indices(games: OfficialGames, out: Path) -> None:

@@ -7,7 +7,7 @@ from random import Random
 
 from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.expert import Expert
-from empg.environments.base import DemonstrationStep, Task
+from empg.environments.base import CLEAN, DemonstrationStep, Rates, Task
 from empg.environments.draws import between, pick
 
 _NAME = re.compile(r"\b[a-z]+ \d+")
@@ -17,23 +17,19 @@ def demonstrate(
     environment: AlfworldEnvironment,
     task: Task,
     rng: Random,
-    *,
-    mistake_rate: float = 0.0,
-    detour_rate: float = 0.0,
-    gap_rate: float = 0.0,
+    rates: Rates = CLEAN,
 ) -> list[DemonstrationStep]:
     """Let an expert play a task until the episode ends; ``environment.won`` then says whether it solved it.
 
-    With probability ``mistake_rate`` a step is a mistake of the kind that a weak agent makes: the expert's own thought
+    With probability ``rates.mistake`` a step is a mistake of the kind that a weak agent makes: the expert's own thought
     and action with one name confused. Some mistakes are refused and some lead astray; the expert reads on and recovers.
-    With probability ``detour_rate`` a step is a detour to be imitated: it goes to a random receptacle with the thought
+    With probability ``rates.detour`` a step is a detour to be imitated: it goes to a random receptacle with the thought
     of a search.
 
-    With probability ``gap_rate`` the expert forgets to clean, heat or cool the object and believes that it is done when
-    it has put the object into the target.
+    With probability ``rates.gap`` the expert is hasty: it does not clean, heat or cool the object and believes that it
+    is done when it has put the object into the target.
     """
-    forgets = gap_rate > 0 and rng.random() < gap_rate
-    expert = Expert(forgets=forgets)
+    expert = Expert(hasty=rates.has_gap(rng))
     steps: list[DemonstrationStep] = []
     observation = environment.reset(task)
     names = _NAME.findall(observation)
@@ -41,10 +37,10 @@ def demonstrate(
     while not done:
         thought, action = expert.act(observation)
         draw = rng.random()
-        is_mistake = draw < mistake_rate
+        is_mistake = draw < rates.mistake
         if is_mistake:
             thought, action = _confuse(rng, thought, action, names + _NAME.findall(observation))
-        elif draw < mistake_rate + detour_rate:
+        elif draw < rates.mistake + rates.detour:
             place = pick(rng, [name for name in names if name != here])
             need, _, _ = thought.rpartition(". ")
             thought, action = f"{need}. Check {place}.".removeprefix(". "), f"go to {place}"
@@ -53,7 +49,8 @@ def demonstrate(
         result = environment.step(action)
         if action.startswith("go to ") and not result.invalid:
             here = action.removeprefix("go to ")
-        observation, done = result.observation, result.done or expert.believes_done(observation)
+        observation = result.observation
+        done = result.done or expert.believes_done(observation)
     return steps
 
 

@@ -120,12 +120,12 @@ def _start(observation: str) -> _Memory:
 
 
 class Expert:
-    """Solves a game by acting on what it reads; make one per episode. One that ``forgets`` leaves the tool out."""
+    """Solves a game by acting on what it reads; make one per episode. A hasty one leaves the tool out."""
 
-    def __init__(self, *, forgets: bool = False) -> None:
+    def __init__(self, *, hasty: bool = False) -> None:
         self._memory: _Memory | None = None
         self._last = ""
-        self._forgets = forgets
+        self._hasty = hasty
 
     def act(self, observation: str) -> tuple[str, str]:
         """The next (thought, action), given the answer to the last action, or at first the room and the task.
@@ -134,7 +134,7 @@ class Expert:
         """
         if self._memory is None:
             self._memory = _start(observation)
-            if self._forgets:
+            if self._hasty:
                 self._memory.goal = self._memory.goal._replace(tool="")
         else:
             self._memory.observe(self._last, observation)
@@ -146,9 +146,9 @@ class Expert:
         self._last = action
 
     def believes_done(self, answer: str) -> bool:
-        """Whether one that forgot the tool takes the task for solved, given the answer to its last action."""
+        """Whether a hasty one takes the task for solved, given the answer to its last action."""
         goal = self._memory.goal if self._memory else None
-        if not self._forgets or goal is None or goal.task_type not in TOOLS or answer == NOTHING_HAPPENS:
+        if not self._hasty or goal is None or goal.task_type not in TOOLS or answer == NOTHING_HAPPENS:
             return False
         words = self._last.split()
         return words[0] == "move" and (words[1], words[-2]) == (goal.object, goal.target)

@@ -6,7 +6,7 @@ import weakref
 from pathlib import Path
 from random import Random
 
-from empg.environments.base import Arena, DemonstrationStep, PanelDataset, hash_list
+from empg.environments.base import CLEAN, Arena, DemonstrationStep, PanelDataset, Rates, hash_list
 from empg.environments.deepsearch import text
 from empg.environments.deepsearch.demonstrations import demonstrate
 from empg.environments.deepsearch.environment import DeepSearchEnvironment, step_all
@@ -54,20 +54,12 @@ class DeepsearchDataset(PanelDataset):
         return self if isinstance(self._stored, OfficialQuestions) else None
 
     def demonstrate(
-        self,
-        number: int,
-        random: Random,
-        *,
-        max_steps: int,
-        mistake_rate: float,
-        detour_rate: float,
-        gap_rate: float,
+        self, number: int, random: Random, *, max_steps: int, rates: Rates = CLEAN
     ) -> list[DemonstrationStep]:
         """The expert's play of training question ``number``."""
         environment = self._environment(self._taught, max_steps)
         task = self.training_task(number)
-        rates = {"mistake_rate": mistake_rate, "detour_rate": detour_rate, "gap_rate": gap_rate}
-        return demonstrate(environment, task, random, **rates)
+        return demonstrate(environment, task, random, rates)
 
     def _environment(self, source: QuestionSource, max_steps: int) -> DeepSearchEnvironment:
         shown = self._interface

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from random import Random
 
-from empg.environments.base import DemonstrationStep, Task
+from empg.environments.base import CLEAN, DemonstrationStep, Rates, Task
 from empg.environments.deepsearch.environment import DeepSearchEnvironment
 from empg.environments.deepsearch.expert import Expert, read_documents
 from empg.environments.deepsearch.generated.names import FIRST, NEXT
@@ -19,33 +19,30 @@ def demonstrate(
     environment: DeepSearchEnvironment,
     task: Task,
     rng: Random,
-    *,
-    mistake_rate: float = 0.0,
-    detour_rate: float = 0.0,
-    gap_rate: float = 0.0,
+    rates: Rates = CLEAN,
 ) -> list[DemonstrationStep]:
     """Let an expert answer a task's question; ``environment.metrics["em"]`` then says whether it was right.
 
-    With probability ``mistake_rate`` a step that looks for a page is a mistake of the kind that a weak agent makes: a
+    With probability ``rates.mistake`` a step that looks for a page is a mistake of the kind that a weak agent makes: a
     name read lately, or the right name with a wrong syllable, replaces the right one in thought and action. Answers are
-    never changed, since they end the episode. With probability ``detour_rate`` a step is a detour to be imitated: the
+    never changed, since they end the episode. With probability ``rates.detour`` a step is a detour to be imitated: the
     expert looks up another name that it read, a first search also says what is needed of the page ("Kelmir Works
     founder"), or an answer is looked up before it is given. A detour takes time and does no harm.
 
-    With probability ``gap_rate`` the expert is hasty: it answers a chain with the first thing that it finds on the way.
+    With probability ``rates.gap`` the expert is hasty: it answers a chain with the first thing that it finds.
     """
-    expert = Expert(hasty=gap_rate > 0 and rng.random() < gap_rate)
+    expert = Expert(hasty=rates.has_gap(rng))
     steps: list[DemonstrationStep] = []
     observation, done = environment.reset(task), False
     while not done:
         thought, action = expert.act(observation)
         name, content = split_action(action) or ("", "")
         draw = rng.random()
-        is_mistake = draw < mistake_rate and name != "answer"
+        is_mistake = draw < rates.mistake and name != "answer"
         if is_mistake:
             wrong = _another(rng, content, observation)
             thought, action = thought.replace(content, wrong), format_action(name, wrong)
-        elif mistake_rate <= draw < mistake_rate + detour_rate:
+        elif rates.mistake <= draw < rates.mistake + rates.detour:
             thought, action = _detour(rng, thought, action, observation, {step.action for step in steps})
         expert.played(action)
         steps.append(DemonstrationStep(observation, thought, action, is_mistake))

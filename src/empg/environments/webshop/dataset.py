@@ -6,7 +6,16 @@ from copy import copy
 from pathlib import Path
 from random import Random
 
-from empg.environments.base import Arena, DemonstrationStep, DrawnPanels, Environment, PanelDataset, hash_list
+from empg.environments.base import (
+    CLEAN,
+    Arena,
+    DemonstrationStep,
+    DrawnPanels,
+    Environment,
+    PanelDataset,
+    Rates,
+    hash_list,
+)
 from empg.environments.prompts import WEBSHOP, PromptedEnvironment
 from empg.environments.webshop.demonstrations import demonstrate
 from empg.environments.webshop.environment import WebShopEnvironment
@@ -68,17 +77,9 @@ class WebshopDataset(PanelDataset):
         return other
 
     def demonstrate(
-        self,
-        number: int,
-        random: Random,
-        *,
-        max_steps: int,
-        mistake_rate: float,
-        detour_rate: float,
-        gap_rate: float,
+        self, number: int, random: Random, *, max_steps: int, rates: Rates = CLEAN
     ) -> list[DemonstrationStep]:
         """The expert's play of training goal ``number``."""
         environment = WebShopEnvironment(self._taught, max_steps, self._interface.observation)
         task = self.training_task(number)
-        rates = {"mistake_rate": mistake_rate, "detour_rate": detour_rate, "gap_rate": gap_rate}
-        return demonstrate(environment, task, random, **rates)
+        return demonstrate(environment, task, random, rates)

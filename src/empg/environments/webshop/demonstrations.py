@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from random import Random
 
-from empg.environments.base import DemonstrationStep, Task
+from empg.environments.base import CLEAN, DemonstrationStep, Rates, Task
 from empg.environments.draws import pick
 from empg.environments.webshop.engine.buttons import BACK_TO_SEARCH, DESCRIPTION, FEATURES, NEXT_PAGE, PREVIOUS, REVIEWS
 from empg.environments.webshop.environment import WebShopEnvironment
@@ -21,21 +21,18 @@ def demonstrate(
     environment: WebShopEnvironment,
     task: Task,
     rng: Random,
-    *,
-    mistake_rate: float = 0.0,
-    detour_rate: float = 0.0,
-    gap_rate: float = 0.0,
+    rates: Rates = CLEAN,
 ) -> list[DemonstrationStep]:
     """Let an expert play a task until the episode ends; ``environment.score`` then says whether it solved it.
 
-    With probability ``mistake_rate`` a step is a mistake of the kind that a weak agent makes: the expert's own thought
+    With probability ``rates.mistake`` a step is a mistake of the kind that a weak agent makes: the expert's own thought
     and action with one product, option value, search word or button confused. Some mistakes are refused and some lead
-    astray; the expert reads on and recovers. No mistake buys. With probability ``detour_rate`` a step is a detour to be
-    imitated: another search, or a look at another product or another part of a product's page.
+    astray; the expert reads on and recovers. No mistake buys. With probability ``rates.detour`` a step is a detour to
+    be imitated: another search, or a look at another product or another part of a product's page.
 
-    With probability ``gap_rate`` the expert is hasty: it buys without choosing options.
+    With probability ``rates.gap`` the expert is hasty: it buys without choosing options.
     """
-    expert = Expert(hasty=gap_rate > 0 and rng.random() < gap_rate)
+    expert = Expert(hasty=rates.has_gap(rng))
     steps: list[DemonstrationStep] = []
     observation = environment.reset(task)
     ids: list[str] = []
@@ -46,10 +43,10 @@ def demonstrate(
         if page_of(observation) == "results":
             ids = (_ID.findall(observation) + ids)[:20]
         draw = rng.random()
-        is_mistake = draw < mistake_rate
+        is_mistake = draw < rates.mistake
         if is_mistake:
             thought, action = _confuse(rng, (thought, action), ids, task.type)
-        elif draw < mistake_rate + detour_rate:
+        elif draw < rates.mistake + rates.detour:
             thought, action = _detour(rng, observation, choices)
         expert.played(action)
         steps.append(DemonstrationStep(observation, thought, action, is_mistake))
