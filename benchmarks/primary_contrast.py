@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from empg.analysis.contrasts import pooled
+from empg.analysis.contrasts import with_pools
 from empg.analysis.crossed import CrossedMean, adjust, combine, crossed_mean
 from empg.analysis.results import Results
 from empg.analysis.success import clusters, outcomes
@@ -54,7 +54,7 @@ def played(folders: Sequence[Path], arms: tuple[str, str]) -> tuple[Study, pl.Da
     first, tables = studies[0], []
     for study, folder in zip(studies, folders, strict=True):
         two = study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}})
-        tables.append(pooled(first, Results(two, folder).task_means()))
+        tables.append(with_pools(first, Results(two, folder).task_means()))
     return first, pl.concat(tables)
 
 

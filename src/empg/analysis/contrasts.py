@@ -61,10 +61,10 @@ def verdict_table(study: Study, tasks: pl.DataFrame) -> pl.DataFrame:
     """The table, see above, of one row for each run, panel and task
     (:meth:`~empg.analysis.results.Results.task_means`). The primary contrast comes first."""
     rows: list[dict[str, Any]] = []
-    tasks = pooled(study, tasks)
+    tasks = with_pools(study, tasks)
     for method, against in contrasts(study):
         primary = (method, against) == study.contrast()
-        part = [*_panels(study, tasks, method, against), *_pooled(study, tasks, method, against)]
+        part = [*_panels(study, tasks, method, against), *_all_panels(study, tasks, method, against)]
         rows += [row | {"method": method, "against": against, "primary": primary} for row in part]
     family = [row for row in rows if row["primary"]]
     adjusted = adjust([(row["p_difference"], row["p_equivalence"]) for row in family])
@@ -79,7 +79,7 @@ def verdict_table(study: Study, tasks: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=VERDICT)
 
 
-def pooled(study: Study, tasks: pl.DataFrame) -> pl.DataFrame:
+def with_pools(study: Study, tasks: pl.DataFrame) -> pl.DataFrame:
     """The trained policies' rows of ``tasks``, with pools as environments and their members' runs as further seeds."""
     if not study.pools:
         return tasks
@@ -113,7 +113,7 @@ def _panels(study: Study, tasks: pl.DataFrame, method: str, against: str) -> Ite
         yield dict(zip(PANEL_KEY, key, strict=True)) | _row(study, _compare(played, method, against))
 
 
-def _pooled(study: Study, tasks: pl.DataFrame, method: str, against: str) -> Iterator[dict[str, Any]]:
+def _all_panels(study: Study, tasks: pl.DataFrame, method: str, against: str) -> Iterator[dict[str, Any]]:
     """Over all panels of a mode. Panels of an environment share runs, so their tasks are pooled first."""
     if len(tasks.select("environment", "split").unique()) < 2:
         return

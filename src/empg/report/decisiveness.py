@@ -46,7 +46,7 @@ def run(config: Path, results: Path, out: Path) -> None:
     inputs = {folder.relative_to(results).as_posix(): folder for folder in folders(study, results)}
     with stage("decisiveness_report", study, out, inputs=inputs):
         summaries = [read_json(folder / "summary.json") for folder in inputs.values()]
-        made = tables([*summaries, *pooled(study, results)])
+        made = tables([*summaries, *of_pools(study, results)])
         for name, table in made.items():
             if len(table):
                 save_table(table, out / "tables", name)
@@ -72,7 +72,7 @@ def folders(study: Study, results: Path) -> Iterator[Path]:
                 yield run / "decisiveness"
 
 
-def pooled(study: Study, results: Path) -> Iterator[dict[str, Any]]:
+def of_pools(study: Study, results: Path) -> Iterator[dict[str, Any]]:
     """A summary for each pool: the warm starts of its environments together."""
     for pool, members in study.pools.items():
         measured = [results / environment / "warmstart_decisiveness" for environment in members]
