@@ -16,10 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from empg.analysis.contrasts import with_pools
 from empg.analysis.crossed import CrossedMean, adjust, combine, crossed_mean
 from empg.analysis.results import Results
-from empg.analysis.success import clusters, outcomes
+from empg.analysis.success import clusters, outcomes, with_pools
 from empg.analysis.verdict import points
 from empg.config import Study, parse
 from empg.files import read_json

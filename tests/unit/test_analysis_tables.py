@@ -12,7 +12,7 @@ import pytest
 from empg.analysis.contrasts import VERDICT, noise_table, verdict_table
 from empg.analysis.cost import cost_by_part
 from empg.analysis.results import Results
-from empg.analysis.success import episode_metrics, result_table, success_by_type, trained_share, with_seeds
+from empg.analysis.success import episode_metrics, pool_table, result_table, success_by_type, trained_share, with_seeds
 from empg.analysis.training_curves import histograms, learning_curves, over_seeds
 from empg.analysis.verdict import conclusion, trained_text, verdict
 from empg.config import Study, parse, read_yaml
@@ -157,6 +157,27 @@ def test_a_pool_counts_as_one_environment_with_more_seeds() -> None:
     one = tasks.with_columns(environment=pl.lit("p"), seed=pl.col("seed") * 2 + (pl.col("environment") == "f"))
     again = verdict_table(study_of("base", "new", seeds=4, environments="p"), one)
     assert again.equals(table)
+
+
+def test_a_run_of_a_pool_is_lifted_over_its_own_warm_start() -> None:
+    environments = {name: {"data": "d"} for name in "efg"}
+    study = study_of("base", "new", seeds=2, environments=environments, pools={"p": ["e", "f"]})
+    tasks = tasks_of(study, {"base": 0.4, "new": 0.7})
+    starts = {"e": 0.1, "f": 0.3, "g": 0.5}
+    panel = pl.DataFrame({"environment": [*starts], "success": [*starts.values()]}).with_columns(
+        method=pl.lit("warmstart"), seed=pl.lit(None, pl.Int64)
+    )
+    where = tasks.select("split", "mode").unique()
+    table = pool_table(study, panel.join(where, how="cross"), tasks)
+    assert set(table["environment"]) == {"p"}
+    assert len(table) == 8
+    for row in table.rows(named=True):
+        runs = tasks.filter(split=row["split"], mode=row["mode"], method=row["method"])
+        by_run = runs.group_by("environment", "seed").agg(pl.col("success").mean()).filter(pl.col("environment") != "g")
+        lifts = by_run["success"] - by_run["environment"].replace_strict(starts, return_dtype=pl.Float64)
+        assert row["warm_start"] == pytest.approx(0.2)
+        assert row["lift"] == pytest.approx(lifts.mean())
+        assert row["lift_lowest_seed"] == pytest.approx(lifts.min())
 
 
 @pytest.mark.parametrize(

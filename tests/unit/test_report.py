@@ -15,6 +15,7 @@ from empg.files import read_json, write_json, write_text
 from empg.report import publish
 from empg.report.addresses import episodes_page, run_name
 from empg.report.captions import CAPTIONS
+from empg.report.overview import comparisons
 from empg.report.page import environment
 from empg.report.page import run as write_report
 
@@ -137,7 +138,7 @@ def test_one_method_and_one_seed_are_enough(study_results: Path, tmp_path: Path)
 
 
 def test_a_pool_is_reported_and_published(study_results: Path, tmp_path: Path) -> None:
-    """Two environments that differ in their warm start: the verdict speaks of the pool, each has its own panels."""
+    """Two environments that differ in their warm start: verdict, comparisons and published page speak of the pool."""
     root = tmp_path / "made_up"
     shutil.copytree(study_results, root)
     shutil.copytree(root / "alfworld", root / "again")
@@ -154,7 +155,17 @@ def test_a_pool_is_reported_and_published(study_results: Path, tmp_path: Path) -
     publish.run(root, tmp_path / "out")
     published = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "rooms valid_seen" in published
-    assert published.count("## a") == 2, "a section for each environment"
+    assert "\n## rooms\n" in published
+    assert "\n## alfworld\n" not in published
+    tables = {name: pl.read_parquet(root / "report" / "tables" / f"{name}.parquet") for name in ("pools", "results")}
+    pool, member = tables["pools"], tables["results"].filter(environment="alfworld")
+    assert set(pool["environment"]) == {"rooms"}
+    assert pool["seeds"].unique().to_list() == [4]
+    for name in ("success", "warm_start", "lift", "difference"):  # the second is a copy of the first
+        assert pool[name].to_list() == pytest.approx(member[name].to_list())
+    shown = comparisons(parse(Study, given, "test"), tables)
+    assert set(shown["environment"]) == {"rooms"}
+    assert shown["outer_low"].null_count() == 0
 
 
 def test_every_figure_says_how_it_was_made_and_links_to_its_data(page: str) -> None:

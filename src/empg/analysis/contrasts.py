@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from empg.analysis.crossed import CrossedMean, adjust, combine, crossed_mean
 from empg.analysis.statistics import FEWEST_SEEDS
-from empg.analysis.success import PANEL_KEY, clusters, outcomes
+from empg.analysis.success import PANEL_KEY, clusters, outcomes, with_pools
 from empg.config import Study
 
 ALPHA = 0.05  # probability of any false claim on the page
@@ -77,19 +77,6 @@ def verdict_table(study: Study, tasks: pl.DataFrame) -> pl.DataFrame:
             "equivalent": equivalence is not None and equivalence <= ALPHA,
         }
     return pl.DataFrame(rows, schema=VERDICT)
-
-
-def with_pools(study: Study, tasks: pl.DataFrame) -> pl.DataFrame:
-    """The trained policies' rows of ``tasks``, with pools as environments and their members' runs as further seeds."""
-    if not study.pools:
-        return tasks
-    place = {name: (pool, number) for pool, members in study.pools.items() for number, name in enumerate(members)}
-    count = max(len(members) for members in study.pools.values())
-    member = pl.col("environment").replace_strict({name: number for name, (_, number) in place.items()}, default=0)
-    return tasks.drop_nulls("seed").with_columns(
-        pl.col("environment").replace({name: pool for name, (pool, _) in place.items()}),
-        seed=pl.col("seed") * count + member.cast(pl.Int64),
-    )
 
 
 def contrasts(study: Study) -> list[tuple[str, str]]:
@@ -158,7 +145,7 @@ def _row(study: Study, compared: _Comparison) -> dict[str, Any]:
 
 def noise_table(study: Study, episodes: pl.DataFrame) -> pl.DataFrame:
     """How much of the variance of a difference is noise of single evaluation episodes, where tasks are played twice or
-    more: one row for each comparison and panel.
+    more: one row for each comparison and panel, with pools as environments.
 
     ``noise_share`` is the share of the difference's variance that other episodes of the same policies and tasks would
     change; ``standard_error`` is that of the difference as it was measured, ``standard_error_1`` with one episode a
@@ -166,16 +153,17 @@ def noise_table(study: Study, episodes: pl.DataFrame) -> pl.DataFrame:
     so its noise is the variance, over the episodes of a task, of the mean difference of all seeds.
     """
     rows: list[dict[str, Any]] = []
-    several = episodes.filter(pl.col("episode").max().over(*PANEL_KEY) > 0)
+    played_twice = pl.col("episode").max().over(*PANEL_KEY) > 0
+    several = with_pools(study, episodes).filter(played_twice)
     for method, against in contrasts(study):
         for key, played in several.group_by(PANEL_KEY, maintain_order=True):
             differences = _plays(played, method) - _plays(played, against)  # [seeds, tasks, episodes]
             found = crossed_mean(differences.mean(-1), clusters(played.filter(episode=0), method))
-            _, tasks, count = differences.shape
+            seeds, tasks, count = differences.shape
             noise = float(differences.mean(0).var(-1, ddof=1).sum()) / count / tasks**2
             rest = max(0.0, found.variance - noise)
             row = dict(zip(PANEL_KEY, key, strict=True)) | {"method": method, "against": against}
-            row |= {"seeds": len(study.seeds), "tasks": tasks, "episodes": count}
+            row |= {"seeds": seeds, "tasks": tasks, "episodes": count}
             row |= {"noise_share": min(1.0, noise / found.variance) if found.known else None}
             row |= {"standard_error": found.variance**0.5, "standard_error_1": (rest + noise * count) ** 0.5}
             rows.append(row | {"standard_error_limit": rest**0.5})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,30 +25,70 @@ def result_table(study: Study, panels: pl.DataFrame, episodes: pl.DataFrame) -> 
     ``against`` names the method that this one is compared with (:meth:`~empg.config.Study.compared_with`). It and
     ``difference_*`` are null for the baseline. Values are shares, not percent.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for key, panel in panels.group_by(PANEL_KEY, maintain_order=True):
         played = episodes.filter(pl.all_horizontal(pl.col(n) == v for n, v in zip(PANEL_KEY, key, strict=True)))
         warm = float(panel.filter(pl.col("method") == WARM_START)["success"].item())
-        by_method = {method: outcomes(played, method) for method in study.methods}
-        for method, outcome in by_method.items():
-            by_seed = outcome.mean(axis=1)
-            success, lift = mean_over_seeds(by_seed), mean_over_seeds(by_seed - warm)
-            row: dict[str, Any] = dict(zip(PANEL_KEY, key, strict=True))
-            row |= {"method": method, "seeds": len(by_seed), "tasks": outcome.shape[1], "success": success.value}
-            row |= {
-                "low": clip_share(success.low),
-                "high": clip_share(success.high),
-                "lowest_seed": float(by_seed.min()),
-            }
-            row |= {"highest_seed": float(by_seed.max()), "warm_start": warm, "lift": lift.value}
-            row |= {"lift_low": lift.low, "lift_high": lift.high, "lift_lowest_seed": float((by_seed - warm).min())}
-            paired: dict[str, float | None] = dict.fromkeys(PairedDifference._fields)
-            row["against"] = against = study.compared_with(method)
-            if against is not None:
-                paired = paired_difference(outcome, by_method[against], clusters(played, method))._asdict()
-            row |= {f"difference_{name}".removesuffix("_value"): value for name, value in paired.items()}
-            rows.append(row)
-    # With one method, or one seed, whole columns are null.
+        rows += _results(study, key, played, np.full(len(study.seeds), warm))
+    return _table(rows)
+
+
+def pool_table(study: Study, panels: pl.DataFrame, tasks: pl.DataFrame) -> pl.DataFrame:
+    """As :func:`result_table`, a row for each method and panel of a pool, whose members' runs count as its seeds. A
+    run's lift is over its own warm start, and ``warm_start`` is the mean of the members'. No rows without pools."""
+    rows: list[dict[str, Any]] = []
+    for pool, members in study.pools.items():
+        runs = with_pools(study, tasks).filter(environment=pool)
+        order = runs["seed"].unique().sort().to_numpy() % largest_pool(study)
+        for key, played in runs.group_by(PANEL_KEY, maintain_order=True):
+            place = {"method": WARM_START, "split": key[1], "mode": key[2]}
+            warm = np.array([panels.filter(environment=name, **place)["success"].item() for name in members])
+            rows += _results(study, key, played, warm[order])
+    return _table(rows) if rows else result_table(study, panels, tasks).clear()
+
+
+def with_pools(study: Study, tasks: pl.DataFrame) -> pl.DataFrame:
+    """The trained policies' rows of ``tasks``, with pools as environments and their members' runs as further seeds.
+
+    The remainder of ``seed`` by the size of the largest pool is the member's place in its pool.
+    """
+    if not study.pools:
+        return tasks
+    place = {name: (pool, number) for pool, members in study.pools.items() for number, name in enumerate(members)}
+    member = pl.col("environment").replace_strict({name: number for name, (_, number) in place.items()}, default=0)
+    return tasks.drop_nulls("seed").with_columns(
+        pl.col("environment").replace({name: pool for name, (pool, _) in place.items()}),
+        seed=pl.col("seed") * largest_pool(study) + member.cast(pl.Int64),
+    )
+
+
+def largest_pool(study: Study) -> int:
+    """The most members that a pool of the study has."""
+    return max(len(members) for members in study.pools.values())
+
+
+def _results(
+    study: Study, key: Sequence[Any], played: pl.DataFrame, warm: NDArray[np.float64]
+) -> Iterator[dict[str, Any]]:
+    """The rows of one panel; ``warm`` is the success of each run's warm start, ``[seeds]``."""
+    by_method = {method: outcomes(played, method) for method in study.methods}
+    for method, outcome in by_method.items():
+        by_seed = outcome.mean(axis=1)
+        success, lift = mean_over_seeds(by_seed), mean_over_seeds(by_seed - warm)
+        row: dict[str, Any] = dict(zip(PANEL_KEY, key, strict=True))
+        row |= {"method": method, "seeds": len(by_seed), "tasks": outcome.shape[1], "success": success.value}
+        row |= {"low": clip_share(success.low), "high": clip_share(success.high), "lowest_seed": float(by_seed.min())}
+        row |= {"highest_seed": float(by_seed.max()), "warm_start": float(warm.mean()), "lift": lift.value}
+        row |= {"lift_low": lift.low, "lift_high": lift.high, "lift_lowest_seed": float((by_seed - warm).min())}
+        paired: dict[str, float | None] = dict.fromkeys(PairedDifference._fields)
+        row["against"] = against = study.compared_with(method)
+        if against is not None:
+            paired = paired_difference(outcome, by_method[against], clusters(played, method))._asdict()
+        yield row | {f"difference_{name}".removesuffix("_value"): value for name, value in paired.items()}
+
+
+def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """With one method, or one seed, whole columns are null."""
     return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
 
 

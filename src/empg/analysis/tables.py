@@ -19,6 +19,7 @@ from empg.analysis.sensitivity import sensitivity
 from empg.analysis.success import (
     PANEL_KEY,
     episode_metrics,
+    pool_table,
     result_table,
     stop_reasons,
     success_by_type,
@@ -52,6 +53,7 @@ def make_tables(results: Results, on_run: Callable[[int], None] = lambda done: N
     tables = {
         "verdict": verdict,
         "results": results_table,
+        "pools": pool_table(study, panels, tasks),
         "aggregates": aggregate_table(study, tasks),
         "detectable": detectable(verdict),
         "paired_runs": paired_runs(study, tasks),

@@ -29,9 +29,8 @@ CAPTIONS = {
     "success": Caption(
         "Results",
         "Success of each policy",
-        "Success, in percent, of the warm start and of every trained policy on all tasks of the panel, each task "
-        "played once. The number behind a name is the seed. Lines are Wilson's 95 % intervals, for other episodes of "
-        "that policy.",
+        "Success, in percent, of the warm start and of every trained policy on all tasks of the panel. The number "
+        "behind a name is the seed. Lines are Wilson's 95 % intervals, for other episodes of that policy.",
     ),
     "learning_curves": Caption(
         "Training",

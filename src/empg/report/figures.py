@@ -71,7 +71,7 @@ def figures(study: Study, tables: Tables) -> list[Figure]:
         f"{NORMS['after']}: {name}": colour for name, colour in modulate.items()
     }
     made = [
-        Figure("difference", ("results", "paired_runs"), list(_differences(study, tables))),
+        Figure("difference", ("pools" if study.pools else "results", "paired_runs"), list(_differences(study, tables))),
         Figure("success", ("panels",), list(_success(tables, methods))),
         Figure("learning_curves", ("progress", "learning_curves"), list(_curves(tables, methods)), colours),
         Figure("stability", ("training_course", "training"), list(_stability(tables, methods)), colours),

@@ -24,10 +24,14 @@ def comparisons(study: Study, tables: Tables) -> pl.DataFrame:
     """One row for each mark of the forest plot: panel, ``series`` (decoding, method, seed) and its intervals.
 
     With few seeds a row is a run and ``low`` to ``high`` its interval over tasks. Otherwise it is the mean over seeds,
-    with the interval for other seeds and tasks in ``outer_low`` and ``outer_high``. Values are shares.
+    with the interval for other seeds and tasks in ``outer_low`` and ``outer_high``. Values are shares. Pools stand in
+    the place of their members, and their rows are means over all their runs.
     """
-    single = len(study.seeds) < FEWEST_SEEDS
-    table = tables["paired_runs"] if single else tables["results"].drop_nulls("against")
+    pooled = [name for members in study.pools.values() for name in members]
+    single = len(study.seeds) < FEWEST_SEEDS and not pooled
+    alone = tables["results"].filter(~pl.col("environment").is_in(pooled))
+    means = pl.concat([tables["pools"], alone], how="vertical_relaxed").drop_nulls("against")
+    table = tables["paired_runs"] if single else means
     seed, none = pl.col("seed") if single else pl.lit(None, pl.Int64), pl.lit(None, pl.Float64)
     over = [none if single else pl.col(f"difference_{end}") for end in ("low", "high")]
     low, high = ("low", "high") if single else ("difference_tasks_low", "difference_tasks_high")
@@ -78,7 +82,7 @@ def forest(study: Study, tables: Tables) -> dict[str, Any] | None:
     methods = list(study.methods)
     environments: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in shown.iter_rows(named=True):
-        line = _line(row, limit) | {"colour": methods.index(row["method"]) % 8}
+        line = _line(row, limit, row["environment"] in study.pools) | {"colour": methods.index(row["method"]) % 8}
         environments.setdefault(row["environment"], {}).setdefault(row["split"], []).append(line)
     return {
         "environments": environments,
@@ -93,7 +97,7 @@ def forest(study: Study, tables: Tables) -> dict[str, Any] | None:
     }
 
 
-def _line(row: dict[str, Any], limit: float) -> dict[str, Any]:
+def _line(row: dict[str, Any], limit: float, pooled: bool) -> dict[str, Any]:
     tasks, both = (row["low"], row["high"]), (row["outer_low"], row["outer_high"])
     text = f"{row['environment']} {row['split']}, {row['series']}: {row['method']} minus {row['against']} "
     text += f"{points(row['difference'])} points"
@@ -112,7 +116,7 @@ def _line(row: dict[str, Any], limit: float) -> dict[str, Any]:
         "cut": []
         if both[0] is None
         else [end for end, cut in zip(("low", "high"), (both[0] < -limit, both[1] > limit), strict=True) if cut],
-        "href": episodes_page(row["environment"], None, row["split"], row["mode"]),
+        "href": "tables/pools.csv" if pooled else episodes_page(row["environment"], None, row["split"], row["mode"]),
     }
 
 

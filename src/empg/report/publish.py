@@ -27,6 +27,10 @@ NOTE = (
     "intervals: Student's t for other seeds, from three seeds on; seeds and clusters of tasks both drawn anew for a "
     "difference (tasks alone with fewer than three seeds). A difference is to the method named."
 )
+POOLED = (
+    "Warm starts of a pool count as one environment: the success of their policies, cooled ones included, is the mean "
+    "over them, and a run's lift is over its own. [results.csv](tables/results.csv) has each warm start's panels."
+)
 STAGES = ("warmstart", "train", "evaluate", "report")
 PARTS = ("figures/*.svg", "tables/*.csv")  # of a page
 
@@ -96,11 +100,10 @@ def _copy(source: Path, out: Path, *patterns: str) -> None:
 
 def page(study: Study, results: Path, figures: list[str], small: list[str], large: list[str]) -> str:
     """The page in Markdown: origin of the results, verdict, every panel, search, figures with captions, table names."""
-    names = ("results", "verdict", "trained_tasks", "cooled_warm_start", "cost")
+    names = ("results", "pools", "verdict", "trained_tasks", "cooled_warm_start", "cost")
     read = {name: read_parquet(results / "report" / "tables" / f"{name}.parquet") for name in names}
     called, shown = with_titles(study, read)
-    table, trained, cost = (shown[name] for name in ("results", "trained_tasks", "cost"))
-    cooled = shown["cooled_warm_start"]
+    table, trained, cooled, cost = (shown[name] for name in ("results", "trained_tasks", "cooled_warm_start", "cost"))
     lines = [
         f"# Results of the study `{study.study}`",
         "",
@@ -112,12 +115,14 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
         "",
     ]
     lines += [line for sentence in verdict(called, shown["verdict"], table) for line in (sentence, "")]
-    for environment in study.environments:
-        rows = table.filter(environment=environment)
-        lines += [f"## {environment}", "", *panels(rows, cooled), ""]
-        seen = [trained_text(trained, environment, split) for split in rows["split"].unique(maintain_order=True)]
+    members = {name: pool for pool, names in study.pools.items() for name in names}
+    for name in dict.fromkeys(members.get(environment, environment) for environment in study.environments):
+        own = study.pools.get(name, (name,))
+        rows = shown["pools" if name in study.pools else "results"].filter(environment=name)
+        lines += [f"## {name}", "", *panels(rows, cooled.filter(pl.col("environment").is_in(own)), len(own)), ""]
+        seen = [trained_text(trained, own[0], split) for split in rows["split"].unique(maintain_order=True)]
         lines += [line for text in seen if text for line in (text, "")]
-    lines += [NOTE, ""]
+    lines += [f"{NOTE} {POOLED}" if study.pools else NOTE, ""]
     if (_search(results) / "README.md").exists():
         lines += ["Settings were searched for on the panel `tune`: [the search](search/README.md).", ""]
     if study.decisiveness is not None:
@@ -136,8 +141,9 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
     return "\n".join([*lines, ""])
 
 
-def panels(table: pl.DataFrame, cooled: pl.DataFrame) -> list[str]:
-    """One environment's rows of the table of results as a Markdown table, without columns that are empty."""
+def panels(table: pl.DataFrame, cooled: pl.DataFrame, warm_starts: int) -> list[str]:
+    """The rows of one environment or pool as a Markdown table, without columns that are empty; ``cooled`` has those of
+    its warm starts."""
     heads = (
         "panel",
         "policy",
@@ -152,11 +158,14 @@ def panels(table: pl.DataFrame, cooled: pl.DataFrame) -> list[str]:
     rows = []
     for row in table.iter_rows(named=True):
         if row["method"] == table["method"][0]:
-            warm = [f"{row['split']}, {row['mode']}", "warm start", "1", _percent(row["warm_start"])]
+            warm = [f"{row['split']}, {row['mode']}", "warm start", str(warm_starts), _percent(row["warm_start"])]
             rows.append(warm + [""] * (len(heads) - len(warm)))
-            for cool in cooled.filter(**{key: row[key] for key in ("environment", "split", "mode")}).to_dicts():
-                name = f"cooled warm start, temperature {cool['temperature']:g}"
-                rows.append(["", name, "1", _percent(cool["success"])] + [""] * (len(heads) - len(warm)))
+            cool = cooled.filter(split=row["split"], mode=row["mode"])
+            if len(cool):
+                at = " or ".join(f"{value:g}" for value in cool["temperature"].unique().sort())
+                mean = _percent(cool["success"].to_numpy().mean())
+                name = f"cooled warm start, temperature {at}"
+                rows.append(["", name, str(warm_starts), mean] + [""] * (len(heads) - len(warm)))
         cells = [
             "",
             row["method"],
