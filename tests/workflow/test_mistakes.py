@@ -111,7 +111,7 @@ def test_not_yaml(fresh):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("study=none",), "study: expected one of mini, ablation"),
+        (("study=none",), "study: expected one of mini, ablation_webshop"),
         (("study=papr",), "found 'papr'; did you mean paper?"),
         (("study=../config",), "study: expected a name of lower-case letters, digits and _, found '../config'"),
         (("studdy=none",), "--config: expected study=NAME, found studdy"),
