@@ -1,9 +1,10 @@
 """The primary contrast of the pre-registered experiment, as docs/preregistration.md declares it.
 
-    python -m benchmarks.primary_contrast results/experiment results/experiment_14
+    python -m benchmarks.primary_contrast results/experiment
 
-takes the runs of the first study and of those that add seeds, and prints a page in Markdown. The signs are the first
-study's own predictions (``decisiveness/report/tables/policies.parquet``), so no number of the outcome can change them.
+takes the runs of the first study and of those that add seeds, and prints a page in Markdown. The signs are the
+published predictions, so no number of the outcome can change them. ``--final`` says that the experiment stops at this
+look: only then is equivalence tested.
 """
 
 from __future__ import annotations
@@ -15,54 +16,87 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from empg.analysis.crossed import CrossedMean, adjust, combine, crossed_mean
 from empg.analysis.results import Results
-from empg.analysis.success import clusters, outcomes, with_pools
+from empg.analysis.statistics import FEWEST_SEEDS
+from empg.analysis.success import clusters, largest_pool, outcomes, with_pools
 from empg.analysis.verdict import points
 from empg.config import Study, parse
+from empg.errors import DataError
 from empg.files import read_json
-from empg.schema import read_parquet
 
-BOUNDS = {8: 0.0019, 14: 0.0184, 20: 0.0428}  # two-sided p at each look, by runs of an arm in each environment
+PREDICTIONS = Path("docs/results/experiment_decisiveness/tables/policies.csv")
 SIGNS = {"+": 1, "−": -1, "none": 0}
 NAMES = {sign: name for name, sign in SIGNS.items()}
 LEVEL = 0.05  # of each of the two one-sided tests of equivalence
 
 
+class Look(NamedTuple):
+    """A planned look: runs of each warm start, and the bound of the two-sided p."""
+
+    number: int
+    runs: tuple[int, ...]
+    bound: float
+
+
+LOOKS = (Look(1, (2, 2, 2, 2), 0.0019), Look(2, (4, 4, 3, 3), 0.0184), Look(3, (5, 5, 5, 5), 0.0428))
+
+
 class Contrast(NamedTuple):
-    """One environment: success of both arms, and their difference, over all runs and over averages of warm starts."""
+    """One environment: success of both arms, and their difference, over all runs and over averages of them.
+
+    ``runs`` counts them for each warm start. ``by_warm_start`` and ``by_seed`` are over the averages of runs of one
+    warm start and of runs with one seed number, which share the drawn tasks (None with two numbers: too few).
+    """
 
     environment: str
     sign: int
-    runs: int
+    runs: tuple[int, ...]
     success: float
     against: float
     difference: CrossedMean
     by_warm_start: CrossedMean
+    by_seed: CrossedMean | None
     panels: Mapping[str, CrossedMean]
 
 
 def played(folders: Sequence[Path], arms: tuple[str, str]) -> tuple[Study, pl.DataFrame]:
     """The first folder's study, and the tasks of both arms' runs in all folders, its pools as environments.
 
-    ``seed`` is a number for each warm start and seed; its remainder by the size of the pool is the warm start. Raises
-    :class:`~empg.errors.DataError` that names the run which is missing.
+    ``seed`` is a number for each warm start and seed; its remainder by the size of the largest pool is the warm start.
+
+    Raises :class:`~empg.errors.DataError` that names a run which is missing, is there twice, or began with other data
+    or another warm start than the other runs of its environment.
     """
     studies = [parse(Study, read_json(path), str(path)) for path in (f / "config" / "study.json" for f in folders)]
     first, tables = studies[0], []
+    if not first.pools:
+        raise DataError(f"{folders[0]}: expected a study with pools, found none")
+    seen: dict[tuple[str, str, int | None], Path] = {}
+    began: dict[str, tuple[dict[str, str], Path]] = {}
     for study, folder in zip(studies, folders, strict=True):
         two = study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}})
-        tables.append(with_pools(first, Results(two, folder).task_means()))
+        results = Results(two, folder)
+        for run in results.trained():
+            key, place = (run.environment, run.method, run.seed), run.train / "manifest.json"
+            if key in seen:
+                raise DataError(f"{place}: expected each run once, found it in {seen[key]} too")
+            seen[key] = place
+            inputs = {name: read_json(place)["inputs"][name] for name in ("data", "model")}
+            known, where = began.setdefault(run.environment, (inputs, place))
+            if known != inputs:
+                raise DataError(f"{place}: expected the data and warm start of {where}, found others")
+        tables.append(with_pools(first, results.task_means()))
     return first, pl.concat(tables)
 
 
-def contrast(environment: str, sign: int, tasks: pl.DataFrame, arms: tuple[str, str], warm_starts: int) -> Contrast:
-    """The contrast of one environment, from the tasks of its runs played in one mode."""
+def contrast(study: Study, environment: str, sign: int, tasks: pl.DataFrame, arms: tuple[str, str]) -> Contrast:
+    """The contrast of one pool of ``study``, from the tasks of its runs played in one mode."""
     own, other, labels = outcomes(tasks, arms[0]), outcomes(tasks, arms[1]), clusters(tasks, arms[0])
     difference = own - other
-    member = tasks["seed"].unique().sort().to_numpy() % warm_starts
-    averaged = np.stack([difference[member == number].mean(0) for number in np.unique(member)])
+    seed, member = np.divmod(tasks["seed"].unique().sort().to_numpy(), largest_pool(study))
     panels = {}
     for (split,), part in tasks.group_by("split", maintain_order=True):
         values = outcomes(part, arms[0]) - outcomes(part, arms[1])
@@ -70,45 +104,73 @@ def contrast(environment: str, sign: int, tasks: pl.DataFrame, arms: tuple[str, 
     return Contrast(
         environment,
         sign,
-        len(difference),
+        tuple(np.bincount(member, minlength=len(study.pools[environment])).tolist()),
         float(own.mean()),
         float(other.mean()),
         crossed_mean(difference, labels),
-        crossed_mean(averaged, labels),
+        crossed_mean(_averages(difference, member), labels),
+        crossed_mean(_averages(difference, seed), labels) if len(np.unique(seed)) >= FEWEST_SEEDS else None,
         dict(sorted(panels.items())),
     )
 
 
-def primary(found: Sequence[Contrast], *, by_warm_start: bool = False, signs: bool = True) -> CrossedMean:
-    """The mean over the environments with a predicted sign, times that sign; over all of them where none has one."""
+def _averages(difference: NDArray[np.float64], label: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Means of the rows with one label, ``[labels, tasks]``."""
+    return np.stack([difference[label == value].mean(0) for value in np.unique(label)])
+
+
+def primary(found: Sequence[Contrast], *, over: str = "difference", signs: bool = True) -> CrossedMean:
+    """The mean over the environments with a predicted sign, times that sign; over all of them where none has one.
+
+    ``over`` names the field of :class:`Contrast`.
+    """
     signed = [one for one in found if one.sign] if signs else []
     parts = signed or list(found)
-    values = [one.by_warm_start if by_warm_start else one.difference for one in parts]
+    values: list[CrossedMean] = [getattr(one, over) for one in parts]
     flipped = [v._replace(value=v.value * one.sign) for v, one in zip(values, parts, strict=True)] if signed else values
     return combine(flipped)
 
 
-def finding(found: Sequence[Contrast], margin: float) -> list[str]:
-    """What the plan's table says of these contrasts."""
-    bound = BOUNDS.get(min(one.runs for one in found))
-    if bound is None or len({one.runs for one in found}) > 1:
+def look(found: Sequence[Contrast]) -> Look | None:
+    """The planned look that has these runs, the same in all environments; None: there is no such look."""
+    return next((one for one in LOOKS if {c.runs for c in found} == {one.runs}), None)
+
+
+def finding(found: Sequence[Contrast], margin: float, *, final: bool = False) -> list[str]:
+    """What the plan's table says of these contrasts; equivalence only where the experiment stops (``final``)."""
+    planned = look(found)
+    if planned is None:
         return ["no planned look"]
     whole, plain, made = primary(found), primary(found, signs=False), []
-    if any(one.sign for one in found) and _below(whole.p_difference(), bound):
-        made.append("support for the hypothesis" if whole.value > 0 else "against the hypothesis")
-    if _below(whole.p_equivalence(margin), LEVEL):
+    if any(one.sign for one in found) and _below(whole.p_difference(), planned.bound):
+        scope = "" if _below(primary(found, over="by_warm_start").p_difference(), planned.bound) else ONLY
+        made.append(("support for the hypothesis" if whole.value > 0 else "against the hypothesis") + scope)
+    if final and _below(whole.p_equivalence(margin), LEVEL):
         made.append("equivalence")
-    if plain.value < 0 and _below(plain.p_difference(), bound):
+    if plain.value < 0 and _below(plain.p_difference(), planned.bound):
         made.append("harm")
     return made or ["nothing shown"]
+
+
+ONLY = ", for these four warm starts only"
+
+
+def prediction(one: Contrast, bound: float, margin: float, *, final: bool) -> str:
+    """Whether one environment's prediction holds, fails or is open."""
+    if _below(one.difference.p_difference(), bound):
+        return "holds" if one.sign and one.difference.value * one.sign > 0 else "fails"
+    if final and not one.sign and _below(one.difference.p_equivalence(margin), LEVEL):
+        return "holds"
+    return "open"
 
 
 def _below(p: float | None, bound: float) -> bool:
     return p is not None and p < bound
 
 
-def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: str) -> str:
+def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: str, *, final: bool = False) -> str:
     """The page in Markdown."""
+    planned = look(found)
     lines = [
         f"{arms[0]} minus {arms[1]}, {mode}, in points; 95 % intervals for other seeds and tasks.",
         "",
@@ -117,9 +179,15 @@ def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: 
     ]
     for one in found:
         shares = f"{100 * one.success:.1f} | {100 * one.against:.1f}"
-        lines.append(f"| {one.environment} | {NAMES[one.sign]} | {one.runs} | {shares} | {_numbers(one.difference)} |")
+        runs = f"{sum(one.runs)} | {shares} | {_numbers(one.difference)}"
+        lines.append(f"| {one.environment} | {NAMES[one.sign]} | {runs} |")
+    checks = {"warm starts averaged": "by_warm_start"}
+    if all(one.by_seed for one in found):
+        checks["seed numbers averaged"] = "by_seed"
     lines.append(f"| primary, signs as predicted | | | | | {_numbers(primary(found))} |")
-    lines.append(f"| as a check, warm starts averaged | | | | | {_numbers(primary(found, by_warm_start=True))} |")
+    lines += [
+        f"| as a check, {name} | | | | | {_numbers(primary(found, over=over))} |" for name, over in checks.items()
+    ]
     if any(one.sign for one in found):
         lines.append(f"| all environments, without signs | | | | | {_numbers(primary(found, signs=False))} |")
     lines += ["", "| panel | difference | p | p by Holm |", "|---|---|---|---|"]
@@ -130,9 +198,24 @@ def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: 
         for (name, value), (adjusted, _) in zip(panels, holm, strict=True)
     ]
     if mode == "greedy":
-        equivalence, said = _p(primary(found).p_equivalence(margin)), "; ".join(finding(found, margin))
-        lines += ["", f"Equivalence within {100 * margin:g} points: p {equivalence}. Finding: {said}."]
+        lines += ["", *_said(found, planned, margin, final)]
     return "\n".join(lines) + "\n"
+
+
+def _said(found: Sequence[Contrast], planned: Look | None, margin: float, final: bool) -> list[str]:
+    """The finding, the predictions of single environments and the tests of equivalence, in sentences."""
+    made = "; ".join(finding(found, margin, final=final))
+    if planned is None:
+        return [f"Finding: {made}."]
+    lines = [f"Look {planned.number}, bound of p {planned.bound}. Finding: {made}."]
+    held = ", ".join(f"{one.environment} {prediction(one, planned.bound, margin, final=final)}" for one in found)
+    lines.append(f"Predictions of single environments: {held}.")
+    if not final:
+        return [*lines, "Equivalence is tested at the look at which the experiment stops."]
+    values = {"primary": primary(found), "all environments": primary(found, signs=False)}
+    values |= {one.environment: one.difference for one in found}
+    tests = ", ".join(f"{name} p {_p(value.p_equivalence(margin))}" for name, value in values.items())
+    return [*lines, f"Equivalence within {100 * margin:g} points: {tests}."]
 
 
 def _numbers(mean: CrossedMean) -> str:
@@ -142,27 +225,28 @@ def _numbers(mean: CrossedMean) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.4f}"
+    return "not known" if value is None else f"{value:.2g}" if value < 0.01 else f"{value:.3f}"
 
 
-def main(folders: Sequence[Path], arms: tuple[str, str]) -> str:
-    """The pages of greedy and sampled play. Signs, pools and the margin are those of the first folder's study."""
+def main(folders: Sequence[Path], predictions: Path, arms: tuple[str, str], *, final: bool) -> str:
+    """The pages of greedy and sampled play. Pools and the margin are those of the first folder's study."""
     study, tasks = played(folders, arms)
-    table = read_parquet(folders[0] / "decisiveness" / "report" / "tables" / "policies.parquet")
-    predicted = dict(table.select("environment", "prediction").iter_rows())
+    predicted = dict(pl.read_csv(predictions).select("environment", "prediction").iter_rows())
     parts = []
     for mode in ("greedy", "sampled"):
         found = [
-            contrast(pool, SIGNS[predicted[pool]], tasks.filter(environment=pool, mode=mode), arms, len(members))
-            for pool, members in study.pools.items()
+            contrast(study, pool, SIGNS[predicted[pool]], tasks.filter(environment=pool, mode=mode), arms)
+            for pool in study.pools
         ]
-        parts.append(page(found, arms, study.primary.margin, mode))
+        parts.append(page(found, arms, study.primary.margin, mode, final=final))
     return "\n".join(parts)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+", help="folders of the studies, the first with the predictions")
+    parser.add_argument("results", type=Path, nargs="+", help="folders of the studies, the first with the pools")
+    parser.add_argument("--predictions", type=Path, default=PREDICTIONS, help="table of predicted signs (CSV)")
     parser.add_argument("--arms", nargs=2, default=("grpo_empg", "grpo"), metavar=("METHOD", "AGAINST"))
+    parser.add_argument("--final", action="store_true", help="the experiment stops here: test equivalence")
     chosen = parser.parse_args()
-    print(main(chosen.results, tuple(chosen.arms)), end="")
+    print(main(chosen.results, chosen.predictions, tuple(chosen.arms), final=chosen.final), end="")

@@ -100,9 +100,14 @@ def play(folder: Path, success: float, random: np.random.Generator) -> None:
     pl.DataFrame(rows, schema=EPISODES).write_parquet(folder / "episodes.parquet")
 
 
+def begin(folder: Path, warm_start: str) -> None:
+    """The manifest of a training that began with this warm start."""
+    write_json(folder / "manifest.json", {"inputs": {"data": "d", "model": warm_start, "rollouts": "r"}})
+
+
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
-    """Eight runs of each arm in two environments: the method is better in one and worse in the other, as predicted."""
+    """Eight runs of each arm in two environments: the method is better in one and worse in the other."""
     random, folder = np.random.default_rng(0), tmp_path / "experiment"
     pools = {"up": ["up_1", "up_2", "up_3", "up_4"], "down": ["down_1", "down_2", "down_3", "down_4"]}
     study = {
@@ -118,31 +123,56 @@ def experiment(tmp_path: Path) -> Path:
     for pool, members in pools.items():
         better = 0.7 if pool == "up" else 0.2
         for name, (method, share), seed in product(members, (("grpo", 0.45), ("grpo_empg", better)), (1, 2)):
-            play(folder / name / method / f"seed{seed}" / "evaluate", share, random)
-    table = folder / "decisiveness" / "report" / "tables"
-    table.mkdir(parents=True)
-    rows = [{"environment": "up", "prediction": "+"}, {"environment": "down", "prediction": "−"}]
-    pl.DataFrame(rows).write_parquet(table / "policies.parquet")
+            run = folder / name / method / f"seed{seed}"
+            play(run / "evaluate", share, random)
+            begin(run / "train", name)
     return folder
 
 
-def test_the_primary_contrast_follows_the_plan(experiment: Path) -> None:
+@pytest.fixture
+def predictions(tmp_path: Path) -> Path:
+    """What is predicted of both environments, and comes out."""
+    path = tmp_path / "policies.csv"
+    path.write_text("environment,prediction\nup_1,none\nup,+\ndown,−\n", encoding="utf-8")
+    return path
+
+
+ARMS = ("grpo_empg", "grpo")
+
+
+def add_seed(experiment: Path, folder: Path, seed: int, warm_start: str = "up_2") -> None:
+    """A study of one more seed of one warm start."""
+    study = read_json(experiment / "config" / "study.json")
+    study |= {"environments": {"up_2": study["environments"]["up_2"]}, "pools": {}, "seeds": [seed]}
+    write_json(folder / "config" / "study.json", study)
+    shutil.copytree(experiment / "up_2" / "warmstart_evaluate", folder / "up_2" / "warmstart_evaluate")
+    random = np.random.default_rng(1)
+    for method in ARMS:
+        run = folder / "up_2" / method / f"seed{seed}"
+        play(run / "evaluate", 0.5, random)
+        begin(run / "train", warm_start)
+
+
+def test_the_primary_contrast_follows_the_plan(experiment: Path, predictions: Path) -> None:
     primary = importlib.import_module("benchmarks.primary_contrast")
-    text = primary.main([experiment], ("grpo_empg", "grpo"))
+    text = primary.main([experiment], predictions, ARMS, final=False)
     assert text.startswith("grpo_empg minus grpo, greedy")
-    assert "Finding: support for the hypothesis." in text
-    arms = ("grpo_empg", "grpo")
-    study, tasks = primary.played([experiment], arms)
-    found = [
-        primary.contrast(pool, sign, tasks.filter(environment=pool, mode="greedy"), arms, 4)
+    said = "Look 1, bound of p 0.0019. Finding: support for the hypothesis."
+    assert said in text
+    assert "Predictions of single environments: up holds, down holds." in text
+    assert "Equivalence is tested at the look at which the experiment stops." in text
+    assert "Equivalence within 2 points: primary p 1" in primary.main([experiment], predictions, ARMS, final=True)
+    study, tasks = primary.played([experiment], ARMS)
+    up, down = found = [
+        primary.contrast(study, pool, sign, tasks.filter(environment=pool, mode="greedy"), ARMS)
         for pool, sign in zip(study.pools, (1, -1), strict=True)
     ]
-    up, down = found
-    assert (up.runs, down.runs) == (8, 8)
+    assert up.runs == down.runs == (2, 2, 2, 2)
     assert up.difference.value == pytest.approx(up.success - up.against)
     assert primary.primary(found).value == pytest.approx((up.difference.value - down.difference.value) / 2)
     assert primary.primary(found, signs=False).value == pytest.approx((up.difference.value + down.difference.value) / 2)
-    assert primary.primary(found, by_warm_start=True).value == pytest.approx(primary.primary(found).value)
+    assert primary.primary(found, over="by_warm_start").value == pytest.approx(primary.primary(found).value)
+    assert up.by_seed is None, "two numbers are too few"
     assert primary.finding(found, 0.02) == ["support for the hypothesis"]
     assert primary.finding([one._replace(sign=-one.sign) for one in found], 0.02) == ["against the hypothesis"]
     only = [up._replace(sign=0), down]
@@ -150,27 +180,63 @@ def test_the_primary_contrast_follows_the_plan(experiment: Path) -> None:
     none = [one._replace(sign=0) for one in found]
     assert primary.finding(none, 0.02) == ["nothing shown"]
     assert "harm" in primary.finding([down._replace(sign=0)] * 2, 0.02)
-    assert primary.finding([one._replace(runs=9) for one in found], 0.02) == ["no planned look"]
 
 
-def test_the_primary_contrast_names_a_run_that_is_missing(experiment: Path) -> None:
+def test_a_finding_that_warm_starts_do_not_share_is_about_them_alone(experiment: Path) -> None:
+    """Runs of one warm start agree, and warm starts differ."""
     primary = importlib.import_module("benchmarks.primary_contrast")
-    shutil.rmtree(experiment / "up_1" / "grpo" / "seed2")
+    study, tasks = primary.played([experiment], ARMS)
+    up = primary.contrast(study, "up", 1, tasks.filter(environment="up", mode="greedy"), ARMS)
+    wide = up._replace(by_warm_start=up.by_warm_start._replace(seeds=0.02))
+    assert primary.finding([wide, wide], 0.02) == ["support for the hypothesis, for these four warm starts only"]
+
+
+def test_a_prediction_holds_fails_or_is_open(experiment: Path) -> None:
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    study, tasks = primary.played([experiment], ARMS)
+    up = primary.contrast(study, "up", 1, tasks.filter(environment="up", mode="greedy"), ARMS)
+    none = up._replace(sign=0)
+    small = none._replace(difference=up.difference._replace(value=0.0, seeds=1e-6, tasks=1e-6, both=1e-6))
+    for one, final, expected in (
+        (up, False, "holds"),
+        (up._replace(sign=-1), False, "fails"),
+        (none, True, "fails"),
+        (small, False, "open"),
+        (small, True, "holds"),
+        (small._replace(sign=1), True, "open"),
+    ):
+        assert primary.prediction(one, 0.0019, 0.02, final=final) == expected
+    assert primary.finding([small, small], 0.02) == ["nothing shown"]
+    assert primary.finding([small, small], 0.02, final=True) == ["equivalence"]
+
+
+def test_the_primary_contrast_names_a_run_that_is_missing(experiment: Path, predictions: Path) -> None:
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    shutil.rmtree(experiment / "up_1" / "grpo" / "seed2" / "evaluate")
     with pytest.raises(DataError, match="up_1/grpo/seed2/evaluate"):
-        primary.main([experiment], ("grpo_empg", "grpo"))
+        primary.main([experiment], predictions, ARMS, final=False)
 
 
-def test_a_study_that_adds_seeds_is_counted(experiment: Path, tmp_path: Path) -> None:
-    """Also one of some warm starts alone, as the second look has."""
+def test_a_study_that_adds_seeds_is_counted(experiment: Path, predictions: Path, tmp_path: Path) -> None:
+    """Also one of some warm starts alone, as the second look has. Runs that no look plans yield no finding."""
     primary = importlib.import_module("benchmarks.primary_contrast")
-    more, random, arms = tmp_path / "more", np.random.default_rng(1), ("grpo_empg", "grpo")
-    study = read_json(experiment / "config" / "study.json")
-    study |= {"environments": {"up_2": study["environments"]["up_2"]}, "pools": {}, "seeds": [3]}
-    write_json(more / "config" / "study.json", study)
-    shutil.copytree(experiment / "up_2" / "warmstart_evaluate", more / "up_2" / "warmstart_evaluate")
-    for method in arms:
-        play(more / "up_2" / method / "seed3" / "evaluate", 0.5, random)
-    _, tasks = primary.played([experiment, more], arms)
+    add_seed(experiment, tmp_path / "more", 3)
+    folders = [experiment, tmp_path / "more"]
+    study, tasks = primary.played(folders, ARMS)
     up = tasks.filter(environment="up", mode="greedy")
-    assert primary.contrast("up", 1, up, arms, 4).runs == 9
+    found = primary.contrast(study, "up", 1, up, ARMS)
+    assert found.runs == (2, 3, 2, 2)
+    assert found.by_seed is not None
     assert sorted(up["seed"].unique().to_list()) == [4, 5, 6, 7, 8, 9, 10, 11, 13]
+    assert "Finding: no planned look.\n" in primary.main(folders, predictions, ARMS, final=True)
+
+
+def test_runs_that_do_not_belong_together_are_refused(experiment: Path, tmp_path: Path) -> None:
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    with pytest.raises(DataError, match="expected each run once"):
+        primary.played([experiment, experiment], ARMS)
+    add_seed(experiment, tmp_path / "other", 3, warm_start="another")
+    with pytest.raises(DataError, match=r"up_2/\w+/seed3/train/manifest\.json: expected the data and warm start of "):
+        primary.played([experiment, tmp_path / "other"], ARMS)
+    with pytest.raises(DataError, match="expected a study with pools"):
+        primary.played([tmp_path / "other"], ARMS)
