@@ -30,8 +30,8 @@ from empg.policy import decoding, prefix_tree
 from empg.policy.foreign import load_foreign
 from empg.policy.foreign_cache import ForeignCache
 from empg.policy.network import ConversationCache, Network
+from empg.policy.packing import Conversation, packs
 from empg.policy.weights import load_transformer
-from empg.training.packing import Conversation, packs
 
 CPU = torch.device("cpu")
 LENGTH, ROWS, CONTEXT = 600, 32, 500

@@ -19,9 +19,9 @@ from benchmarks.training import CPU
 from empg.config import Method
 from empg.core.loss import token_weights
 from empg.policy.initialisation import initialise
+from empg.policy.packing import Conversation, Pack, packs
 from empg.policy.transformer import FEW, Architecture, Transformer
 from empg.policy.weights import tiny_config
-from empg.training.packing import Conversation, Pack, packs
 from empg.training.update import TokenBatch, accumulate_gradients
 
 METHOD = Method.model_validate({"advantage": "grpo", "kl_coef": 0.01})

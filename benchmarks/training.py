@@ -20,11 +20,11 @@ import torch
 
 from benchmarks.measure import DefaultStudy, Line, in_turns, times
 from empg.config import TrainRun, train_run
+from empg.policy.packing import Conversation
 from empg.policy.policy import Policy
 from empg.rollouts.episodes import Trajectory
 from empg.training.credit import credit_batch
 from empg.training.optimiser import Optimiser
-from empg.training.packing import Conversation
 from empg.training.update import TokenBatch, accumulate_gradients, token_batch, update
 
 CPU = torch.device("cpu")

@@ -28,10 +28,10 @@ import torch
 from empg.config import evaluate_run, warmstart_run
 from empg.environments.datasets import open_dataset
 from empg.pipeline.job_files import read_study
+from empg.policy.packing import packs
 from empg.policy.policy import Policy
 from empg.rollouts import evaluate
 from empg.training.demonstrations import Example, demonstrate, make_example
-from empg.training.packing import packs
 from empg.training.warmstart import fine_tune, make_policy
 
 HELD_OUT = 77  # seed of the demonstrations that the loss is measured on

@@ -49,12 +49,12 @@ from empg.environments.text import format_step
 from empg.files import read_json, write_json
 from empg.policy.chat import Chat
 from empg.policy.memory import GIB, Sizes, update_bytes
+from empg.policy.packing import Conversation
 from empg.policy.policy import Policy, fetch
 from empg.policy.tokenizer import train_tokenizer
 from empg.rollouts.vllm_server import DEFAULT_PYTHON, PYTHON
 from empg.training import warmstart
 from empg.training.optimiser import Optimiser
-from empg.training.packing import Conversation
 from empg.training.update import TokenBatch, update
 
 SIZES = {"train": 8, "valid_seen": 2, "valid_unseen": 2, "tune": 2}

@@ -13,10 +13,10 @@ from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
 from empg.environments.base import Arena, StepResult
 from empg.errors import DataError
+from empg.policy.packing import packs
 from empg.rollouts.branching import Branch, BranchingSampler, branch, draw_states
 from empg.rollouts.collect import group_episodes
 from empg.rollouts.episodes import Step, Trajectory
-from empg.training.packing import packs
 from empg.training.update import conversations
 
 GAMES = GeneratedGames("small", 0)

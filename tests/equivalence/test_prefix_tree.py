@@ -8,8 +8,8 @@ import torch
 
 from empg.config import Method, TinyPolicy
 from empg.policy import prefix_tree
+from empg.policy.packing import Conversation, packs
 from empg.policy.prefix_tree import PrefixTree
-from empg.training.packing import Conversation, packs
 from empg.training.update import TokenBatch, accumulate_gradients
 from empg.training.warmstart import tiny_policy
 

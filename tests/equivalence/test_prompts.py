@@ -13,11 +13,11 @@ from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
 from empg.environments.base import Arena, StepResult
 from empg.environments.prompts import ALFWORLD, PromptedEnvironment
+from empg.policy.packing import packs
 from empg.policy.policy import Policy
 from empg.rollouts.collect import group_episodes
 from empg.rollouts.episodes import StopReason, Trajectory
 from empg.rollouts.sampler import Sampler
-from empg.training.packing import packs
 from empg.training.update import conversations
 from empg.training.warmstart import tiny_policy
 

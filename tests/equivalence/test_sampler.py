@@ -16,11 +16,11 @@ from empg.environments.alfworld.tasks import GeneratedGames
 from empg.environments.base import Arena, StepResult, Task, step_each
 from empg.environments.text import parse_action
 from empg.policy import decoding
+from empg.policy.packing import packs
 from empg.rollouts import sampler as sampling
 from empg.rollouts.collect import group_episodes
 from empg.rollouts.episodes import Episode, StopReason, Trajectory
 from empg.rollouts.sampler import Sampler
-from empg.training.packing import packs
 from empg.training.update import conversations
 
 GAMES = GeneratedGames("small", 0)

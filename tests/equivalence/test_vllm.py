@@ -18,6 +18,7 @@ from empg.environments.alfworld.environment import AlfworldEnvironment
 from empg.environments.alfworld.tasks import GeneratedGames
 from empg.environments.base import Arena, StepResult, Task
 from empg.errors import DivergenceError
+from empg.policy.packing import packs
 from empg.rollouts import vllm_client, vllm_server
 from empg.rollouts.collect import group_episodes
 from empg.rollouts.episodes import Episode, Trajectory
@@ -28,7 +29,6 @@ from empg.rollouts.vllm_client import ServerError
 from empg.rollouts.vllm_server import Server
 from empg.seeding import derive_seed
 from empg.training.importance import importance_metrics, truncated_weights
-from empg.training.packing import packs
 from empg.training.update import conversations
 
 GAMES = GeneratedGames("small", 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from empg.training.packing import Conversation, packs
+from empg.policy.packing import Conversation, packs
 
 CPU = torch.device("cpu")
 

@@ -15,11 +15,11 @@ from empg.environments.datasets import open_dataset
 from empg.environments.text import format_step
 from empg.errors import ConfigError, DivergenceError
 from empg.policy.chat import Chat
+from empg.policy.packing import Conversation, packs
 from empg.policy.tokenizer import train_tokenizer
 from empg.training import warmstart
 from empg.training.demonstrations import Example, batches, make_example
 from empg.training.optimiser import learning_rate_factor
-from empg.training.packing import Conversation, packs
 from empg.training.warmstart import fine_tune, make_policy, texts
 
 DEMONSTRATION = [

@@ -16,10 +16,10 @@ from empg.analysis.training_summaries import means_over_seeds
 from empg.config import Study
 from empg.config.environments import turns_apart
 from empg.core.entropy import step_mean
+from empg.policy.packing import packs
 from empg.policy.weights import load_transformer
 from empg.rollouts.table import from_table
 from empg.schema import STEPS, read_table
-from empg.training.packing import packs
 from empg.training.update import conversations
 
 EPISODES = 96  # per method, shared equally among its seeds and spread over the collection's tasks

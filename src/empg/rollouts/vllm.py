@@ -20,8 +20,8 @@ from empg.config import Sampling
 from empg.environments.base import Arena
 from empg.errors import DivergenceError
 from empg.policy.network import Network
+from empg.policy.packing import Conversation, packs
 from empg.policy.policy import Policy
-from empg.policy.prefix_tree import PrefixTree, tree_portions
 from empg.rollouts.episodes import Episode, Step, Trajectory
 from empg.rollouts.sampler import Row, Sampler
 from empg.rollouts.vllm_client import Client, Drawing, ServerError
@@ -226,22 +226,10 @@ def _statistics(
 
     A conversation is its prompts and responses in turn.
     """
-    inputs, asked, targets = [], [], []
+    made = []
     for parts in conversations:
-        ids = np.concatenate(parts)
-        sampled = np.flatnonzero(np.concatenate([np.full(len(part), i % 2 == 1) for i, part in enumerate(parts)]))
-        inputs.append(ids[: sampled[-1]])
-        asked.append(sampled - 1)
-        targets.append(ids[sampled])
-    found: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-    for portion in tree_portions(inputs, SCORED_TOKENS):
-        tree = PrefixTree.of(inputs[portion], network.device)
-        places = np.concatenate([place[a] for place, a in zip(tree.places, asked[portion], strict=True)])
-        distinct, question = np.unique(places, return_inverse=True)
-        hidden = network(tree, torch.from_numpy(distinct).to(network.device))
-        target = torch.from_numpy(np.concatenate(targets[portion]).astype(np.int64)).to(network.device)
-        answers = network.statistics(hidden[torch.from_numpy(question).to(network.device)], target, temperature)
-        logprobs, entropies = (answer.float().cpu().numpy() for answer in answers)
-        found.append((logprobs, entropies))
-    logprob, entropy = (np.concatenate(part) for part in zip(*found, strict=True))
+        sampled = [np.full(len(part), i % 2 == 1) for i, part in enumerate(parts)]
+        made.append(Conversation(np.concatenate(parts), np.concatenate(sampled)))
+    found = [pack.statistics(network, temperature) for pack in packs(made, SCORED_TOKENS, network.device)]
+    logprob, entropy = (torch.cat(part).float().cpu().numpy() for part in zip(*found, strict=True))
     return logprob, entropy

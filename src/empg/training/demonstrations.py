@@ -14,9 +14,9 @@ from empg.config import WarmStartRun
 from empg.environments.base import Dataset, DemonstrationStep, Rates
 from empg.errors import ConfigError
 from empg.policy.chat import Chat
+from empg.policy.packing import Conversation
 from empg.policy.policy import Policy
 from empg.seeding import derive_seed
-from empg.training.packing import Conversation
 
 CHECKED = 100  # demonstrations whose answers must fit into a response of a pretrained policy
 FormatStep = Callable[[str, str], str]

@@ -15,10 +15,10 @@ from empg.config.environments import turns_apart
 from empg.core.loss import clipped_tokens, entropy_bonus, kl_k3, policy_loss, token_weights
 from empg.errors import DivergenceError
 from empg.policy.network import Network
+from empg.policy.packing import Conversation, packs
 from empg.rollouts.episodes import Step, Trajectory
 from empg.training.credit import Credit, credit_batch
 from empg.training.optimiser import Optimiser
-from empg.training.packing import Conversation, packs
 
 
 @dataclass(frozen=True, slots=True)

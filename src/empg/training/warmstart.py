@@ -33,6 +33,7 @@ from empg.policy.initialisation import (
     share_words,
     word_counts,
 )
+from empg.policy.packing import packs
 from empg.policy.policy import Policy, device, fetch
 from empg.policy.tokenizer import train_tokenizer
 from empg.policy.transformer import Architecture, Transformer
@@ -43,7 +44,6 @@ from empg.provenance import CHECKPOINT, Record, stage
 from empg.seeding import derive_seed
 from empg.training.demonstrations import FormatStep, batches, demonstrate, examples
 from empg.training.optimiser import Optimiser, learning_rate_factor
-from empg.training.packing import packs
 
 if TYPE_CHECKING:
     from empg.training import trl_warmstart  # noqa: F401 - what the processes run is a source of the stage
