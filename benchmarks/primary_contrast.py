@@ -218,6 +218,38 @@ def _said(found: Sequence[Contrast], planned: Look | None, margin: float, final:
     return [*lines, f"Equivalence within {100 * margin:g} points: {tests}."]
 
 
+def lifts(folders: Sequence[Path], arms: tuple[str, str]) -> str:
+    """Greedy success of each arm's runs on each panel, and their lifts over their own warm starts, in Markdown."""
+    first = parse(Study, read_json(folders[0] / "config" / "study.json"), str(folders[0]))
+    pool = {name: pool for pool, members in first.pools.items() for name in members}
+    run, tables = ["environment", "split", "method", "seed"], []
+    for folder in folders:
+        study = parse(Study, read_json(folder / "config" / "study.json"), str(folder))
+        two = study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}})
+        tables.append(Results(two, folder).task_means().filter(mode="greedy").group_by(run).agg(pl.mean("success")))
+    panels = pl.concat(tables).unique(run)
+    warm = panels.filter(pl.col("seed").is_null()).select("environment", "split", warm="success")
+    runs = panels.drop_nulls("seed").join(warm, on=["environment", "split"])
+    runs = runs.with_columns(pool=pl.col("environment").replace_strict(pool), lift=pl.col("success") - pl.col("warm"))
+    lift = pl.col("lift")
+    rows = runs.sort("pool", "split", "method").group_by("pool", "split", "method", maintain_order=True)
+    table = rows.agg(
+        pl.len().alias("n"), pl.mean("warm", "success"), median=lift.median(), low=lift.min(), high=lift.max()
+    )
+    lines = [
+        "Greedy success in % and each run's lift over its own warm start, in points.",
+        "",
+        "| environment | panel | arm | runs | warm starts | success | lift: median | lowest to highest run |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table.iter_rows(named=True):
+        cells = [row["pool"], row["split"], row["method"], str(row["n"])]
+        cells += [f"{100 * row[name]:.1f}" for name in ("warm", "success")]
+        cells += [points(row["median"]), f"{points(row['low'])} to {points(row['high'])}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _numbers(mean: CrossedMean) -> str:
     low, high = mean.interval()
     ends = "all alike" if low is None or high is None else f"{points(low)} to {points(high)}"
@@ -229,7 +261,7 @@ def _p(value: float | None) -> str:
 
 
 def main(folders: Sequence[Path], predictions: Path, arms: tuple[str, str], *, final: bool) -> str:
-    """The pages of greedy and sampled play. Pools and the margin are those of the first folder's study."""
+    """The pages of greedy and sampled play, and the lifts. Pools and the margin are those of the first folder."""
     study, tasks = played(folders, arms)
     predicted = dict(pl.read_csv(predictions).select("environment", "prediction").iter_rows())
     parts = []
@@ -239,7 +271,7 @@ def main(folders: Sequence[Path], predictions: Path, arms: tuple[str, str], *, f
             for pool in study.pools
         ]
         parts.append(page(found, arms, study.primary.margin, mode, final=final))
-    return "\n".join(parts)
+    return "\n".join([*parts, lifts(folders, arms)])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 from itertools import product
 from pathlib import Path
@@ -162,6 +163,7 @@ def test_the_primary_contrast_follows_the_plan(experiment: Path, predictions: Pa
     assert "Predictions of single environments: up holds, down holds." in text
     assert "Equivalence is tested at the look at which the experiment stops." in text
     assert "Equivalence within 2 points: primary p 1" in primary.main([experiment], predictions, ARMS, final=True)
+    assert len(re.findall(r"^\| (?:up|down) \| (?:seen|unseen) \| grpo(?:_empg)? \| 8 \|", text, re.MULTILINE)) == 8
     study, tasks = primary.played([experiment], ARMS)
     up, down = found = [
         primary.contrast(study, pool, sign, tasks.filter(environment=pool, mode="greedy"), ARMS)
@@ -180,6 +182,25 @@ def test_the_primary_contrast_follows_the_plan(experiment: Path, predictions: Pa
     none = [one._replace(sign=0) for one in found]
     assert primary.finding(none, 0.02) == ["nothing shown"]
     assert "harm" in primary.finding([down._replace(sign=0)] * 2, 0.02)
+
+
+def test_a_lift_is_over_the_runs_own_warm_start(experiment: Path) -> None:
+    primary = importlib.import_module("benchmarks.primary_contrast")
+
+    def solved(folder: Path) -> float:
+        episodes = pl.read_parquet(folder / "episodes.parquet").filter(split="seen", mode="greedy")
+        return float(episodes["success"].cast(pl.Float64).to_numpy().mean())
+
+    runs = [(experiment / name, seed) for name in ("up_1", "up_2", "up_3", "up_4") for seed in (1, 2)]
+    found = [
+        100 * (solved(start / "grpo" / f"seed{seed}" / "evaluate") - solved(start / "warmstart_evaluate"))
+        for start, seed in runs
+    ]
+    values = [f"{value:+.1f}".replace("-", "−") for value in (float(np.median(found)), min(found), max(found))]
+    row = next(
+        line for line in primary.lifts([experiment], ARMS).splitlines() if line.startswith("| up | seen | grpo |")
+    )
+    assert row.endswith(f"| {values[0]} | {values[1]} to {values[2]} |")
 
 
 def test_a_finding_that_warm_starts_do_not_share_is_about_them_alone(experiment: Path) -> None:
