@@ -213,7 +213,7 @@ def test_verdict_says_what_is_shown() -> None:
     first, sampled, greedy, other = verdict(study, table, pl.DataFrame())
     assert first.startswith("new is better than base on ")
     assert "all panels together (greedy)" in first
-    assert "probability of at most 5\N{NO-BREAK SPACE}%" in first
+    assert "is at most 5\N{NO-BREAK SPACE}%" in first
     assert first.endswith("It holds for other seeds and other tasks; 5 seeds.")
     assert sampled.startswith(
         "Difference in points of success, sampled (95\N{NO-BREAK SPACE}% interval for other seeds"

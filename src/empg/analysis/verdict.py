@@ -47,7 +47,7 @@ def conclusion(rows: Sequence[Row]) -> str:
     open_rows = others if claims else ("the one panel" if len(rows) == 1 else f"any of {len(rows)} rows")
     open_text = f"is not shown to differ from {against}, nor to be within {margin} points of it, on {open_rows}"
     text = f"{method} {'; '.join([*claims, *([open_text] if rest else [])])}."
-    sure = f"Any false claim among these has a probability of at most {ALPHA:.0%}.".replace("%", f"{NBSP}%")
+    sure = f"The probability of any false claim among these is at most {ALPHA:.0%}.".replace("%", f"{NBSP}%")
     if first["over"] == "tasks":
         runs = "this one run" if first["seeds"] == 1 else f"these {first['seeds']} runs"
         return (
