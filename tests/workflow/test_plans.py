@@ -154,3 +154,28 @@ def test_results_of_a_wrong_clock_are_dated_now(planned):
     planned.build()
     assert all(path.stat().st_mtime < time.time() + 1 for path in manifests)
     assert planned.plan() == set()
+
+
+# Writes a line for each time that Snakemake chooses jobs, which takes longer than a timer.
+COUNTED = """
+import time
+from snakemake.scheduling.job_scheduler import JobScheduler
+def counted(self, jobs, choose=JobScheduler.job_selector):
+    with open("choices", "a") as file:
+        file.write("once\\n")
+    time.sleep(1.1)
+    return choose(self, jobs)
+JobScheduler.job_selector = counted
+"""
+
+
+def test_snakemake_plans_once_for_each_job_that_ends(planned):
+    """And not by timers that each finished job leaves behind."""
+    planned.append("Snakefile", COUNTED)
+    for name in ENVIRONMENTS:
+        shutil.rmtree(planned.root / "results/mini" / name / "grpo")
+    shutil.rmtree(planned.root / "results/mini/report")
+    result = planned.snakemake("--cores", "1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    jobs = stages(runs("grpo")) | REPORT
+    assert len((planned.root / "choices").read_text().splitlines()) <= len(jobs) + 1
