@@ -6,6 +6,7 @@ rule rollouts:
         data=ancient(of_data_set("data/{data_set}/manifest.json")),
         warmstart=f"{WARMSTART}/manifest.json",
         model=ancient(f"{WARMSTART}/model"),
+        accelerate=lambda wildcards: study.environments[wildcards.environment].accelerate or [],
     output:
         manifest=f"{ROLLOUTS}/manifest.json",
         rollouts=f"{ROLLOUTS}/rollouts.parquet",
@@ -15,7 +16,7 @@ rule rollouts:
     priority: 40
     conda:
         SOFTWARE
-    threads: 1
+    threads: lambda wildcards: study.environments[wildcards.environment].processes
     resources:
         gpu=0,
         mem_mb=megabytes("rollouts"),

@@ -4,6 +4,7 @@ rule warmstart:
         sources=of_data_set("results/sources/{data_set}/warmstart.json"),
         identity=of_data_set("results/data/{data_set}.json"),
         data=ancient(of_data_set("data/{data_set}/manifest.json")),
+        accelerate=lambda wildcards: study.environments[wildcards.environment].accelerate or [],
     output:
         manifest=f"{WARMSTART}/manifest.json",
         metrics=f"{WARMSTART}/metrics.parquet",
@@ -13,7 +14,11 @@ rule warmstart:
     priority: 50
     conda:
         SOFTWARE
-    threads: lambda wildcards: study.environments[wildcards.environment].warmstart.threads
+    threads:
+        lambda wildcards: max(
+            study.environments[wildcards.environment].warmstart.threads,
+            study.environments[wildcards.environment].processes,
+        )
     resources:
         gpu=0,
         mem_mb=megabytes("warmstart"),

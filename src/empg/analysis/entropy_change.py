@@ -17,7 +17,7 @@ from empg.config import Study
 from empg.config.environments import turns_apart
 from empg.core.entropy import step_mean
 from empg.policy.packing import packs
-from empg.policy.weights import load_transformer
+from empg.policy.policy import Policy
 from empg.rollouts.table import from_table
 from empg.schema import STEPS, read_table
 from empg.training.update import conversations
@@ -41,13 +41,13 @@ def rescored_steps(results: Results, run: Run) -> pl.DataFrame:
     apart = max(1, len(numbers) // count)  # a group's episodes are neighbours, so every task gives a share
     drawn = numbers.gather_every(apart, results.study.seeds.index(run.seed) % apart).head(count)
     steps = collection.filter(pl.col("trajectory").is_in(drawn.implode()))
-    network = load_transformer(run.train / "model", device="cuda" if torch.cuda.is_available() else "cpu")
+    network = Policy.load(run.train / "model", "").network
     settings = results.study.environments[run.environment]
     temperature = settings.sampling.temperature
     trajectories = from_table(steps, run.environment)
     whole = conversations(trajectories, apart=turns_apart(settings.interface))
     with torch.no_grad():
-        parts = [pack.statistics(network, temperature) for pack in packs(whole, PACK_TOKENS, network.embedding.device)]
+        parts = [pack.statistics(network, temperature) for pack in packs(whole, PACK_TOKENS, network.device)]
     logprob, entropy = (torch.cat(part).double().cpu() for part in zip(*parts, strict=True))
     number = torch.repeat_interleave(torch.tensor(steps["response_ids"].list.len().to_list()))
     means = [step_mean(values, number, len(steps)).numpy() for values in (entropy, logprob)]

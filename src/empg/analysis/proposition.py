@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from empg.analysis.results import Results, Run
-from empg.core.entropy import expected_score_norm_squared, renyi2_entropy, score_norm_squared, token_statistics
-from empg.policy.transformer import Transformer
-from empg.policy.weights import load_transformer
+from empg.config.environments import turns_apart
+from empg.core.entropy import expected_score_norm_squared, renyi2_entropy, score_norm_squared
+from empg.policy.network import Network
+from empg.policy.policy import Policy
 from empg.seeding import derive_seed
 
 # Per method and shared equally among its seeds, so that more seeds do not make the report slower.
@@ -31,14 +32,14 @@ SMALLEST_BIN = 10
 
 @dataclass(frozen=True, slots=True)
 class EpisodeTokens:
-    """``ids`` ``[tokens]`` of one episode; ``responses`` are the sampled spans [start, end), one per step."""
+    """``ids`` ``[tokens]`` of a conversation; ``responses`` are the sampled spans [start, end), one per step."""
 
     ids: Tensor
     responses: list[tuple[int, int]]
 
 
-def conversations(rollouts: pl.DataFrame, device: torch.device) -> Iterator[EpisodeTokens]:
-    """The episodes of a rollout table, in its order."""
+def conversations(rollouts: pl.DataFrame, device: torch.device, *, apart: bool = False) -> Iterator[EpisodeTokens]:
+    """The episodes of a rollout table, in its order; with ``apart`` each step, which is a conversation of its own."""
     for _, rows in rollouts.group_by("trajectory", maintain_order=True):
         ids: list[int] = []
         responses = []
@@ -46,25 +47,29 @@ def conversations(rollouts: pl.DataFrame, device: torch.device) -> Iterator[Epis
             start = len(ids) + len(prompt)
             ids += prompt + response
             responses.append((start, len(ids)))
-        yield EpisodeTokens(torch.tensor(ids, device=device), responses)
+            if apart:
+                yield EpisodeTokens(torch.tensor(ids, device=device), responses)
+                ids, responses = [], []
+        if not apart:
+            yield EpisodeTokens(torch.tensor(ids, device=device), responses)
 
 
 def measure(results: Results, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tables of one trained run: score norms and gradient norms. Each row names the run."""
-    network = load_transformer(run.train / "model", device="cuda" if torch.cuda.is_available() else "cpu")
-    rollouts = results.last_rollouts(run)
-    temperature = results.study.environments[run.environment].sampling.temperature
+    network = Policy.load(run.train / "model", "").network
+    rollouts, settings = results.last_rollouts(run), results.study.environments[run.environment]
+    temperature, apart = settings.sampling.temperature, turns_apart(settings.interface)
     seed = derive_seed("proposition", run.environment, run.method, run.seed or 0)
     key = [pl.lit(value).alias(name) for name, value in run.key.items()]
     tokens, steps = (math.ceil(count / len(results.study.seeds)) for count in (TOKENS, STEPS))
-    scores = score_norms(network, rollouts, count=tokens, temperature=temperature, seed=seed)
-    norms = gradient_norms(network, rollouts, count=steps, temperature=temperature, seed=seed)
+    scores = score_norms(network, rollouts, count=tokens, temperature=temperature, seed=seed, apart=apart)
+    norms = gradient_norms(network, rollouts, count=steps, temperature=temperature, seed=seed, apart=apart)
     return scores.select(*key, pl.all()), norms.select(*key, pl.all())
 
 
 @torch.no_grad()
 def score_norms(
-    network: Transformer, rollouts: pl.DataFrame, *, count: int, temperature: float, seed: int
+    network: Network, rollouts: pl.DataFrame, *, count: int, temperature: float, seed: int, apart: bool = False
 ) -> pl.DataFrame:
     """Squared score norm ‖∇_z log π(a)‖² at ``count`` contexts of the rollouts, measured and as Proposition 1 expects.
 
@@ -72,16 +77,16 @@ def score_norms(
     because the proposition assumes a ~ π and the rollouts' tokens come from the policy before the last update.
     Columns: renyi2 (nats), expected, measured.
     """
-    device = network.embedding.device
+    device = network.device
     random = np.random.default_rng(seed)
     hidden = torch.cat(
         [
             network.states(c.ids)[torch.cat([torch.arange(s - 1, e - 1, device=device) for s, e in c.responses])]
-            for c in _drawn_conversations(rollouts, 2 * count, random, device)
+            for c in _drawn_conversations(rollouts, 2 * count, random, device, apart)
         ]
     )
     chosen = random.choice(len(hidden), size=min(count, len(hidden)), replace=False)
-    logits = (hidden[torch.from_numpy(chosen).to(device)] @ network.output_weight.T).double() / temperature
+    logits = network.logits(hidden[torch.from_numpy(chosen).to(device)]).double() / temperature
     generator = torch.Generator(device).manual_seed(seed)
     drawn = torch.multinomial(logits.softmax(-1), DRAWS, replacement=True, generator=generator)
     columns = {
@@ -93,7 +98,7 @@ def score_norms(
 
 
 def _drawn_conversations(
-    rollouts: pl.DataFrame, tokens: int, random: np.random.Generator, device: torch.device
+    rollouts: pl.DataFrame, tokens: int, random: np.random.Generator, device: torch.device, apart: bool
 ) -> list[EpisodeTokens]:
     """Random episodes with at least ``tokens`` sampled tokens in total, or all episodes where there are fewer."""
     ids = rollouts["trajectory"].unique(maintain_order=True).to_numpy()
@@ -106,11 +111,11 @@ def _drawn_conversations(
             break
         drawn.append(trajectory)
         total += counts[trajectory]
-    return list(conversations(rollouts.filter(pl.col("trajectory").is_in(drawn)), device))
+    return list(conversations(rollouts.filter(pl.col("trajectory").is_in(drawn)), device, apart=apart))
 
 
 def gradient_norms(
-    network: Transformer, rollouts: pl.DataFrame, *, count: int, temperature: float, seed: int
+    network: Network, rollouts: pl.DataFrame, *, count: int, temperature: float, seed: int, apart: bool = False
 ) -> pl.DataFrame:
     """The gradient of the mean log-probability of a step for ``count`` random trained steps, over all parameters.
 
@@ -122,11 +127,12 @@ def gradient_norms(
     rows = np.sort(random.choice(len(trained), size=min(count, len(trained)), replace=False))
     drawn = trained.filter(pl.col("row").is_in(rows))
     episodes = rollouts.filter(pl.col("trajectory").is_in(drawn["trajectory"].unique().to_list()))
-    numbers = episodes["trajectory"].unique(maintain_order=True)
-    by_trajectory = dict(zip(numbers, conversations(episodes, network.embedding.device), strict=True))
+    episodes = episodes.sort("trajectory", "step")
+    spans = [(c.ids, span) for c in conversations(episodes, network.device, apart=apart) for span in c.responses]
+    by_step = dict(zip(episodes.select("trajectory", "step").iter_rows(), spans, strict=True))
     norms = []
-    for trajectory, step in drawn.select("trajectory", "step").iter_rows():
-        gradient = _gradient(network, by_trajectory[trajectory], step, temperature)
+    for key in drawn.select("trajectory", "step").iter_rows():
+        gradient = _gradient(network, *by_step[key], temperature)
         norms.append(float(torch.linalg.vector_norm(torch.stack([g.double().norm() for g in gradient]))))
     kept = drawn.select("step_entropy", "outcome_advantage", "gradient_scale", "advantage").cast(pl.Float64)
     return kept.with_columns(pl.Series("norm", norms, dtype=pl.Float64)).with_columns(
@@ -134,11 +140,13 @@ def gradient_norms(
     )
 
 
-def _gradient(network: Transformer, conversation: EpisodeTokens, step: int, temperature: float) -> tuple[Tensor, ...]:
-    start, end = conversation.responses[step]
-    hidden = network.states(conversation.ids[:end])[start - 1 : end - 1]
-    logprob, _ = token_statistics(hidden, network.output_weight, conversation.ids[start:end], temperature=temperature)
-    return torch.autograd.grad(logprob.mean(), list(network.parameters()))
+def _gradient(network: Network, ids: Tensor, span: tuple[int, int], temperature: float) -> list[Tensor]:
+    start, end = span
+    hidden = network.states(ids[:end])[start - 1 : end - 1]
+    logprob, _ = network.statistics(hidden, ids[start:end], temperature)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(logprob.mean(), trained, allow_unused=True)  # an experts' layer may use few of them
+    return [gradient for gradient in found if gradient is not None]
 
 
 def equal_counts(by: str, bins: int) -> pl.Expr:

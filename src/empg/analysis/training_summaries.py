@@ -52,14 +52,15 @@ def training_progress(results: Results, training: pl.DataFrame, credited: pl.Dat
         steps.with_columns(pl.col("iteration").cast(pl.Int64)), on=[*RUN, "iteration"], how="left"
     )
     ordered = joined.join(clock, on=[*RUN, "iteration"], how="left").sort(*RUN, "iteration")
-    window = min(WINDOW, training["iteration"].n_unique())
     # A plain cumulative sum skips nulls. Here an unknown start makes every later sum unknown.
     known = pl.col("cpu").is_not_null().cum_min().over(RUN)
+    recent = pl.col("success").rolling_mean(WINDOW)
+    shorter = pl.when(pl.col("iteration") + 1 == pl.len()).then(pl.col("success").mean())  # its end alone
     return ordered.select(
         *RUN,
         "iteration",
         "success",
-        pl.col("success").rolling_mean(window).over(RUN).alias("recent_success"),
+        pl.when(pl.len() < WINDOW).then(shorter).otherwise(recent).over(RUN).alias("recent_success"),
         pl.col("steps").cum_sum().over(RUN).alias("environment_steps"),
         pl.when(known).then(pl.col("cpu").cum_sum().over(RUN)).alias("cpu_seconds"),
     )

@@ -22,9 +22,9 @@ CAPTIONS = {
         "Difference in success",
         "Success minus that of the method compared with, in points, sampled (full dots) and greedy (hollow dots): the "
         "same method without modulation, or else the baseline; same tasks, seeds and random numbers. With fewer than "
-        "three seeds each row is a run, with its 95 % interval for other tasks and these policies (bootstrap). "
+        "three runs of a method each row is a run, with its 95 % interval for other tasks and these policies. "
         "Otherwise a dot is the mean over seeds, the thick line that interval over tasks, the thin line the 95 % "
-        "interval for other seeds (Student's t); a triangle marks an interval that goes on beyond the axis.",
+        "interval for other seeds and tasks; a triangle marks an interval that goes on beyond the axis.",
     ),
     "success": Caption(
         "Results",

@@ -42,8 +42,10 @@ def run(results: Path, out: Path) -> None:
     (``results/tune/STUDY``), which goes to ``out/search``, and from its page on decisiveness, if it has measured that,
     which goes to ``out/decisiveness``. An older ``out`` is replaced.
 
-    A study of the testbed alone has the page of its testbed. Raises :class:`DataError` where there is no report.
+    A study of the testbed alone has the page of its testbed. Raises :class:`DataError` where there is no report, and
+    where ``out`` holds other files than a published page or ``results`` itself, since it is replaced as a whole.
     """
+    _check_replaceable(out, results)
     config = results / "config" / "study.json"
     study = parse(Study, read_json(config), str(config))
     report = results / "report" if study.environments else results / "testbed" / "report"
@@ -63,6 +65,13 @@ def run(results: Path, out: Path) -> None:
         write_text(folder / "README.md", page(study, results, figures, [path.name for path in small], large))
         if study.decisiveness is not None:
             _decisiveness(results / "decisiveness" / "report", folder / "decisiveness")
+
+
+def _check_replaceable(out: Path, results: Path) -> None:
+    if results.resolve().is_relative_to(out.resolve()):
+        raise DataError(f"{out}: expected a folder that does not hold the results, found {results} in it")
+    if out.exists() and not (out.is_dir() and ((out / "study.json").exists() or not any(out.iterdir()))):
+        raise DataError(f"{out}: expected a new folder or a published page (with study.json), found other files")
 
 
 def _testbed(results: Path, out: Path) -> None:

@@ -106,5 +106,5 @@ def _panels(study: Path) -> Iterator[tuple[str, list[str]]]:
     config = study / "config" / "study.json"
     names = read_json(config).get("environments", {}) if config.exists() else {}
     for name in names:
-        found = sorted((study / name).rglob("summary.json"))
+        found = sorted((study / name).rglob("*evaluate/summary.json"))
         yield name, [*read_json(found[0])["panels"]] if found else []

@@ -81,6 +81,8 @@ class Tracker:
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.study.name)
         if found is not None:
+            if found.lifecycle_stage == "deleted":  # on MLflow's page; the results are still there
+                self.client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         location = (self.root / ARTIFACTS / self.study.name).resolve().as_uri()
         return str(self.client.create_experiment(self.study.name, location))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ def serve(results: Path, port: int) -> None:
     if not (results / DATABASE).exists():
         raise DataError(f"{results / DATABASE}: expected MLflow's database, found none; `empg track` makes it")
     print("MLflow is starting; Ctrl-C ends it.", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server too
     options = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), *options]
     (results / "logs").mkdir(exist_ok=True)
