@@ -129,7 +129,8 @@ def success_by_type(tasks: pl.DataFrame) -> pl.DataFrame:
 
 
 def trained_share(tasks: pl.DataFrame) -> pl.DataFrame:
-    """For each panel, how many of its tasks share cluster (room, product, …) and goal with a training task.
+    """For each panel, how many of its tasks share cluster (room, product, …) and goal with a task of reinforcement
+    learning.
 
     Columns: environment, split, ``tasks``, ``trained`` and ``clusters``; panels of which neither is known are left out.
     """

@@ -58,11 +58,11 @@ def conclusion(rows: Sequence[Row]) -> str:
 
 
 def trained_text(table: pl.DataFrame, environment: str, split: str) -> str:
-    """How many of a panel's tasks training has seen in another form, from the table ``trained_tasks``; empty: none."""
+    """How many of a panel's tasks reinforcement learning knows in another form, from ``trained_tasks``; empty: none."""
     rows = table.filter(pl.col("trained") > 0, environment=environment, split=split)
     return "".join(
         f"{row['trained']} of {row['tasks']} tasks of {split} share room, product or page and goal "
-        "with a training task."
+        "with a task of reinforcement learning; demonstrations draw further ones."
         for row in rows.iter_rows(named=True)
     )
 

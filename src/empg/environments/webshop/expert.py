@@ -199,7 +199,7 @@ def _on_item(memory: _Memory, observation: str) -> list[Choice]:
     left = [value for value in need.options if value not in chosen]
     if left and not memory.hasty:
         return [(f"{seen} Choose {', '.join(left)}.".strip(), f"click[{left[0]}]")]
-    return [(f"{seen} All is chosen. Buy it.".strip(), "click[Buy Now]")]
+    return [(f"{seen} {'' if left else 'All is chosen. '}Buy it.".strip(), "click[Buy Now]")]
 
 
 def _look(need: Need, observation: str) -> tuple[str, bool]:

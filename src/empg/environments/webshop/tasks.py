@@ -162,8 +162,8 @@ class OfficialGoals:
 
 
 def _task(split: str, number: int, goal: Goal) -> Task:
-    """A goal's task. Goals of one product are alike."""
-    return Task(NAME, split, number, goal.category, cluster=goal.asin, goal=goal.instruction)
+    """A goal's task. Goals of products with one title are alike: near-duplicates share it."""
+    return Task(NAME, split, number, goal.category, cluster=goal.name, goal=goal.instruction)
 
 
 class _Entry(NamedTuple):

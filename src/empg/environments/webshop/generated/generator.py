@@ -99,7 +99,8 @@ def draw_goal(split: str, task_id: int, seed: int) -> Goal:
     """The goal that (split, task id, seed) names, the same on every machine, in every process, in any order.
 
     Categories follow each other by task id, and so do the products of a split within a category. No two tasks of a
-    split ask for the same things of one product until everything has been asked of every product. Raises
+    split ask for the same things of one product until everything has been asked of every product of its category. Late
+    numbers have only the products that offer most to ask for. Raises
     :class:`~empg.errors.ConfigError` for an unknown split or a negative id.
     """
     if split not in SPLITS:
