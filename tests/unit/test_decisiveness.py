@@ -307,14 +307,19 @@ def test_the_stage_writes_what_its_summary_is_made_of(results, study_results, tm
 def test_measurements_count_together():
     random = np.random.default_rng(0)
     names = ("decisiveness", "luck", "value", "entropy", "gradient_scale", "score_norm")
-    states = pl.DataFrame({name: 0.1 + random.random(90) for name in names} | {"trajectory": np.arange(90) // 3})
+    episode = np.arange(90) // 3
+    states = pl.DataFrame({name: 0.1 + random.random(90) for name in names} | {"trajectory": episode, "task": episode})
     batch = {"scale_rms": 0.8, "scale_rms_equal": 0.9, "success": 0.25}
-    one, two = together([(states, batch)]), together([(states, batch)] * 2)
+    others = states.with_columns(pl.col("task") + 30)
+    one, two, again = (
+        together([(part, batch) for part in parts]) for parts in ([states], [states, others], [states] * 2)
+    )
     assert one == summary(states, batch) | {"batch": {"success": 0.25}}
     assert (two["states"], two["episodes"]) == (180, 60)
     for name in ("decisiveness", "signal_ratio", "signal_ratio_equal", "decisive_entropy"):
         assert two[name]["value"] == pytest.approx(one[name]["value"])
         assert two[name]["high"] - two[name]["low"] < 0.8 * (one[name]["high"] - one[name]["low"])
+        assert again[name] == pytest.approx(one[name]), "the same tasks say nothing new"
     own = together([(states, batch), (states, batch | {"scale_rms": 1.6, "success": 0.75})])
     assert own["signal_ratio"]["value"] == pytest.approx(0.75 * one["signal_ratio"]["value"])
     assert own["batch"]["success"] == 0.5

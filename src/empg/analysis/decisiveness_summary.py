@@ -51,7 +51,7 @@ class Relation(NamedTuple):
     high: float | None
 
 
-def summary(states: pl.DataFrame, batch: Mapping[str, float | Array]) -> dict[str, Any]:
+def summary(states: pl.DataFrame, batch: Mapping[str, float | Array], *, unit: str = "trajectory") -> dict[str, Any]:
     """Every estimate as ``{value, low, high}``: 95 % intervals for other episodes (no ends: not known).
 
     * ``decisiveness`` and ``luck``: means over states;
@@ -61,11 +61,13 @@ def summary(states: pl.DataFrame, batch: Mapping[str, float | Array]) -> dict[st
     * ``slope``: least squares of decisiveness on the rank of the entropy, 0 to 1;
     * ``rank_correlation``: Spearman's. Noise of the estimates draws it towards 0;
     * ``curve``: mean decisiveness in :data:`BINS` quantiles of the entropy.
+
+    ``unit`` is the column of what intervals draw anew: states that share its value depend on each other.
     """
     d, entropy, scale, norm = (
         states[name].to_numpy() for name in ("decisiveness", "entropy", "gradient_scale", "score_norm")
     )
-    clusters = states["trajectory"].to_numpy()
+    clusters = states[unit].to_numpy()
     made = {
         "decisiveness": mean(d, clusters),
         "luck": mean(states["luck"].to_numpy(), clusters),
@@ -77,12 +79,16 @@ def summary(states: pl.DataFrame, batch: Mapping[str, float | Array]) -> dict[st
         "slope": slope(d, entropy, clusters),
         "rank_correlation": rank_correlation(d, entropy, clusters),
     }
-    counts = {"states": len(d), "episodes": len(np.unique(clusters))}
+    counts = {"states": len(d), "episodes": states["trajectory"].n_unique()}
     return {**counts, **{name: value._asdict() for name, value in made.items()}, "curve": curve(d, entropy, clusters)}
 
 
 def together(measured: Sequence[tuple[pl.DataFrame, Mapping[str, float]]]) -> dict[str, Any]:
-    """The :func:`summary` of several measurements as one: all states count alike, each with the g of its own batch."""
+    """The :func:`summary` of several measurements as one: all states count alike, each with the g of its own batch.
+
+    Policies of a study play the same tasks with the same random numbers, so intervals are for other tasks: the episodes
+    of a task count as one unit.
+    """
     first = np.cumsum([0, *(int(states["trajectory"].to_numpy().max()) + 1 for states, _ in measured)])
     states = pl.concat(
         states.with_columns(pl.col("trajectory").cast(pl.Int64) + int(start))
@@ -93,7 +99,7 @@ def together(measured: Sequence[tuple[pl.DataFrame, Mapping[str, float]]]) -> di
         for name in ("scale_rms", "scale_rms_equal")
     }
     success = float(np.mean([found["success"] for _, found in measured]))
-    return summary(states, batch) | {"batch": {"success": success}}
+    return summary(states, batch, unit="task") | {"batch": {"success": success}}
 
 
 def mean(values: Array, clusters: NDArray[np.generic]) -> Relation:
