@@ -155,7 +155,7 @@ def page(study: Study, table: pl.DataFrame, gradients: pl.DataFrame) -> str:
         f"Each policy plays {settings.episodes} training tasks. At each state, {settings.responses} responses of the "
         f"policy, each continued {settings.continuations} times. Decisiveness is the variance, over responses, of the "
         "expected return, in units of 0.01 (a step that decides all of a fair bet has 25). Intervals are 95 % "
-        f"intervals over episodes{', those of pools over tasks, which their warm starts share' if study.pools else ''}.",
+        f"intervals over episodes{', those of pools over the tasks that they share' if study.pools else ''}.",
         "",
         "| environment | policy | states | success % | decisiveness | luck | entropy of decisive steps / of all, nats "
         "| slope on entropy rank | rank correlation | signal ratio S | S without v | prediction |",
