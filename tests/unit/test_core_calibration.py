@@ -57,11 +57,47 @@ def test_evidence_needs_two_actions_and_one_of_them_twice():
     assert len(evidence(equal, torch.zeros(8).double()).decisiveness) == 0
 
 
+def test_a_trajectory_counts_once_at_a_state():
+    """The first visits are those of the case by hand; one trajectory comes back to 10 and does something else."""
+    batch = one_group([10, 20] * 4, [0, 0, 0, 1, 1, 0, 1, 1])
+    trajectory, anchor, action = (
+        torch.cat([x, index(*more)])
+        for x, more in (
+            (batch.step_trajectory, [3]),
+            (batch.anchor, [10]),
+            (batch.action, [0]),
+        )
+    )
+    again = Batch(batch.reward, batch.group, trajectory, anchor, action)
+    found = evidence(again, vec(0, 1, 0, 1, 0, 1, 0, 1, 0.7))
+    assert_vec(found.decisiveness, 1, -0.5)
+    assert_vec(found.rank, 0, 1)
+
+
+def test_nothing_is_decided_where_rewards_are_drawn_anew():
+    """Trajectories that come back to a state and do the other thing; the mean of d over random rewards is 0."""
+    random = torch.Generator().manual_seed(0)
+    trajectories, steps = 8, 4
+    step_trajectory = torch.arange(trajectories).repeat_interleave(steps)
+    found = []
+    for _ in range(2000):
+        reward = (torch.rand(trajectories, generator=random) < 0.5).double()
+        anchor = torch.zeros(trajectories * steps, dtype=torch.int64)
+        at_first = torch.randint(2, (trajectories, 1), generator=random)
+        action = ((at_first + torch.arange(steps)) % 2).flatten()
+        batch = Batch(reward, torch.zeros(trajectories, dtype=torch.int64), step_trajectory, anchor, action)
+        found.append(evidence(batch, torch.zeros(trajectories * steps).double()).decisiveness)
+    d = torch.cat(found)
+    assert abs(d.mean()) < 4 * d.std() / len(d) ** 0.5
+
+
 def test_evidence_keeps_groups_apart_and_leaves_out_those_with_equal_rewards():
-    batch = Batch(vec(1, 0, 1, 1), index(7, 7, 3, 3), index(0, 0, 1, 2, 3), index(5, 5, 5, 5, 5), index(0, 0, 1, 0, 1))
+    batch = Batch(
+        vec(1, 1, 0, 1, 1), index(7, 7, 7, 3, 3), index(0, 1, 2, 3, 4), index(5, 5, 5, 5, 5), index(0, 0, 1, 0, 1)
+    )
     found = evidence(batch, vec(0, 0.25, 0.5, 0.75, 1))
-    # Group 7 at 5: y = 1, 1 | −1 with actions a, a | b: mean ⅓, SSB = 2·(2/3)² + (4/3)² = 8/3, SSW = 0, n = 3.
-    assert_vec(found.decisiveness, 8 / 9)
+    # Group 7 at 5: y = √½, √½ | −√2 with actions a, a | b: mean 0, SSB = 2·½ + 2 = 3, SSW = 0, n = 3.
+    assert_vec(found.decisiveness, 1)
     assert_vec(found.rank, 0.25)
 
 

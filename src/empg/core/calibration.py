@@ -100,19 +100,21 @@ def evidence(batch: Batch, rank: Tensor) -> Evidence:
     A state is an anchor observation of a group, as GiGPO groups them. With n visits and a different actions,
     y the standardised reward (``grpo``) of a visit's trajectory, and SSB and SSW the sums of squares between and within
     actions, the one-way analysis of variance gives d = (SSB − (a − 1)·SSW / (n − a)) / n. Luck adds to SSB and SSW
-    alike, so that d is 0 on average at a step that decides nothing. States of groups with equal rewards are left out.
+    alike, so that d is 0 on average at a step that decides nothing. Only a trajectory's first visit of a state counts:
+    its visits share one reward, so further ones would draw d below 0. States of groups with equal rewards are left out.
     """
     found = _analyse(batch)
     d = (found.between - (found.actions - 1) * found.within / found.spare.clamp(min=1)) / found.visits
-    mean_rank = _sum(rank, found.state, len(d)) / found.visits
+    mean_rank = _sum(rank[found.first], found.state[found.first], len(d)) / found.visits
     return Evidence(*(x[found.tells] for x in (d, mean_rank, found.spare, found.group)))
 
 
 class _Analysis(NamedTuple):
-    """The one-way analysis of variance of the standardised reward at every state; ``[states]`` but for ``state``."""
+    """The one-way analysis of variance of the standardised reward at each state; ``[states]`` but for the first two."""
 
     state: Tensor  # [steps]: the state of each step
-    visits: Tensor  # n
+    first: Tensor  # [visits of all states]: the steps at which a trajectory is in a state for the first time
+    visits: Tensor  # n, of different trajectories
     actions: Tensor  # a
     spare: Tensor  # n − a
     between: Tensor  # SSB
@@ -126,19 +128,27 @@ def _analyse(batch: Batch) -> _Analysis:
         raise ValueError("batch: expected actions of the steps, found none")
     step_group = numbered(batch.group)[batch.step_trajectory]
     state = numbered(step_group, batch.anchor)
-    cell = numbered(state, batch.action)
-    y = grpo(batch.reward.double(), batch.group)[batch.step_trajectory]
-    n, visits = torch.bincount(state).double(), torch.bincount(cell).double()
+    first = _first_of_each(numbered(state, batch.step_trajectory))
+    visited, cell = state[first], numbered(state[first], batch.action[first])
+    y = grpo(batch.reward.double(), batch.group)[batch.step_trajectory[first]]
+    n, visits = torch.bincount(visited).double(), torch.bincount(cell).double()
     state_of_cell = torch.zeros_like(visits, dtype=torch.int64)
-    state_of_cell[cell] = state
+    state_of_cell[cell] = visited
     a = torch.bincount(state_of_cell, minlength=len(n)).double()
-    mean, of_cell = _sum(y, state, len(n)) / n, _sum(y, cell, len(visits)) / visits
+    mean, of_cell = _sum(y, visited, len(n)) / n, _sum(y, cell, len(visits)) / visits
     between = _sum(visits * (of_cell - mean[state_of_cell]).square(), state_of_cell, len(n))
-    within = _sum((y - of_cell[cell]).square(), state, len(n))
+    within = _sum((y - of_cell[cell]).square(), visited, len(n))
     group = torch.zeros_like(n, dtype=torch.int64)
-    group[state] = step_group
+    group[visited] = step_group[first]
     tells = (a > 1) & (n > a) & informative_groups(batch.reward, batch.group)[_first(batch.group, group)]
-    return _Analysis(state, n, a, n - a, between, within, group, tells)
+    return _Analysis(state, first, n, a, n - a, between, within, group, tells)
+
+
+def _first_of_each(number: Tensor) -> Tensor:
+    """The place of the first element with each number, ascending; ``number`` ``[n]`` is 0, 1, 2, … in any order."""
+    place = torch.arange(len(number), device=number.device)
+    first = torch.full((int(number.max()) + 1,), len(number), device=number.device)
+    return first.scatter_reduce(0, number, place, "amin").sort().values
 
 
 def decisiveness_curve(found: Evidence, rank: Tensor) -> Tensor | None:
