@@ -160,10 +160,10 @@ def test_a_pool_counts_as_one_environment_with_more_seeds() -> None:
 
 
 def test_a_run_of_a_pool_is_lifted_over_its_own_warm_start() -> None:
-    environments = {name: {"data": "d"} for name in "efg"}
+    environments = {name: {"data": "d"} for name in "ef"}
     study = study_of("base", "new", seeds=2, environments=environments, pools={"p": ["e", "f"]})
     tasks = tasks_of(study, {"base": 0.4, "new": 0.7})
-    starts = {"e": 0.1, "f": 0.3, "g": 0.5}
+    starts = {"e": 0.1, "f": 0.3}
     panel = pl.DataFrame({"environment": [*starts], "success": [*starts.values()]}).with_columns(
         method=pl.lit("warmstart"), seed=pl.lit(None, pl.Int64)
     )
@@ -173,7 +173,7 @@ def test_a_run_of_a_pool_is_lifted_over_its_own_warm_start() -> None:
     assert len(table) == 8
     for row in table.rows(named=True):
         runs = tasks.filter(split=row["split"], mode=row["mode"], method=row["method"])
-        by_run = runs.group_by("environment", "seed").agg(pl.col("success").mean()).filter(pl.col("environment") != "g")
+        by_run = runs.group_by("environment", "seed").agg(pl.col("success").mean())
         lifts = by_run["success"] - by_run["environment"].replace_strict(starts, return_dtype=pl.Float64)
         assert row["warm_start"] == pytest.approx(0.2)
         assert row["lift"] == pytest.approx(lifts.mean())
@@ -184,14 +184,20 @@ def test_a_run_of_a_pool_is_lifted_over_its_own_warm_start() -> None:
     ("pools", "words"),
     [
         ({"e": ["f"]}, "expected names that no environment has, found 'e'"),
-        ({"p": ["e", "x"]}, "expected some of e, f, g, found e, x"),
-        ({"p": []}, "expected some of e, f, g, found none"),
-        ({"p": ["e", "g"]}, "the same data and evaluation"),
+        ({"p": ["e", "x"]}, "expected some of e, f, g, h, found e, x"),
+        ({"p": []}, "expected some of e, f, g, h, found none"),
+        ({"p": ["e", "g"], "q": ["f", "h"]}, "pools.p: expected environments that differ in warmstart alone"),
+        ({"p": ["e", "f"], "q": ["g", "h"]}, "pools.q: expected environments that differ in warmstart alone"),
         ({"p": ["e"], "q": ["e"]}, "expected each environment in one, found 'e' again"),
+        ({"p": ["e", "f"]}, "expected every environment in one, found 'g' in none"),
+        (
+            {"p": ["e", "f"], "q": ["g"], "r": ["h"]},
+            "expected as many environments in each, found 2 in p, 1 in q, 1 in r",
+        ),
     ],
 )
 def test_a_pool_that_does_not_fit_is_refused(pools: dict[str, list[str]], words: str) -> None:
-    environments = {"e": {"data": "d"}, "f": {"data": "d"}, "g": {"data": "other"}}
+    environments = {name: {"data": "d"} for name in "ef"} | {"g": {"data": "o"}, "h": {"data": "o", "max_steps": 3}}
     with pytest.raises(ConfigError, match=words):
         study_of("base", "new", seeds=2, environments=environments, pools=pools)
 

@@ -259,7 +259,11 @@ def test_commands_are_those_of_the_pipeline() -> None:
         "empg evaluate --config results/quick/config/alfworld/warmstart_evaluate.json --data data/alfworld"
         " --model results/quick/alfworld/warmstart/model --out results/quick/alfworld/warmstart_evaluate"
     )
-    for folder in ("alfworld/warmstart", "alfworld/rollouts", "alfworld/grpo/seed1/train", "report"):
+    half = command(study, "alfworld/grpo/seed1/decisiveness_halfway", "alfworld")
+    assert " --model results/quick/alfworld/grpo/seed1/train/halfway --out " in half
+    folders = ("alfworld/warmstart", "alfworld/rollouts", "alfworld/grpo/seed1/train", "report", "decisiveness/report")
+    folders += ("alfworld/warmstart_decisiveness", "testbed/gradients", "testbed/report")
+    for folder in folders:
         cli.parser().parse_args(command(study, folder, "alfworld").split()[1:])
 
 

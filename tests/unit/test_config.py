@@ -73,6 +73,46 @@ def test_no_two_methods_of_a_study_are_the_same():
         assert len({method.model_dump_json() for method in study.methods.values()}) == len(study.methods), study.study
 
 
+def write_study(path, **changes):
+    """The default study with changes at its top level, as a file."""
+    value = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    path.write_text(yaml.safe_dump(value | changes))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"environments": {"alfworld": {"base": "alfworld", "evaluate": {"splits": ["valid_sen"]}}}},
+            "environments.alfworld.evaluate.splits: expected some of train, tune, valid_seen, valid_unseen, "
+            "found 'valid_sen'",
+        ),
+        ({"environments": {"all": {"base": "alfworld"}}}, "expected another name, since 'all' means all of them"),
+        (
+            {
+                "environments": {
+                    "alfworld": {"base": "alfworld", "interface": {"history": 2}, "warmstart": {"tokens": 0}}
+                },
+                "methods": {"grpo": {"advantage": "grpo"}, "pairs": {"advantage": "gigpo"}},
+            },
+            "methods.pairs.advantage: expected one that compares no observations, since those of "
+            "environments.alfworld.interface.history are whole prompts, found gigpo",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(tmp_path, changes, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_study(write_study(tmp_path / "study.yaml", **changes), DATA, ENVIRONMENTS)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("methods:\n  grpo: {advantage: grpo}\n  grpo: {advantage: dapo}\n")
+    with pytest.raises(ConfigError, match="the key 'grpo' twice"):
+        load_study(path, DATA, ENVIRONMENTS)
+
+
 def test_modulation_is_compared_with_the_same_method_without_it():
     bases = {name: {m: study.compared_with(m) for m in study.methods} for name, study in GRIDS.items()}
     assert bases["paper"] == {"grpo": None, "grpo_empg": "grpo", "dapo": "grpo", "dapo_empg": "dapo"}

@@ -231,6 +231,11 @@ def test_published_results_have_their_numbers_and_files(study: Path, tmp_path: P
     out = tmp_path / "docs" / "results" / "made_up"
     (out / "tables").mkdir(parents=True)
     (out / "tables" / "old.csv").touch()
+    with pytest.raises(DataError, match="expected a new folder or a published page"):
+        publish.run(study, out)
+    with pytest.raises(DataError, match="expected a folder that does not hold the results"):
+        publish.run(study, study.parent)
+    (out / "study.json").touch()
     publish.run(study, out)
     text = (out / "README.md").read_text()
     links = re.findall(r"\]\(([^)]+)\)", text)

@@ -27,8 +27,8 @@ def study(methods: dict[str, Any], seeds: int = 1) -> Study:
 
 def panels(*success: float, n: int = 500) -> pl.DataFrame:
     """A row for each seed of one method, and one of the warm start, which has none."""
-    rows = [{**PLACE, "seed": seed, "success": value, "n": n} for seed, value in enumerate(success, 1)]
-    return pl.DataFrame([*rows, {**PLACE, "method": "warmstart", "seed": None, "success": 0.0, "n": n}])
+    rows = [{**PLACE, "seed": seed, "success": value, "tasks": n} for seed, value in enumerate(success, 1)]
+    return pl.DataFrame([*rows, {**PLACE, "method": "warmstart", "seed": None, "success": 0.0, "tasks": n}])
 
 
 def compared(mode: str, low: float, high: float, *, seeds: int = 5) -> pl.DataFrame:

@@ -52,6 +52,9 @@ def test_a_study_without_environments(fresh: Project):
     assert set(pl.read_parquet(folder / "learning/learning.parquet")["method"]) == {"grpo", "empg", "rtmc"}
     assert "| rtmc |" in (folder / "report/README.md").read_text()
     assert plan(fresh) == set()
+    audited = fresh.run("empg", "audit", "results/testbed")
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+    assert "missing" not in audited.stdout
 
     published = fresh.root / "docs/results/testbed"
     done = fresh.run("empg", "publish", "--results", "results/testbed", "--out", str(published))

@@ -27,6 +27,7 @@ from empg.pipeline import times
 from empg.tracking import database as tracking_database
 from empg.tracking import system_metrics, traces
 from empg.tracking.database import connect, create, set_aside_if_damaged, uri
+from empg.tracking.experiment import views
 from empg.tracking.live import _Curves, live
 from empg.tracking.rebuild import rebuild
 from empg.tracking.traces import sample
@@ -522,6 +523,23 @@ def test_locked_database_is_one_message(study: Path, monkeypatch: pytest.MonkeyP
         set_aside_if_damaged(study.parent)
         with pytest.raises(StorageError, match=r"mlflow.db: expected a database to write in, found one that another"):
             rebuild(study)
+
+
+def test_an_experiment_that_was_deleted_comes_back(one: Path) -> None:
+    rebuild(one)
+    client = connect(one.parent)
+    client.delete_experiment(client.get_experiment_by_name(one.name).experiment_id)
+    rebuild(one)
+    assert client.get_experiment_by_name(one.name).lifecycle_stage == "active"
+
+
+def test_views_are_of_evaluations_alone(one: Path) -> None:
+    """A measurement of decisiveness has a summary too, and stands before the evaluation by name."""
+    before = views(one)
+    folder = one / "alfworld" / "grpo" / "seed1" / "decisiveness"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text("{}")
+    assert views(one) == before
 
 
 def test_nothing_to_rebuild_from(tmp_path: Path) -> None:

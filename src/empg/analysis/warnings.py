@@ -40,7 +40,7 @@ def find_warnings(results: Results, study: Study, tables: dict[str, pl.DataFrame
     made = jobs(results, dict(zip(results.study.methods, study.methods, strict=True)))
     found = [
         few_seeds(min(tables["verdict"].filter("primary")["seeds"].to_list(), default=len(study.seeds))),
-        outliers(tables["panels"]),
+        outliers(tables["panels"].join(tables["results"].select(*PANEL_KEY, "tasks").unique(), on=PANEL_KEY)),
         greedy(tables["verdict"], tables["paired_runs"]),
         resumed(made),
         processors(made),
@@ -109,9 +109,10 @@ def _is_far(row: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
 
 
 def _variance(row: dict[str, Any]) -> float:
-    """Variance of a share of episodes, with one success and one failure added so that it is never 0."""
-    share = (row["success"] * row["n"] + 1) / (row["n"] + 2)
-    return float(share * (1 - share) / row["n"])
+    """Variance of a share of tasks, with one success and one failure added so that it is never 0. Plays of one task
+    depend on each other, so a task counts once."""
+    share = (row["success"] * row["tasks"] + 1) / (row["tasks"] + 2)
+    return float(share * (1 - share) / row["tasks"])
 
 
 def greedy(verdict: pl.DataFrame, paired_runs: pl.DataFrame) -> Notice | None:

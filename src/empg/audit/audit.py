@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from empg.audit.recompute import RECOMPUTED, Numbers
 from empg.errors import AuditError, DataError, UserError
 from empg.files import file_digest, read_json
-from empg.pipeline.commands import command, data_set
+from empg.pipeline.commands import REPORTS, command, data_set, model
 from empg.pipeline.origin import commit
 from empg.provenance import MANIFEST, digest, json_digest
 
@@ -66,7 +66,7 @@ class Audit:
             yield from _attempt("rows can be read", lambda: map(_compare, recompute(self.folder, manifest)))
 
     def _settings(self, recorded: dict[str, Any]) -> Iterator[Check]:
-        path = self.study / "config" / ("study.json" if self.name == "report" else f"{self.name}.json")
+        path = self.study / "config" / ("study.json" if self.name in REPORTS else f"{self.name}.json")
         if path.exists():
             differs = [] if self._configured(path) == recorded else [f"{path} has other settings now"]
             yield Check(f"settings are those of {path}", differs)
@@ -88,15 +88,15 @@ class Audit:
         yield Check(f"{len(outputs)} files have the SHA-256 that {MANIFEST} names", differences)
 
     def _configured(self, path: Path) -> Any:
-        if self.name != "report":
+        if self.name not in REPORTS:
             return read_json(path)
         from empg.config import Study, parse
 
         return parse(Study, read_json(path), str(path)).model_dump(mode="json")
 
     def _data(self) -> str:
-        """The name of the folder's data set; "" for the report, which has none."""
-        return "" if self.name == "report" else data_set(self.study, self.name.split("/", maxsplit=1)[0])
+        """The name of the folder's data set; "" where it has none."""
+        return data_set(self.study, self.name)
 
     def _identity(self) -> Path:
         """The file that records DVC's hash of the folder's task data."""
@@ -110,8 +110,9 @@ class Audit:
             place = read_json(identity)["path"] if identity.exists() else f"data/{self._data()}"
             return self.study.resolve().parents[1] / str(place)
         if name == "model":
-            trained = self.folder.name == "evaluate"
-            return (self.folder.parent / "train" if trained else environment / "warmstart") / "model"
+            return self.study / model(self.name)
+        if self.name == "testbed/report":
+            return self.folder.parent / name
         return environment / name if name == "rollouts" else self.study / name
 
 

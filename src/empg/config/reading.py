@@ -10,7 +10,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from empg.config.base import UNKNOWN, Model, Name
-from empg.config.environments import Data, DataSet, read_interface
+from empg.config.environments import Data, DataSet, read_interface, turns_apart
+from empg.config.methods import Method
 from empg.config.pretrained import OF_THE_POLICY, check_folder
 from empg.config.study import EnvironmentStudy, Study
 from empg.errors import ConfigError
@@ -47,11 +48,22 @@ def _lines(error: ValidationError, where: str, *within: str) -> str:
 def read_yaml(path: Path) -> Any:
     """The value in a YAML file. Raises :class:`ConfigError` with its name if it is missing or not YAML."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 — a SafeLoader
     except FileNotFoundError:
         raise ConfigError(f"{path}: expected a YAML file, found none") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: expected YAML, found {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which the plain loader would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and keys.count(key.value) > 1 and key.value != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def load_data(path: Path) -> dict[str, DataSet]:
@@ -103,6 +115,19 @@ def _completed(study: Study, name: str, data: dict[str, DataSet], path: Path) ->
         interface = read_interface(data[data_set], settings.interface)
     except ValidationError as error:
         raise ConfigError(_lines(error, str(path), "environments", name)) from None
+    splits = (
+        set(type(sizes).model_fields) if isinstance(sizes := getattr(data[data_set], "sizes", None), Model) else set()
+    )
+    if unknown := [split for split in settings.evaluate.splits if splits and split not in splits]:
+        expected = ", ".join(sorted(splits))
+        raise ConfigError(f"{where}.evaluate.splits: expected some of {expected}, found {unknown[0]!r}")
+    if turns_apart(interface.model_dump()):
+        for method, own in study.methods.items():
+            if why := _compares(own):
+                raise ConfigError(
+                    f"{path}: methods.{method}.{why}: expected one that compares no observations, since those of "
+                    f"environments.{name}.interface.history are whole prompts, found {getattr(own, why)}"
+                )
     if getattr(interface, "history", None) is not None and settings.warmstart.tokens:
         raise ConfigError(
             f"{where}.warmstart.tokens: expected 0 with interface.history, whose prompts demonstrations do not have, "
@@ -110,6 +135,15 @@ def _completed(study: Study, name: str, data: dict[str, DataSet], path: Path) ->
         )
     check_folder(settings.policy, settings.sampling.max_context, where)
     return settings.model_copy(update={"interface": interface.model_dump(mode="json")})
+
+
+def _compares(method: Method) -> str | None:
+    """The setting by which a method asks where several trajectories saw the same observation; None: it does not."""
+    if method.advantage == "gigpo":
+        return "advantage"
+    if getattr(method, "state", None) == "observation":
+        return "state"
+    return "modulation" if method.modulation in ("calibrated", "decisive") else None
 
 
 def _entries(path: Path, what: str) -> ItemsView[str, Any]:

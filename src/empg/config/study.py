@@ -91,9 +91,10 @@ class Primary(Model):
 class Study(Model):
     """A grid: environments × methods × seeds; or, with ``testbed``, methods in a world whose gradient is known.
 
-    ``pools`` names environments that differ in their warm start alone. The verdict counts a pool's runs as seeds of
-    one environment, which has the pool's name. ``arithmetic`` says how the environments' stages round: ``portable``
-    gives the same bits on every x86-64 processor with AVX2, for tiny policies on a CPU.
+    ``pools`` names environments that differ in their warm start alone, each in one pool, as many in each. The verdict
+    counts a pool's runs as seeds of one environment, which has the pool's name. ``arithmetic`` says how the
+    environments' stages round: ``portable`` gives the same bits on every x86-64 processor with AVX2, for tiny policies
+    on a CPU.
     """
 
     study: Name = DEFAULT_STUDY
@@ -163,6 +164,8 @@ class Study(Model):
                 raise ValueError(f"primary.{key}: expected one of {', '.join(self.methods)}, found {chosen!r}")
         if self.primary.method is not None and self.primary.method == (self.primary.against or self.baseline):
             raise ValueError(f"primary.method: expected another method than {self.primary.method!r}, found the same")
+        if taken := {*self.environments, *self.pools} & {"all"}:
+            raise ValueError(f"environments, pools: expected another name, since {taken.pop()!r} means all of them")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, found {list(self.seeds)}")
         return self
@@ -176,18 +179,28 @@ class Study(Model):
             if not members or not {*members} <= {*self.environments}:
                 known = ", ".join(self.environments)
                 raise ValueError(f"pools.{pool}: expected some of {known}, found {', '.join(members) or 'none'}")
-            tasks = {(self.data_set(name), self.environments[name].evaluate) for name in members}
-            if len(tasks) > 1:
-                raise ValueError(f"pools.{pool}: expected environments with the same data and evaluation, found others")
+            settings = [self.environments[name].model_dump(exclude={"base", "data", "warmstart"}) for name in members]
+            if any(own != settings[0] for own in settings) or len({self.data_set(name) for name in members}) > 1:
+                raise ValueError(f"pools.{pool}: expected environments that differ in warmstart alone, found others")
             pooled += members
         if twice := [name for name in pooled if pooled.count(name) > 1]:
             raise ValueError(f"pools: expected each environment in one, found {twice[0]!r} again")
+        if pooled and (alone := [name for name in self.environments if name not in pooled]):
+            raise ValueError(f"pools: expected every environment in one, found {alone[0]!r} in none")
+        if len({len(members) for members in self.pools.values()}) > 1:
+            sizes = ", ".join(f"{len(members)} in {pool}" for pool, members in self.pools.items())
+            raise ValueError(f"pools: expected as many environments in each, found {sizes}")
         return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Study:
         if self.decisiveness and not self.environments:
             raise ValueError("decisiveness: expected environments whose policies are measured, found none")
+        if self.decisiveness and (served := [n for n, e in self.environments.items() if e.sampling.engine != "native"]):
+            raise ValueError(
+                f"decisiveness: expected environments.{served[0]}.sampling.engine native, since a server cannot go on "
+                f"in the middle of an episode, found {self.environments[served[0]].sampling.engine}"
+            )
         for key, names in (
             ("decisiveness.methods", self.measured),
             ("testbed.compared", self.testbed.compared if self.testbed else ()),

@@ -27,10 +27,8 @@ def comparisons(study: Study, tables: Tables) -> pl.DataFrame:
     with the interval for other seeds and tasks in ``outer_low`` and ``outer_high``. Values are shares. Pools stand in
     the place of their members, and their rows are means over all their runs.
     """
-    pooled = [name for members in study.pools.values() for name in members]
-    single = len(study.seeds) < FEWEST_SEEDS and not pooled
-    alone = tables["results"].filter(~pl.col("environment").is_in(pooled))
-    means = pl.concat([tables["pools"], alone], how="vertical_relaxed").drop_nulls("against")
+    single = len(study.seeds) < FEWEST_SEEDS and not study.pools
+    means = tables["pools" if study.pools else "results"].drop_nulls("against")
     table = tables["paired_runs"] if single else means
     seed, none = pl.col("seed") if single else pl.lit(None, pl.Int64), pl.lit(None, pl.Float64)
     over = [none if single else pl.col(f"difference_{end}") for end in ("low", "high")]

@@ -124,10 +124,9 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
         "",
     ]
     lines += [line for sentence in verdict(called, shown["verdict"], table) for line in (sentence, "")]
-    members = {name: pool for pool, names in study.pools.items() for name in names}
-    for name in dict.fromkeys(members.get(environment, environment) for environment in study.environments):
+    for name in study.pools or study.environments:
         own = study.pools.get(name, (name,))
-        rows = shown["pools" if name in study.pools else "results"].filter(environment=name)
+        rows = shown["pools" if study.pools else "results"].filter(environment=name)
         lines += [f"## {name}", "", *panels(rows, cooled.filter(pl.col("environment").is_in(own)), len(own)), ""]
         seen = [trained_text(trained, own[0], split) for split in rows["split"].unique(maintain_order=True)]
         lines += [line for text in seen if text for line in (text, "")]
