@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from transformers import (
@@ -16,6 +18,7 @@ from transformers import (
     MistralConfig,
 )
 
+from empg.analysis.proposition import gradient_norms, score_norms
 from empg.config import Lora
 from empg.config import Optimiser as OptimiserConfig
 from empg.core.entropy import token_renyi2, token_statistics
@@ -208,3 +211,27 @@ def test_a_family_that_attends_otherwise_is_refused(tmp_path):
     random_model(BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4), tmp_path)
     with pytest.raises(DataError, match=r"model_type: expected a family that attends by masks .* found 'bloom'"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_report_measures_it(model, tokens, apart):
+    """Score norms and gradient norms of a recorded episode of two steps, against transformers' own backward pass."""
+    theirs, folder = model
+    parts = [tokens[start : start + 20].tolist() for start in (0, 20, 40, 60)]
+    credit = {"step_entropy": 0.5, "outcome_advantage": 1.0, "gradient_scale": 1.0, "advantage": 0.5, "trained": True}
+    rows = [
+        {"trajectory": 0, "step": step, "prompt_ids": prompt, "response_ids": response, **credit}
+        for step, (prompt, response) in enumerate(zip(parts[::2], parts[1::2], strict=True))
+    ]
+    network = load(folder)
+    options = {"count": 50, "temperature": 0.7, "seed": 0, "apart": apart}
+    scores = score_norms(network, pl.DataFrame(rows), **options)
+    assert len(scores) == 40
+    found = gradient_norms(network, pl.DataFrame(rows), **options)["norm"].to_list()
+    for step, norm in enumerate(found):
+        ids = torch.tensor([*chain.from_iterable(parts[2 * step * apart : 2 * step + 2])])
+        theirs.zero_grad()
+        logprobs = (theirs(ids[None]).logits[0, -21:-1] / 0.7).log_softmax(-1)
+        logprobs.gather(-1, ids[-20:, None]).mean().backward()
+        gradients = [p.grad.double().norm() for p in theirs.parameters() if p.grad is not None]
+        assert norm == pytest.approx(float(torch.stack(gradients).norm()), rel=1e-3)

@@ -58,6 +58,20 @@ def test_progress_adds_up(study_results: Path, tmp_path: Path) -> None:
     assert found.filter(method="grpo", seed=2)["cpu_seconds"].null_count() == 4
 
 
+def test_a_short_training_beside_a_long_one_has_its_own_window(study_results: Path) -> None:
+    study = parse(Study, read_yaml(study_results / "config" / "study.json"), "test")
+    results = Results(study, study_results)
+    training = results.training()
+    one = training.filter(method="grpo", seed=1)
+    longer = pl.concat([one.with_columns(pl.col("iteration") + i * len(one)) for i in range(5)])
+    both = pl.concat([training.filter(method="grpo_empg"), longer])
+    credited = pl.concat(results.credited(run, ("iteration", "trajectory")) for run in results.trained())
+    found = training_summaries.training_progress(results, both, credited)
+    short, long = (found.filter(method=method, seed=1) for method in ("grpo_empg", "grpo"))
+    assert short["recent_success"].to_list() == [None] * (len(short) - 1) + [pytest.approx(short["success"].mean())]
+    assert long["recent_success"][-1] == pytest.approx(long["success"].tail(10).mean())
+
+
 def test_sample_efficiency_by_hand() -> None:
     """From 0.1 to the baseline's 0.5: thresholds 0.3, 0.46 and 0.5."""
     found = training_summaries.sample_efficiency(STUDY, progress())
