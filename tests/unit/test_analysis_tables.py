@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import polars as pl
 import pytest
 
 from empg.analysis.contrasts import VERDICT, noise_table, verdict_table
-from empg.analysis.cost import cost_by_part
+from empg.analysis.cost import cost, cost_by_part
 from empg.analysis.results import Results
 from empg.analysis.success import episode_metrics, pool_table, result_table, success_by_type, trained_share, with_seeds
 from empg.analysis.training_curves import histograms, learning_curves, over_seeds
@@ -310,6 +311,15 @@ def test_over_seeds_by_hand() -> None:
     assert set(found["metric"]) == {"grad_norm", "equal_reward_mass"}  # no KL was computed
     norm = found.row(by_predicate=pl.col("metric") == "grad_norm", named=True)
     assert (norm["mean"], norm["lowest"], norm["highest"], norm["seeds"]) == (2.5, 1.0, 4.0, 2)
+
+
+def test_what_an_earlier_grid_left_behind_costs_nothing(study_results: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(study_results, tmp_path / "made_up"))
+    results = Results(parse(Study, read_yaml(root / "config" / "study.json"), "test"), root)
+    before = cost(results)
+    shutil.copytree(root / "alfworld" / "grpo", root / "alfworld" / "removed")
+    assert cost(results).equals(before)
+    assert before.filter(stage="train")["jobs"].item() == 4
 
 
 def test_parts_of_the_cost_add_up(results: Results) -> None:

@@ -14,7 +14,8 @@ def cost(results: Results) -> pl.DataFrame:
     """Jobs, CPU seconds and wall seconds of each stage. One row per stage, in the order of the pipeline."""
     rows = [
         {"stage": stage, "cpu_seconds": float(t["cpu_seconds"]), "wall_seconds": float(t["wall_seconds"])}
-        for stage, t, _ in results.timings()
+        for stage, folder in results.jobs()
+        if (path := folder / "timing.json").exists() and (t := read_json(path))
     ]
     frame = pl.DataFrame(rows, schema={"stage": pl.String, "cpu_seconds": pl.Float64, "wall_seconds": pl.Float64})
     summed = frame.group_by("stage").agg(

@@ -133,12 +133,13 @@ class Results:
         seconds: list[float | None] = [sum(i.values()) for i in read_json(run.train / "timing.json")["iterations"]]
         return [None] * (len(self.rollout_files(run)) - len(seconds)) + seconds
 
-    def timings(self) -> Iterator[tuple[str, dict[str, Any], Path]]:
-        """(stage, content, file) of every ``timing.json`` under the study's folder, except the report's."""
-        for path in sorted(self.root.rglob("timing.json")):
-            stage = WARM_START if path.parent.name == WARM_START else path.parent.name.removeprefix("warmstart_")
-            if path.parent.name != "report":
-                yield stage, read_json(path), path
+    def jobs(self) -> Iterator[tuple[str, Path]]:
+        """(stage, folder) of every job that the report rests on. What an earlier grid left behind is none."""
+        for name in self.study.environments:
+            yield "rollouts", self.root / name / "rollouts"
+        for run in self.runs():
+            yield (WARM_START if run.seed is None else "train"), run.train
+            yield "evaluate", run.evaluate
 
     def relative(self, path: Path) -> str:
         """A link to ``path`` from the report, which lies in ``report/``."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from empg.analysis.results import Results
 from empg.analysis.verdict import points, trained_text, verdict
 from empg.config import Study, parse
 from empg.errors import DataError
@@ -118,7 +119,7 @@ def page(study: Study, results: Path, figures: list[str], small: list[str], larg
         "",
         study.description,
         "",
-        *_origin(results, cost),
+        *_origin(study, results, cost),
         "",
         "## Verdict",
         "",
@@ -209,13 +210,12 @@ def _range(row: dict[str, Any], low: str, high: str, form: Callable[[float], str
     return "" if row[low] is None else f"{form(row[low])} to {form(row[high])}"
 
 
-def _origin(results: Path, cost: pl.DataFrame) -> list[str]:
+def _origin(study: Study, results: Path, cost: pl.DataFrame) -> list[str]:
     """When, where and from which commits the results were made."""
     made: dict[str, set[str]] = {name: set() for name in STAGES}
-    for path in results.rglob("manifest.json"):
-        manifest = read_json(path)
-        if manifest["stage"] in made:
-            made[manifest["stage"]].add((commit(path.parent) or "unknown")[:12])
+    for stage, folder in [*Results(study, results).jobs(), ("report", results / "report")]:
+        if stage in made:
+            made[stage].add((commit(folder) or "unknown")[:12])
     finished = datetime.fromtimestamp((results / "report" / "manifest.json").stat().st_mtime, UTC)
     hours = float(cost["cpu_seconds"].sum()) / 3600
     commits = "; ".join(f"{stage} {', '.join(sorted(names))}" for stage, names in made.items() if names)
