@@ -140,7 +140,7 @@ pictures: setup  ## draw docs/pictures: the pipeline, and a study's report in Ch
 	python tools/pictures.py --report results/$(STUDY)/report/report.html
 
 # The lock file leaves out torch and what only torch needs: `setup` installs them by torch's version.
-lock:  ## resolve requirements.lock again from pyproject.toml
+lock: setup  ## resolve requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-package torch --override <(echo "torch==2.13.0 ; sys_platform == 'never'") --quiet -o requirements.lock
 

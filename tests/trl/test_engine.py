@@ -473,3 +473,11 @@ def test_a_job_resumes_from_whole_checkpoints_only(tmp_path):
     assert not (job.folder / "checkpoint-2").exists()
     assert Job.prepare(config, "another", 3, **paths).resume == ""
     assert json.loads((job.folder / "job.json").read_text())["digest"] == "another"
+
+
+def test_weight_decay_is_of_all_parameters_as_in_the_native_engine():
+    from empg.training.trl_trainer import StudyTrainer
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+    names = StudyTrainer.get_decay_parameter_names(StudyTrainer.__new__(StudyTrainer), model)
+    assert names == [name for name, _ in model.named_parameters()]

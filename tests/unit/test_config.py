@@ -106,6 +106,21 @@ def test_what_cannot_work_is_refused_before_anything_runs(tmp_path, changes, wor
         load_study(write_study(tmp_path / "study.yaml", **changes), DATA, ENVIRONMENTS)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"entropies": [0.3, 9.9]}, "other_entropy: expected less than 1.609, log of 5 actions, found 9.9"),
+        ({"world": {"steps": 3, "decisive": 99}}, "decisive: expected at most the 3 steps, found 99"),
+        ({"sweeps": {"decisive": [1, 40]}}, "decisive: expected at most the 10 steps, found 40"),
+        ({"sweeps": {"zeta_": [0]}}, "testbed.sweeps: expected settings of the world or of a method, found 'zeta_'"),
+    ],
+)
+def test_a_testbed_that_cannot_be_is_refused(changes, words):
+    grid = {"methods": {"grpo": {"advantage": "grpo"}, "empg": {"advantage": "grpo", "modulation": "empg"}}}
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        parse(Study, grid | {"testbed": changes}, "test")
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text("methods:\n  grpo: {advantage: grpo}\n  grpo: {advantage: dapo}\n")

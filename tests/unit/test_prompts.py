@@ -92,6 +92,17 @@ def test_webshop(opening):
     )
 
 
+def test_the_task_of_webshop_is_the_same_in_both_modes(tmp_path):
+    """Only the instruction, also where buttons follow on lines of their own."""
+    found = []
+    for mode in ("text", "text_rich"):
+        dataset = open_dataset(WebshopData(), tmp_path, {"history": 2, "observation": mode}).without_files()
+        prompt = dataset.arena(6).make().reset(dataset.tasks("valid")[0])
+        found.append(prompt.partition("Your task is to: ")[2].partition("Your current observation")[0])
+    assert found[0] == found[1]
+    assert found[0].endswith("dollars.\n")
+
+
 @pytest.mark.parametrize(("data", "split"), [(AlfworldData(), "valid_seen"), (WebshopData(), "valid")])
 def test_every_listed_action_is_one_that_the_environment_takes(data, split, tmp_path):
     interface = {"history": 2} | ({"observation": "text"} if data.type == "webshop" else {})

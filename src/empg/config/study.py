@@ -12,8 +12,9 @@ from empg.config.methods import UNMODULATED, Method
 from empg.config.policy import Policy, PretrainedPolicy, Sampling, TinyPolicy
 from empg.config.pretrained import check_precision, with_defaults
 from empg.config.stages import Decisiveness, Evaluate, Rollouts, Train, WarmStart
-from empg.config.testbed import Testbed
+from empg.config.testbed import Testbed, World
 from empg.config.tuning import Tune
+from empg.registry import did_you_mean
 
 DEFAULT_STUDY = "quick"
 
@@ -207,6 +208,11 @@ class Study(Model):
         ):
             if unknown := [name for name in names if name not in self.methods]:
                 raise ValueError(f"{key}: expected some of {', '.join(self.methods)}, found {unknown[0]!r}")
+        settings = {*World.model_fields, "group_size"}.union(*(type(own).model_fields for own in self.methods.values()))
+        for name in self.testbed.sweeps if self.testbed else ():
+            if name not in settings:
+                hint = did_you_mean(name, sorted(settings))
+                raise ValueError(f"testbed.sweeps: expected settings of the world or of a method, found {name!r}{hint}")
         for name, environment in self.environments.items() if self.arithmetic == "portable" else ():
             if not isinstance(environment.policy, TinyPolicy):
                 raise ValueError(

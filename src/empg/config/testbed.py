@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from empg.config.base import Model, Name, Positive
 from empg.config.methods import Method
@@ -34,6 +36,16 @@ class World(Model):
     spread: Annotated[float, Field(ge=0)] = 0.2
     norm_ratio: Annotated[float, Field(gt=0)] = 1.0
     window: Annotated[int, Field(ge=0)] = 1
+
+    @model_validator(mode="after")
+    def _possible(self) -> World:
+        if self.decisive > self.steps:
+            raise ValueError(f"decisive: expected at most the {self.steps} steps, found {self.decisive}")
+        for name in ("decisive_entropy", "other_entropy"):
+            if getattr(self, name) >= math.log(self.actions):
+                most = f"{math.log(self.actions):.3f}, log of {self.actions} actions"
+                raise ValueError(f"{name}: expected less than {most}, found {getattr(self, name)}")
+        return self
 
 
 def _rates() -> dict[Rule, float]:
@@ -69,6 +81,15 @@ class Testbed(Model):
     compared: tuple[Name, ...] = ()
     sweeps: dict[Name, tuple[float, ...]] = Field(default_factory=dict)
     learning: Learning = Learning()
+
+    @model_validator(mode="after")
+    def _worlds_are_possible(self) -> Testbed:
+        for decisive, other in [*product(self.entropies, repeat=2), *self.places]:
+            changed(self.world, decisive_entropy=decisive, other_entropy=other)
+        for name, values in self.sweeps.items():
+            for value in values if name in World.model_fields else ():
+                changed(self.world, **{name: value})
+        return self
 
 
 class TestbedRun(Model):

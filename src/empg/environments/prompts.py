@@ -142,7 +142,8 @@ _SEPARATOR, _INSTRUCTION = " [SEP] ", "Instruction:"
 
 def _webshop_task(observation: str) -> str:
     """The instruction, which the search page shows after a label."""
-    return observation.partition(_INSTRUCTION)[2].removeprefix(_SEPARATOR).strip().partition(_SEPARATOR)[0].strip()
+    shown = observation.partition(_INSTRUCTION)[2].removeprefix(_SEPARATOR).strip()
+    return shown.partition(_SEPARATOR)[0].partition("\n")[0].strip()  # in the mode text_rich, buttons follow on lines
 
 
 def _webshop_page(observation: str, task: str) -> str:

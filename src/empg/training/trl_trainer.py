@@ -78,6 +78,10 @@ class StudyTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self._sums = torch.zeros(4, dtype=torch.float64, device=self.accelerator.device)
 
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """All parameters: transformers leaves out biases and norms, which the native engine decays too."""
+        return [name for name, _ in model.named_parameters()]
+
     # ------------------------------------------------------------------------------------------------------- batches
     def get_train_dataloader(self) -> Any:
         """As many placeholders as there are micro-batches; :meth:`_prepare_inputs` makes what is trained on."""
