@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from empg.analysis import gradient_quality
 from empg.analysis.decisiveness_summary import summary
 from empg.config import DecisivenessRun
-from empg.config.environments import turns_apart
 from empg.core.decisiveness import decisiveness, luck, scale_rms
 from empg.core.modulation import modulate
 from empg.environments.base import Dataset
 from empg.environments.datasets import open_dataset
+from empg.environments.prompts import turns_apart
 from empg.errors import ConfigError, DataError
 from empg.files import write_json
 from empg.policy.policy import Policy

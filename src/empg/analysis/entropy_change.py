@@ -14,8 +14,8 @@ import torch
 from empg.analysis.results import Results, Run
 from empg.analysis.training_summaries import means_over_seeds
 from empg.config import Study
-from empg.config.environments import turns_apart
 from empg.core.entropy import step_mean
+from empg.environments.prompts import turns_apart
 from empg.policy.packing import packs
 from empg.policy.policy import Policy
 from empg.rollouts.table import from_table

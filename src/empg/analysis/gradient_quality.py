@@ -34,8 +34,8 @@ from torch import Tensor
 from empg.analysis.crossed import crossed_mean
 from empg.analysis.decisiveness_summary import Relation
 from empg.config import DecisivenessRun, Method, TrainRun
-from empg.config.environments import turns_apart
 from empg.environments.base import Task
+from empg.environments.prompts import turns_apart
 from empg.policy.network import Network
 from empg.rollouts.episodes import Episode, Trajectory
 from empg.seeding import derive_seed

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from empg.analysis.results import Results, Run
-from empg.config.environments import turns_apart
 from empg.core.entropy import expected_score_norm_squared, renyi2_entropy, score_norm_squared
+from empg.environments.prompts import turns_apart
 from empg.policy.network import Network
 from empg.policy.policy import Policy
 from empg.seeding import derive_seed

@@ -52,11 +52,6 @@ class EnvironmentRegistration:
 ENVIRONMENTS = Registry("empg.environments", EnvironmentRegistration, "environment")
 
 
-def turns_apart(interface: Mapping[str, Any]) -> bool:
-    """Whether each turn is a conversation of its own, which shows only the last turns: the setting ``history``."""
-    return interface.get("history") is not None
-
-
 def _data_set(value: Any) -> DataSet:
     """The settings, validated by the model of the environment that ``type`` names."""
     if isinstance(value, DataSet):

@@ -10,7 +10,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from empg.config.base import UNKNOWN, Model, Name
-from empg.config.environments import Data, DataSet, read_interface, turns_apart
+from empg.config.environments import Data, DataSet, read_interface
 from empg.config.methods import Method
 from empg.config.pretrained import OF_THE_POLICY, check_folder
 from empg.config.study import EnvironmentStudy, Study
@@ -115,26 +115,29 @@ def _completed(study: Study, name: str, data: dict[str, DataSet], path: Path) ->
         interface = read_interface(data[data_set], settings.interface)
     except ValidationError as error:
         raise ConfigError(_lines(error, str(path), "environments", name)) from None
-    splits = (
-        set(type(sizes).model_fields) if isinstance(sizes := getattr(data[data_set], "sizes", None), Model) else set()
-    )
-    if unknown := [split for split in settings.evaluate.splits if splits and split not in splits]:
-        expected = ", ".join(sorted(splits))
-        raise ConfigError(f"{where}.evaluate.splits: expected some of {expected}, found {unknown[0]!r}")
-    if turns_apart(interface.model_dump()):
-        for method, own in study.methods.items():
-            if why := _compares(own):
-                raise ConfigError(
-                    f"{path}: methods.{method}.{why}: expected one that compares no observations, since those of "
-                    f"environments.{name}.interface.history are whole prompts, found {getattr(own, why)}"
-                )
-    if getattr(interface, "history", None) is not None and settings.warmstart.tokens:
-        raise ConfigError(
-            f"{where}.warmstart.tokens: expected 0 with interface.history, whose prompts demonstrations do not have, "
-            f"found {settings.warmstart.tokens}"
-        )
+    sizes = getattr(data[data_set], "sizes", None)
+    splits = sorted(type(sizes).model_fields) if isinstance(sizes, Model) else []
+    if splits and (unknown := [split for split in settings.evaluate.splits if split not in splits]):
+        raise ConfigError(f"{where}.evaluate.splits: expected some of {', '.join(splits)}, found {unknown[0]!r}")
+    if getattr(interface, "history", None) is not None:
+        _check_apart(study, name, path)
     check_folder(settings.policy, settings.sampling.max_context, where)
     return settings.model_copy(update={"interface": interface.model_dump(mode="json")})
+
+
+def _check_apart(study: Study, name: str, path: Path) -> None:
+    """Refuse what does not go with turns that are conversations of their own (``interface.history``)."""
+    if tokens := study.environments[name].warmstart.tokens:
+        raise ConfigError(
+            f"{path}: environments.{name}.warmstart.tokens: expected 0 with interface.history, whose prompts "
+            f"demonstrations do not have, found {tokens}"
+        )
+    for method, own in study.methods.items():
+        if key := _compares(own):
+            raise ConfigError(
+                f"{path}: methods.{method}.{key}: expected one that compares no observations, since those of "
+                f"environments.{name}.interface.history are whole prompts, found {getattr(own, key)}"
+            )
 
 
 def _compares(method: Method) -> str | None:

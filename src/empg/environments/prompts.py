@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from empg.environments.base import Environment, StepResult, Task
+
+
+def turns_apart(interface: Mapping[str, Any]) -> bool:
+    """Whether each turn is a conversation of its own, which shows only the last turns: the setting ``history``."""
+    return interface.get("history") is not None
+
 
 _FORMAT = (
     "This reasoning process MUST be enclosed within <think> </think> tags. Once you've finished your reasoning, you "

@@ -16,8 +16,8 @@ import numpy as np
 import polars as pl
 
 from empg.config import PretrainedPolicy, TinyPolicy, TrainRun
-from empg.config.environments import turns_apart
 from empg.environments.datasets import open_dataset
+from empg.environments.prompts import turns_apart
 from empg.errors import DivergenceError
 from empg.files import atomic_directory
 from empg.policy import memory

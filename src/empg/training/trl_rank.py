@@ -18,8 +18,8 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig
 
 from empg.config import PretrainedPolicy, TrainRun
-from empg.config.environments import turns_apart
 from empg.environments.datasets import open_dataset
+from empg.environments.prompts import turns_apart
 from empg.files import atomic_directory
 from empg.processes.job import COMPLETE, Job
 from empg.processes.rank import check_count, main

@@ -23,8 +23,8 @@ from trl import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
 from empg.config import TrainRun
-from empg.config.environments import turns_apart
 from empg.core.loss import clipped_tokens, entropy_bonus, kl_k3, policy_loss
+from empg.environments.prompts import turns_apart
 from empg.errors import DivergenceError
 from empg.processes.rank import joined, share
 from empg.rollouts.episodes import Episode, Trajectory

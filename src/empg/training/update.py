@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from empg.config import Method, TrainRun
-from empg.config.environments import turns_apart
 from empg.core.loss import clipped_tokens, entropy_bonus, kl_k3, policy_loss, token_weights
+from empg.environments.prompts import turns_apart
 from empg.errors import DivergenceError
 from empg.policy.network import Network
 from empg.policy.packing import Conversation, packs
