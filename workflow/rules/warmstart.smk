@@ -1,3 +1,8 @@
+def warm_start_threads(wildcards):
+    environment = study.environments[wildcards.environment]
+    return max(environment.warmstart.threads, environment.processes)
+
+
 rule warmstart:
     input:
         config=f"{CONFIG}/warmstart.json",
@@ -14,11 +19,7 @@ rule warmstart:
     priority: 50
     conda:
         SOFTWARE
-    threads:
-        lambda wildcards: max(
-            study.environments[wildcards.environment].warmstart.threads,
-            study.environments[wildcards.environment].processes,
-        )
+    threads: warm_start_threads
     resources:
         gpu=0,
         mem_mb=megabytes("warmstart"),
