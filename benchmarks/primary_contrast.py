@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from empg.analysis.contrasts import noise_table
 from empg.analysis.crossed import CrossedMean, adjust, combine, crossed_mean
 from empg.analysis.results import Results
 from empg.analysis.statistics import FEWEST_SEEDS
@@ -250,6 +251,24 @@ def lifts(folders: Sequence[Path], arms: tuple[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def noise(folder: Path, arms: tuple[str, str]) -> str:
+    """What episodes beside the first would change: standard errors of the sampled differences, in Markdown."""
+    study = parse(Study, read_json(folder / "config" / "study.json"), str(folder))
+    two = study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}})
+    lines = [
+        "Standard error in points of the sampled difference, by the episodes that each run plays of a task.",
+        "",
+        "| environment | panel | runs | one | as played | without end | share of their noise, % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in noise_table(two, Results(two, folder).episodes()).iter_rows(named=True):
+        errors = [row[f"standard_error{end}"] for end in ("_1", "", "_limit")]
+        cells = [row["environment"], row["split"], str(row["seeds"]), *(f"{100 * error:.2f}" for error in errors)]
+        share = "" if row["noise_share"] is None else f"{100 * row['noise_share']:.0f}"
+        lines.append(f"| {' | '.join([*cells, share])} |")
+    return "\n".join(lines) + "\n"
+
+
 def _numbers(mean: CrossedMean) -> str:
     low, high = mean.interval()
     ends = "all alike" if low is None or high is None else f"{points(low)} to {points(high)}"
@@ -271,7 +290,7 @@ def main(folders: Sequence[Path], predictions: Path, arms: tuple[str, str], *, f
             for pool in study.pools
         ]
         parts.append(page(found, arms, study.primary.margin, mode, final=final))
-    return "\n".join([*parts, lifts(folders, arms)])
+    return "\n".join([*parts, lifts(folders, arms), noise(folders[0], arms)])
 
 
 if __name__ == "__main__":
