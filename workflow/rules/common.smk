@@ -78,3 +78,9 @@ wildcard_constraints:
     environment="|".join(study.environments),
     method="|".join(study.methods),
     seed="|".join(map(str, study.seeds)),
+
+
+def warm_start_threads(wildcards):
+    """Enough for the processes of `engine: trl`, and for the threads of the native one."""
+    environment = study.environments[wildcards.environment]
+    return max(environment.warmstart.threads, environment.processes)

@@ -1,8 +1,3 @@
-def warm_start_threads(wildcards):
-    environment = study.environments[wildcards.environment]
-    return max(environment.warmstart.threads, environment.processes)
-
-
 rule warmstart:
     input:
         config=f"{CONFIG}/warmstart.json",
