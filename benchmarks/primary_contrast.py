@@ -63,6 +63,13 @@ class Contrast(NamedTuple):
     panels: Mapping[str, CrossedMean]
 
 
+def of_arms(folder: Path, arms: tuple[str, str]) -> Results:
+    """A study's results, of both arms alone: the others may not be there yet."""
+    path = folder / "config" / "study.json"
+    study = parse(Study, read_json(path), str(path))
+    return Results(study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}}), folder)
+
+
 def played(folders: Sequence[Path], arms: tuple[str, str]) -> tuple[Study, pl.DataFrame]:
     """The first folder's study, and the tasks of both arms' runs in all folders, its pools as environments.
 
@@ -71,15 +78,13 @@ def played(folders: Sequence[Path], arms: tuple[str, str]) -> tuple[Study, pl.Da
     Raises :class:`~empg.errors.DataError` that names a run which is missing, is there twice, or began with other data
     or another warm start than the other runs of its environment.
     """
-    studies = [parse(Study, read_json(path), str(path)) for path in (f / "config" / "study.json" for f in folders)]
-    first, tables = studies[0], []
+    read = [of_arms(folder, arms) for folder in folders]
+    first, tables = read[0].study, []
     if not first.pools:
         raise DataError(f"{folders[0]}: expected a study with pools, found none")
     seen: dict[tuple[str, str, int | None], Path] = {}
     began: dict[str, tuple[dict[str, str], Path]] = {}
-    for study, folder in zip(studies, folders, strict=True):
-        two = study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}})
-        results = Results(two, folder)
+    for results in read:
         for run in results.trained():
             key, place = (run.environment, run.method, run.seed), run.train / "manifest.json"
             if key in seen:
@@ -221,14 +226,10 @@ def _said(found: Sequence[Contrast], planned: Look | None, margin: float, final:
 
 def lifts(folders: Sequence[Path], arms: tuple[str, str]) -> str:
     """Greedy success of each arm's runs on each panel, and their lifts over their own warm starts, in Markdown."""
-    first = parse(Study, read_json(folders[0] / "config" / "study.json"), str(folders[0]))
-    pool = {name: pool for pool, members in first.pools.items() for name in members}
-    run, tables = ["environment", "split", "method", "seed"], []
-    for folder in folders:
-        study = parse(Study, read_json(folder / "config" / "study.json"), str(folder))
-        two = study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}})
-        tables.append(Results(two, folder).task_means().filter(mode="greedy").group_by(run).agg(pl.mean("success")))
-    panels = pl.concat(tables).unique(run)
+    read, run = [of_arms(folder, arms) for folder in folders], ["environment", "split", "method", "seed"]
+    pool = {name: pool for pool, members in read[0].study.pools.items() for name in members}
+    greedy = [results.task_means().filter(mode="greedy") for results in read]
+    panels = pl.concat(tasks.group_by(run).agg(pl.mean("success")) for tasks in greedy).unique(run)
     warm = panels.filter(pl.col("seed").is_null()).select("environment", "split", warm="success")
     runs = panels.drop_nulls("seed").join(warm, on=["environment", "split"])
     runs = runs.with_columns(pool=pl.col("environment").replace_strict(pool), lift=pl.col("success") - pl.col("warm"))
@@ -253,15 +254,14 @@ def lifts(folders: Sequence[Path], arms: tuple[str, str]) -> str:
 
 def noise(folder: Path, arms: tuple[str, str]) -> str:
     """What episodes beside the first would change: standard errors of the sampled differences, in Markdown."""
-    study = parse(Study, read_json(folder / "config" / "study.json"), str(folder))
-    two = study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}})
+    results = of_arms(folder, arms)
     lines = [
         "Standard error in points of the sampled difference, by the episodes that each run plays of a task.",
         "",
         "| environment | panel | runs | one | as played | without end | share of their noise, % |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in noise_table(two, Results(two, folder).episodes()).iter_rows(named=True):
+    for row in noise_table(results.study, results.episodes()).iter_rows(named=True):
         errors = [row[f"standard_error{end}"] for end in ("_1", "", "_limit")]
         cells = [row["environment"], row["split"], str(row["seeds"]), *(f"{100 * error:.2f}" for error in errors)]
         share = "" if row["noise_share"] is None else f"{100 * row['noise_share']:.0f}"

@@ -155,6 +155,17 @@ def test_a_panel_asks_for_its_own_products_and_never_twice_for_the_same(split: s
     assert Counter(goal.category for goal in GOALS[split]) == {category.name: PANEL // 5 for category in CATEGORIES}
 
 
+@pytest.mark.parametrize(("split", "products", "late"), [("valid", 160, 115), ("test", 163, 88)])
+def test_early_goals_are_of_all_products_and_late_ones_are_not(split: str, products: int, late: int) -> None:
+    """Why panels start at 0 (config/data.yaml). Later a category with less to ask for begins again."""
+    goals = [draw_goal(split, i, 0) for i in range(3000)]
+    panels = goals[:500], goals[2500:]
+    assert [len({goal.asin for goal in panel}) for panel in panels] == [products, late]
+    assert len({goal.query for goal in panels[0]}) == 50 > len({goal.query for goal in panels[1]})
+    wishes = [(goal.asin, goal.attributes, tuple(goal.options.items())) for goal in goals]
+    assert len(set(wishes[:2000])) == 2000
+
+
 def test_fresh_panels_repeat_nothing() -> None:
     goals = [draw_goal("test", i, 0) for i in range(3 * PANEL)]
     assert len({(goal.asin, goal.attributes, tuple(goal.options.items())) for goal in goals}) == 3 * PANEL

@@ -48,7 +48,7 @@ def _lines(error: ValidationError, where: str, *within: str) -> str:
 def read_yaml(path: Path) -> Any:
     """The value in a YAML file. Raises :class:`ConfigError` with its name if it is missing or not YAML."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 — a SafeLoader
+        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except FileNotFoundError:
         raise ConfigError(f"{path}: expected a YAML file, found none") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -59,10 +59,11 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, of which the plain loader would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and keys.count(key.value) > 1 and key.value != "<<":
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
