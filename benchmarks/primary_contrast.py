@@ -3,8 +3,9 @@
     python -m benchmarks.primary_contrast results/experiment
 
 takes the runs of the first study and of those that add seeds, and prints a page in Markdown. The signs are the
-published predictions, so no number of the outcome can change them. ``--final`` says that the experiment stops at this
-look: only then is equivalence tested.
+published predictions, so no number of the outcome can change them. ``--look 2`` takes the runs of the second look
+alone, whatever else is planned or made. ``--final`` says that the experiment stops at this look: only then is
+equivalence tested.
 """
 
 from __future__ import annotations
@@ -70,18 +71,35 @@ def of_arms(folder: Path, arms: tuple[str, str]) -> Results:
     return Results(study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}}), folder)
 
 
-def played(folders: Sequence[Path], arms: tuple[str, str]) -> tuple[Study, pl.DataFrame]:
-    """The first folder's study, and the tasks of both arms' runs in all folders, its pools as environments.
+def studies(folders: Sequence[Path], arms: tuple[str, str], planned: Look | None = None) -> list[Results]:
+    """The results of all folders; of a planned look, the first seeds of each warm start, in the order of the folders.
+
+    Raises :class:`~empg.errors.DataError` where the first study has no pools.
+    """
+    read = [of_arms(folder, arms) for folder in folders]
+    pools = read[0].study.pools
+    if not pools:
+        raise DataError(f"{folders[0]}: expected a study with pools, found none")
+    if planned is None:
+        return read
+    left = {name: runs for members in pools.values() for name, runs in zip(members, planned.runs, strict=True)}
+    for number, results in enumerate(read):
+        names = [name for name in results.study.environments if name in left]
+        seeds = results.study.seeds[: min((left[name] for name in names), default=0)]
+        left |= {name: left[name] - len(seeds) for name in names}
+        read[number] = Results(results.study.model_copy(update={"seeds": seeds}), results.root)
+    return [results for results in read if results.study.seeds]
+
+
+def played(read: Sequence[Results]) -> tuple[Study, pl.DataFrame]:
+    """The first study, and the tasks of both arms' runs in all studies, its pools as environments.
 
     ``seed`` is a number for each warm start and seed; its remainder by the size of the largest pool is the warm start.
 
     Raises :class:`~empg.errors.DataError` that names a run which is missing, is there twice, or began with other data
     or another warm start than the other runs of its environment.
     """
-    read = [of_arms(folder, arms) for folder in folders]
     first, tables = read[0].study, []
-    if not first.pools:
-        raise DataError(f"{folders[0]}: expected a study with pools, found none")
     seen: dict[tuple[str, str, int | None], Path] = {}
     began: dict[str, tuple[dict[str, str], Path]] = {}
     for results in read:
@@ -224,9 +242,9 @@ def _said(found: Sequence[Contrast], planned: Look | None, margin: float, final:
     return [*lines, f"Equivalence within {100 * margin:g} points: {tests}."]
 
 
-def lifts(folders: Sequence[Path], arms: tuple[str, str]) -> str:
+def lifts(read: Sequence[Results]) -> str:
     """Greedy success of each arm's runs on each panel, and their lifts over their own warm starts, in Markdown."""
-    read, run = [of_arms(folder, arms) for folder in folders], ["environment", "split", "method", "seed"]
+    run = ["environment", "split", "method", "seed"]
     pool = {name: pool for pool, members in read[0].study.pools.items() for name in members}
     greedy = [results.task_means().filter(mode="greedy") for results in read]
     panels = pl.concat(tasks.group_by(run).agg(pl.mean("success")) for tasks in greedy).unique(run)
@@ -252,9 +270,8 @@ def lifts(folders: Sequence[Path], arms: tuple[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def noise(folder: Path, arms: tuple[str, str]) -> str:
+def noise(results: Results) -> str:
     """What episodes beside the first would change: standard errors of the sampled differences, in Markdown."""
-    results = of_arms(folder, arms)
     lines = [
         "Standard error in points of the sampled difference, by the episodes that each run plays of a task.",
         "",
@@ -279,9 +296,9 @@ def _p(value: float | None) -> str:
     return "not known" if value is None else f"{value:.2g}" if value < 0.01 else f"{value:.3f}"
 
 
-def main(folders: Sequence[Path], predictions: Path, arms: tuple[str, str], *, final: bool) -> str:
-    """The pages of greedy and sampled play, and the lifts. Pools and the margin are those of the first folder."""
-    study, tasks = played(folders, arms)
+def main(read: Sequence[Results], predictions: Path, arms: tuple[str, str], *, final: bool) -> str:
+    """The pages of greedy and sampled play, and the lifts. Pools and the margin are those of the first study."""
+    study, tasks = played(read)
     predicted = dict(pl.read_csv(predictions).select("environment", "prediction").iter_rows())
     parts = []
     for mode in ("greedy", "sampled"):
@@ -290,7 +307,7 @@ def main(folders: Sequence[Path], predictions: Path, arms: tuple[str, str], *, f
             for pool in study.pools
         ]
         parts.append(page(found, arms, study.primary.margin, mode, final=final))
-    return "\n".join([*parts, lifts(folders, arms), noise(folders[0], arms)])
+    return "\n".join([*parts, lifts(read), noise(read[0])])
 
 
 if __name__ == "__main__":
@@ -298,6 +315,11 @@ if __name__ == "__main__":
     parser.add_argument("results", type=Path, nargs="+", help="folders of the studies, the first with the pools")
     parser.add_argument("--predictions", type=Path, default=PREDICTIONS, help="table of predicted signs (CSV)")
     parser.add_argument("--arms", nargs=2, default=("grpo_empg", "grpo"), metavar=("METHOD", "AGAINST"))
+    parser.add_argument(
+        "--look", type=int, choices=[one.number for one in LOOKS], help="of all runs, those of this look"
+    )
     parser.add_argument("--final", action="store_true", help="the experiment stops here: test equivalence")
     chosen = parser.parse_args()
-    print(main(chosen.results, chosen.predictions, tuple(chosen.arms), final=chosen.final), end="")
+    planned = LOOKS[chosen.look - 1] if chosen.look else None
+    read = studies(chosen.results, tuple(chosen.arms), planned)
+    print(main(read, chosen.predictions, tuple(chosen.arms), final=chosen.final), end="")

@@ -156,15 +156,17 @@ def add_seed(experiment: Path, folder: Path, seed: int, warm_start: str = "up_2"
 
 def test_the_primary_contrast_follows_the_plan(experiment: Path, predictions: Path) -> None:
     primary = importlib.import_module("benchmarks.primary_contrast")
-    text = primary.main([experiment], predictions, ARMS, final=False)
+    text = primary.main(primary.studies([experiment], ARMS), predictions, ARMS, final=False)
     assert text.startswith("grpo_empg minus grpo, greedy")
     said = "Look 1, bound of p 0.0019. Finding: support for the hypothesis."
     assert said in text
     assert "Predictions of single environments: up holds, down holds." in text
     assert "Equivalence is tested at the look at which the experiment stops." in text
-    assert "Equivalence within 2 points: primary p 1" in primary.main([experiment], predictions, ARMS, final=True)
+    assert "Equivalence within 2 points: primary p 1" in primary.main(
+        primary.studies([experiment], ARMS), predictions, ARMS, final=True
+    )
     assert len(re.findall(r"^\| (?:up|down) \| (?:seen|unseen) \| grpo(?:_empg)? \| 8 \|", text, re.MULTILINE)) == 8
-    study, tasks = primary.played([experiment], ARMS)
+    study, tasks = primary.played(primary.studies([experiment], ARMS))
     up, down = found = [
         primary.contrast(study, pool, sign, tasks.filter(environment=pool, mode="greedy"), ARMS)
         for pool, sign in zip(study.pools, (1, -1), strict=True)
@@ -198,7 +200,9 @@ def test_a_lift_is_over_the_runs_own_warm_start(experiment: Path) -> None:
     ]
     values = [f"{value:+.1f}".replace("-", "−") for value in (float(np.median(found)), min(found), max(found))]
     row = next(
-        line for line in primary.lifts([experiment], ARMS).splitlines() if line.startswith("| up | seen | grpo |")
+        line
+        for line in primary.lifts(primary.studies([experiment], ARMS)).splitlines()
+        if line.startswith("| up | seen | grpo |")
     )
     assert row.endswith(f"| {values[0]} | {values[1]} to {values[2]} |")
 
@@ -206,7 +210,7 @@ def test_a_lift_is_over_the_runs_own_warm_start(experiment: Path) -> None:
 def test_a_finding_that_warm_starts_do_not_share_is_about_them_alone(experiment: Path) -> None:
     """Runs of one warm start agree, and warm starts differ."""
     primary = importlib.import_module("benchmarks.primary_contrast")
-    study, tasks = primary.played([experiment], ARMS)
+    study, tasks = primary.played(primary.studies([experiment], ARMS))
     up = primary.contrast(study, "up", 1, tasks.filter(environment="up", mode="greedy"), ARMS)
     wide = up._replace(by_warm_start=up.by_warm_start._replace(seeds=0.02))
     assert primary.finding([wide, wide], 0.02) == ["support for the hypothesis, for these four warm starts only"]
@@ -214,7 +218,7 @@ def test_a_finding_that_warm_starts_do_not_share_is_about_them_alone(experiment:
 
 def test_a_prediction_holds_fails_or_is_open(experiment: Path) -> None:
     primary = importlib.import_module("benchmarks.primary_contrast")
-    study, tasks = primary.played([experiment], ARMS)
+    study, tasks = primary.played(primary.studies([experiment], ARMS))
     up = primary.contrast(study, "up", 1, tasks.filter(environment="up", mode="greedy"), ARMS)
     none = up._replace(sign=0)
     small = none._replace(difference=up.difference._replace(value=0.0, seeds=1e-6, tasks=1e-6, both=1e-6))
@@ -235,7 +239,7 @@ def test_the_primary_contrast_names_a_run_that_is_missing(experiment: Path, pred
     primary = importlib.import_module("benchmarks.primary_contrast")
     shutil.rmtree(experiment / "up_1" / "grpo" / "seed2" / "evaluate")
     with pytest.raises(DataError, match="up_1/grpo/seed2/evaluate"):
-        primary.main([experiment], predictions, ARMS, final=False)
+        primary.main(primary.studies([experiment], ARMS), predictions, ARMS, final=False)
 
 
 def test_a_study_that_adds_seeds_is_counted(experiment: Path, predictions: Path, tmp_path: Path) -> None:
@@ -243,21 +247,33 @@ def test_a_study_that_adds_seeds_is_counted(experiment: Path, predictions: Path,
     primary = importlib.import_module("benchmarks.primary_contrast")
     add_seed(experiment, tmp_path / "more", 3)
     folders = [experiment, tmp_path / "more"]
-    study, tasks = primary.played(folders, ARMS)
+    study, tasks = primary.played(primary.studies(folders, ARMS))
     up = tasks.filter(environment="up", mode="greedy")
     found = primary.contrast(study, "up", 1, up, ARMS)
     assert found.runs == (2, 3, 2, 2)
     assert found.by_seed is not None
     assert sorted(up["seed"].unique().to_list()) == [4, 5, 6, 7, 8, 9, 10, 11, 13]
-    assert "Finding: no planned look.\n" in primary.main(folders, predictions, ARMS, final=True)
+    assert "Finding: no planned look.\n" in primary.main(primary.studies(folders, ARMS), predictions, ARMS, final=True)
+
+
+def test_a_look_leaves_out_the_runs_after_it(experiment: Path, predictions: Path, tmp_path: Path) -> None:
+    """Also those that are planned and not made."""
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    add_seed(experiment, tmp_path / "more", 3)
+    shutil.rmtree(tmp_path / "more" / "up_2" / "grpo" / "seed3")
+    folders, (first, second, _) = [experiment, tmp_path / "more"], primary.LOOKS
+    alone = primary.main(primary.studies([experiment], ARMS), predictions, ARMS, final=False)
+    assert primary.main(primary.studies(folders, ARMS, first), predictions, ARMS, final=False) == alone
+    with pytest.raises(DataError, match="up_2/grpo/seed3"):
+        primary.main(primary.studies(folders, ARMS, second), predictions, ARMS, final=False)
 
 
 def test_runs_that_do_not_belong_together_are_refused(experiment: Path, tmp_path: Path) -> None:
     primary = importlib.import_module("benchmarks.primary_contrast")
     with pytest.raises(DataError, match="expected each run once"):
-        primary.played([experiment, experiment], ARMS)
+        primary.played(primary.studies([experiment, experiment], ARMS))
     add_seed(experiment, tmp_path / "other", 3, warm_start="another")
     with pytest.raises(DataError, match=r"up_2/\w+/seed3/train/manifest\.json: expected the data and warm start of "):
-        primary.played([experiment, tmp_path / "other"], ARMS)
+        primary.played(primary.studies([experiment, tmp_path / "other"], ARMS))
     with pytest.raises(DataError, match="expected a study with pools"):
-        primary.played([tmp_path / "other"], ARMS)
+        primary.played(primary.studies([tmp_path / "other"], ARMS))
