@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from empg.config import (
+    Method,
     Study,
     TinyPolicy,
     evaluate_run,
@@ -104,6 +105,21 @@ def write_study(path, **changes):
 def test_what_cannot_work_is_refused_before_anything_runs(tmp_path, changes, words):
     with pytest.raises(ConfigError, match=re.escape(words)):
         load_study(write_study(tmp_path / "study.yaml", **changes), DATA, ENVIRONMENTS)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ({"advantage": "grpo", "modulation": "empg"}, None),
+        ({"advantage": "gigpo"}, "advantage"),
+        ({"advantage": "rtmc"}, None),
+        ({"advantage": "rtmc", "state": "observation"}, "state"),
+        ({"advantage": "rtmc", "modulation": "calibrated"}, "modulation"),
+        ({"advantage": "grpo", "modulation": "decisive"}, "modulation"),
+    ],
+)
+def test_a_registration_says_whether_a_method_compares_observations(method, expected):
+    assert Method.model_validate(method).comparing() == expected
 
 
 @pytest.mark.parametrize(

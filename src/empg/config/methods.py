@@ -57,6 +57,18 @@ class Method(SharedSettings):
         """Every setting except those of the modulation."""
         return self.model_dump(exclude={"modulation", "entropy", "level", *own_settings(MODULATIONS[self.modulation])})
 
+    def comparing(self) -> str | None:
+        """The setting by which it asks where several trajectories saw the same observation; None: it does not."""
+        own: tuple[tuple[str, AdvantageRegistration | ModulationRegistration], ...] = (
+            ("advantage", ADVANTAGES[self.advantage]),
+            ("modulation", MODULATIONS[self.modulation]),
+        )
+        for key, registration in own:
+            has_state = "state" in own_settings(registration)
+            if registration.compares and (not has_state or getattr(self, "state", None) == "observation"):
+                return "state" if has_state else key
+        return None
+
     def in_environment(self, zeta: float) -> Method:
         """The same method, where the environment's ``zeta`` replaces a ``zeta`` of None."""
         return self.model_copy(update={"zeta": zeta}) if getattr(self, "zeta", zeta) is None else self
@@ -245,8 +257,8 @@ class GepoSettings(Model):
 GRPO = AdvantageRegistration(NoSettings, "empg.core.advantages:grpo_advantages")
 DAPO = AdvantageRegistration(DapoDefaults, "empg.core.advantages:grpo_advantages")
 RLOO = AdvantageRegistration(NoSettings, "empg.core.advantages:rloo_advantages")
-GIGPO = AdvantageRegistration(GigpoSettings, "empg.core.advantages:gigpo_advantages", title="GiGPO")
-RTMC = AdvantageRegistration(RtmcSettings, "empg.core.rollout_tree:rtmc_advantages")
+GIGPO = AdvantageRegistration(GigpoSettings, "empg.core.advantages:gigpo_advantages", title="GiGPO", compares=True)
+RTMC = AdvantageRegistration(RtmcSettings, "empg.core.rollout_tree:rtmc_advantages", compares=True)
 
 NONE = ModulationRegistration(NoSettings, "empg.core.modulation:unmodulated")
 EMPG = ModulationRegistration(EmpgSettings, "empg.core.modulation:empg")
@@ -256,8 +268,8 @@ EMPG_SHUFFLED = ModulationRegistration(EmpgSettings, "empg.core.controls:empg_sh
 EMPG_INVERTED = ModulationRegistration(EmpgSettings, "empg.core.controls:empg_inverted", title="EMPG (inverted)")
 GEPO = ModulationRegistration(GepoSettings, "empg.core.group_entropy:gepo", of_batch=True)
 CALIBRATED = ModulationRegistration(
-    CalibratedSettings, "empg.core.calibration:calibrated", of_batch=True, title="calibrated modulation"
+    CalibratedSettings, "empg.core.calibration:calibrated", of_batch=True, title="calibrated modulation", compares=True
 )
 DECISIVE = ModulationRegistration(
-    DecisiveSettings, "empg.core.calibration:decisive", of_batch=True, title="decisiveness weights"
+    DecisiveSettings, "empg.core.calibration:decisive", of_batch=True, title="decisiveness weights", compares=True
 )

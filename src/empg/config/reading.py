@@ -11,7 +11,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from empg.config.base import UNKNOWN, Model, Name
 from empg.config.environments import Data, DataSet, read_interface
-from empg.config.methods import Method
 from empg.config.pretrained import OF_THE_POLICY, check_folder
 from empg.config.study import EnvironmentStudy, Study
 from empg.errors import ConfigError
@@ -134,20 +133,11 @@ def _check_apart(study: Study, name: str, path: Path) -> None:
             f"demonstrations do not have, found {tokens}"
         )
     for method, own in study.methods.items():
-        if key := _compares(own):
+        if key := own.comparing():
             raise ConfigError(
                 f"{path}: methods.{method}.{key}: expected one that compares no observations, since those of "
                 f"environments.{name}.interface.history are whole prompts, found {getattr(own, key)}"
             )
-
-
-def _compares(method: Method) -> str | None:
-    """The setting by which a method asks where several trajectories saw the same observation; None: it does not."""
-    if method.advantage == "gigpo":
-        return "advantage"
-    if getattr(method, "state", None) == "observation":
-        return "state"
-    return "modulation" if method.modulation in ("calibrated", "decisive") else None
 
 
 def _entries(path: Path, what: str) -> ItemsView[str, Any]:

@@ -49,11 +49,14 @@ class AdvantageRegistration:
         function: ``module:attribute`` of ``function(batch, **settings)``, from an :class:`empg.core.advantages.Batch`
             to :class:`empg.core.advantages.Advantages`.
         title: what people call it, such as "GiGPO"; left out, its name in capitals.
+        compares: whether it asks where several trajectories saw the same observation; with a setting ``state``, only
+            where that is ``observation``. Environments whose observations are whole prompts refuse it.
     """
 
     settings: type[Model]
     function: str
     title: str = ""
+    compares: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,14 @@ class ModulationRegistration:
             of its trajectory, to :class:`empg.core.modulation.Modulation`.
         of_batch: whether the function takes the :class:`empg.core.advantages.Batch` as well, after the trajectory.
         title: what people call it; left out, its name in capitals.
+        compares: as in :class:`AdvantageRegistration`.
     """
 
     settings: type[Model]
     function: str
     of_batch: bool = False
     title: str = ""
+    compares: bool = False
 
 
 ADVANTAGES = Registry("empg.advantages", AdvantageRegistration, "outcome advantage")
