@@ -5,7 +5,11 @@
 takes the runs of the first study and of those that add seeds, and prints a page in Markdown. The signs are the
 published predictions, so no number of the outcome can change them. ``--look 2`` takes the runs of the second look
 alone, whatever else is planned or made. ``--final`` says that the experiment stops at this look: only then is
-equivalence tested.
+equivalence tested. ``--outcomes FOLDER`` writes there what every run made of every task, and
+
+    python -m benchmarks.primary_contrast FOLDER
+
+prints the same page from it, but for the noise of single episodes.
 """
 
 from __future__ import annotations
@@ -27,11 +31,23 @@ from empg.analysis.success import clusters, largest_pool, outcomes, with_pools
 from empg.analysis.verdict import points
 from empg.config import Study, parse
 from empg.errors import DataError
-from empg.files import read_json
+from empg.files import read_json, write_json
+from empg.schema import read_table, write_table
 
 PREDICTIONS = Path("docs/results/experiment_decisiveness/tables/policies.csv")
 SIGNS = {"+": 1, "−": -1, "none": 0}
 NAMES = {sign: name for name, sign in SIGNS.items()}
+#: What a run made of a task. ``seed`` is null for a warm start; ``success`` is a mean over the episodes of ``mode``.
+OUTCOMES = {
+    "environment": pl.String(),
+    "method": pl.String(),
+    "seed": pl.Int64(),
+    "split": pl.String(),
+    "mode": pl.String(),
+    "task": pl.Int64(),
+    "cluster": pl.String(),
+    "success": pl.Float64(),
+}
 LEVEL = 0.05  # of each of the two one-sided tests of equivalence
 
 
@@ -91,15 +107,13 @@ def studies(folders: Sequence[Path], arms: tuple[str, str], planned: Look | None
     return [results for results in read if results.study.seeds]
 
 
-def played(read: Sequence[Results]) -> tuple[Study, pl.DataFrame]:
-    """The first study, and the tasks of both arms' runs in all studies, its pools as environments.
-
-    ``seed`` is a number for each warm start and seed; its remainder by the size of the largest pool is the warm start.
+def played(read: Sequence[Results]) -> pl.DataFrame:
+    """The tasks that the runs of both arms, and their warm starts, played in all studies (:data:`OUTCOMES`).
 
     Raises :class:`~empg.errors.DataError` that names a run which is missing, is there twice, or began with other data
     or another warm start than the other runs of its environment.
     """
-    first, tables = read[0].study, []
+    tables = []
     seen: dict[tuple[str, str, int | None], Path] = {}
     began: dict[str, tuple[dict[str, str], Path]] = {}
     for results in read:
@@ -112,12 +126,25 @@ def played(read: Sequence[Results]) -> tuple[Study, pl.DataFrame]:
             known, where = began.setdefault(run.environment, (inputs, place))
             if known != inputs:
                 raise DataError(f"{place}: expected the data and warm start of {where}, found others")
-        tables.append(with_pools(first, results.task_means()))
-    return first, pl.concat(tables)
+        tables.append(results.task_means().select(*OUTCOMES))
+    return pl.concat(tables).unique([name for name in OUTCOMES if name != "success"], maintain_order=True)
+
+
+def write_outcomes(read: Sequence[Results], folder: Path) -> None:
+    """Write the study and what :func:`played` finds, for :func:`read_outcomes`."""
+    write_json(folder / "study.json", read[0].study.model_dump(mode="json"))
+    write_table(played(read), OUTCOMES, folder / "outcomes.parquet")
+
+
+def read_outcomes(folder: Path) -> tuple[Study, pl.DataFrame]:
+    """The study and the tasks that :func:`write_outcomes` wrote."""
+    path = folder / "study.json"
+    return parse(Study, read_json(path), str(path)), read_table(folder / "outcomes.parquet", OUTCOMES)
 
 
 def contrast(study: Study, environment: str, sign: int, tasks: pl.DataFrame, arms: tuple[str, str]) -> Contrast:
-    """The contrast of one pool of ``study``, from the tasks of its runs played in one mode."""
+    """The contrast of one pool of ``study``, from the tasks of its runs played in one mode
+    (:func:`~empg.analysis.success.with_pools`)."""
     own, other, labels = outcomes(tasks, arms[0]), outcomes(tasks, arms[1]), clusters(tasks, arms[0])
     difference = own - other
     seed, member = np.divmod(tasks["seed"].unique().sort().to_numpy(), largest_pool(study))
@@ -242,12 +269,11 @@ def _said(found: Sequence[Contrast], planned: Look | None, margin: float, final:
     return [*lines, f"Equivalence within {100 * margin:g} points: {tests}."]
 
 
-def lifts(read: Sequence[Results]) -> str:
+def lifts(study: Study, tasks: pl.DataFrame) -> str:
     """Greedy success of each arm's runs on each panel, and their lifts over their own warm starts, in Markdown."""
     run = ["environment", "split", "method", "seed"]
-    pool = {name: pool for pool, members in read[0].study.pools.items() for name in members}
-    greedy = [results.task_means().filter(mode="greedy") for results in read]
-    panels = pl.concat(tasks.group_by(run).agg(pl.mean("success")) for tasks in greedy).unique(run)
+    pool = {name: pool for pool, members in study.pools.items() for name in members}
+    panels = tasks.filter(mode="greedy").group_by(run).agg(pl.mean("success"))
     warm = panels.filter(pl.col("seed").is_null()).select("environment", "split", warm="success")
     runs = panels.drop_nulls("seed").join(warm, on=["environment", "split"])
     runs = runs.with_columns(pool=pl.col("environment").replace_strict(pool), lift=pl.col("success") - pl.col("warm"))
@@ -296,30 +322,43 @@ def _p(value: float | None) -> str:
     return "not known" if value is None else f"{value:.2g}" if value < 0.01 else f"{value:.3f}"
 
 
-def main(read: Sequence[Results], predictions: Path, arms: tuple[str, str], *, final: bool) -> str:
-    """The pages of greedy and sampled play, and the lifts. Pools and the margin are those of the first study."""
-    study, tasks = played(read)
+def main(study: Study, tasks: pl.DataFrame, predictions: Path, arms: tuple[str, str], *, final: bool) -> str:
+    """The pages of greedy and sampled play, and the lifts. Pools and the margin are those of ``study``."""
+    pooled = with_pools(study, tasks)
     predicted = dict(pl.read_csv(predictions).select("environment", "prediction").iter_rows())
     parts = []
     for mode in ("greedy", "sampled"):
         found = [
-            contrast(study, pool, SIGNS[predicted[pool]], tasks.filter(environment=pool, mode=mode), arms)
+            contrast(study, pool, SIGNS[predicted[pool]], pooled.filter(environment=pool, mode=mode), arms)
             for pool in study.pools
         ]
         parts.append(page(found, arms, study.primary.margin, mode, final=final))
-    return "\n".join([*parts, lifts(read), noise(read[0])])
+    return "\n".join([*parts, lifts(study, tasks)])
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+", help="folders of the studies, the first with the pools")
+    parser.add_argument(
+        "results", type=Path, nargs="+", help="folders of the studies, the first with the pools; or one of outcomes"
+    )
     parser.add_argument("--predictions", type=Path, default=PREDICTIONS, help="table of predicted signs (CSV)")
     parser.add_argument("--arms", nargs=2, default=("grpo_empg", "grpo"), metavar=("METHOD", "AGAINST"))
     parser.add_argument(
         "--look", type=int, choices=[one.number for one in LOOKS], help="of all runs, those of this look"
     )
     parser.add_argument("--final", action="store_true", help="the experiment stops here: test equivalence")
+    parser.add_argument("--outcomes", type=Path, help="a folder to write what every run made of every task to")
     chosen = parser.parse_args()
-    planned = LOOKS[chosen.look - 1] if chosen.look else None
-    read = studies(chosen.results, tuple(chosen.arms), planned)
-    print(main(read, chosen.predictions, tuple(chosen.arms), final=chosen.final), end="")
+    if (chosen.results[0] / "outcomes.parquet").exists():
+        if len(chosen.results) > 1 or chosen.look or chosen.outcomes:
+            parser.error("a folder of outcomes stands alone")
+        print(
+            main(*read_outcomes(chosen.results[0]), chosen.predictions, tuple(chosen.arms), final=chosen.final), end=""
+        )
+    else:
+        planned = LOOKS[chosen.look - 1] if chosen.look else None
+        read = studies(chosen.results, tuple(chosen.arms), planned)
+        text = main(read[0].study, played(read), chosen.predictions, tuple(chosen.arms), final=chosen.final)
+        print(f"{text}\n{noise(read[0])}", end="")
+        if chosen.outcomes:
+            write_outcomes(read, chosen.outcomes)

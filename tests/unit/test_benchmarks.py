@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from empg.analysis.success import with_pools
 from empg.config import Study, parse
 from empg.errors import DataError
 from empg.files import read_json, write_json
@@ -154,19 +155,31 @@ def add_seed(experiment: Path, folder: Path, seed: int, warm_start: str = "up_2"
         begin(run / "train", warm_start)
 
 
+def contrast_page(folders: list[Path], predictions: Path, look=None, *, final: bool = False) -> str:
+    """What the command prints of these studies, but for the noise."""
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    read = primary.studies(folders, ARMS, look)
+    return primary.main(read[0].study, primary.played(read), predictions, ARMS, final=final)
+
+
+def pooled(folders: list[Path]) -> tuple[Study, pl.DataFrame]:
+    """The first study, and the outcomes with its pools as environments."""
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    read = primary.studies(folders, ARMS)
+    return read[0].study, with_pools(read[0].study, primary.played(read))
+
+
 def test_the_primary_contrast_follows_the_plan(experiment: Path, predictions: Path) -> None:
     primary = importlib.import_module("benchmarks.primary_contrast")
-    text = primary.main(primary.studies([experiment], ARMS), predictions, ARMS, final=False)
+    text = contrast_page([experiment], predictions)
     assert text.startswith("grpo_empg minus grpo, greedy")
     said = "Look 1, bound of p 0.0019. Finding: support for the hypothesis."
     assert said in text
     assert "Predictions of single environments: up holds, down holds." in text
     assert "Equivalence is tested at the look at which the experiment stops." in text
-    assert "Equivalence within 2 points: primary p 1" in primary.main(
-        primary.studies([experiment], ARMS), predictions, ARMS, final=True
-    )
+    assert "Equivalence within 2 points: primary p 1" in contrast_page([experiment], predictions, final=True)
     assert len(re.findall(r"^\| (?:up|down) \| (?:seen|unseen) \| grpo(?:_empg)? \| 8 \|", text, re.MULTILINE)) == 8
-    study, tasks = primary.played(primary.studies([experiment], ARMS))
+    study, tasks = pooled([experiment])
     up, down = found = [
         primary.contrast(study, pool, sign, tasks.filter(environment=pool, mode="greedy"), ARMS)
         for pool, sign in zip(study.pools, (1, -1), strict=True)
@@ -199,9 +212,10 @@ def test_a_lift_is_over_the_runs_own_warm_start(experiment: Path) -> None:
         for start, seed in runs
     ]
     values = [f"{value:+.1f}".replace("-", "−") for value in (float(np.median(found)), min(found), max(found))]
+    read = primary.studies([experiment], ARMS)
     row = next(
         line
-        for line in primary.lifts(primary.studies([experiment], ARMS)).splitlines()
+        for line in primary.lifts(read[0].study, primary.played(read)).splitlines()
         if line.startswith("| up | seen | grpo |")
     )
     assert row.endswith(f"| {values[0]} | {values[1]} to {values[2]} |")
@@ -210,7 +224,7 @@ def test_a_lift_is_over_the_runs_own_warm_start(experiment: Path) -> None:
 def test_a_finding_that_warm_starts_do_not_share_is_about_them_alone(experiment: Path) -> None:
     """Runs of one warm start agree, and warm starts differ."""
     primary = importlib.import_module("benchmarks.primary_contrast")
-    study, tasks = primary.played(primary.studies([experiment], ARMS))
+    study, tasks = pooled([experiment])
     up = primary.contrast(study, "up", 1, tasks.filter(environment="up", mode="greedy"), ARMS)
     wide = up._replace(by_warm_start=up.by_warm_start._replace(seeds=0.02))
     assert primary.finding([wide, wide], 0.02) == ["support for the hypothesis, for these four warm starts only"]
@@ -218,7 +232,7 @@ def test_a_finding_that_warm_starts_do_not_share_is_about_them_alone(experiment:
 
 def test_a_prediction_holds_fails_or_is_open(experiment: Path) -> None:
     primary = importlib.import_module("benchmarks.primary_contrast")
-    study, tasks = primary.played(primary.studies([experiment], ARMS))
+    study, tasks = pooled([experiment])
     up = primary.contrast(study, "up", 1, tasks.filter(environment="up", mode="greedy"), ARMS)
     none = up._replace(sign=0)
     small = none._replace(difference=up.difference._replace(value=0.0, seeds=1e-6, tasks=1e-6, both=1e-6))
@@ -236,10 +250,9 @@ def test_a_prediction_holds_fails_or_is_open(experiment: Path) -> None:
 
 
 def test_the_primary_contrast_names_a_run_that_is_missing(experiment: Path, predictions: Path) -> None:
-    primary = importlib.import_module("benchmarks.primary_contrast")
     shutil.rmtree(experiment / "up_1" / "grpo" / "seed2" / "evaluate")
     with pytest.raises(DataError, match="up_1/grpo/seed2/evaluate"):
-        primary.main(primary.studies([experiment], ARMS), predictions, ARMS, final=False)
+        contrast_page([experiment], predictions)
 
 
 def test_a_study_that_adds_seeds_is_counted(experiment: Path, predictions: Path, tmp_path: Path) -> None:
@@ -247,13 +260,13 @@ def test_a_study_that_adds_seeds_is_counted(experiment: Path, predictions: Path,
     primary = importlib.import_module("benchmarks.primary_contrast")
     add_seed(experiment, tmp_path / "more", 3)
     folders = [experiment, tmp_path / "more"]
-    study, tasks = primary.played(primary.studies(folders, ARMS))
+    study, tasks = pooled(folders)
     up = tasks.filter(environment="up", mode="greedy")
     found = primary.contrast(study, "up", 1, up, ARMS)
     assert found.runs == (2, 3, 2, 2)
     assert found.by_seed is not None
     assert sorted(up["seed"].unique().to_list()) == [4, 5, 6, 7, 8, 9, 10, 11, 13]
-    assert "Finding: no planned look.\n" in primary.main(primary.studies(folders, ARMS), predictions, ARMS, final=True)
+    assert "Finding: no planned look.\n" in contrast_page(folders, predictions, final=True)
 
 
 def test_a_look_leaves_out_the_runs_after_it(experiment: Path, predictions: Path, tmp_path: Path) -> None:
@@ -262,10 +275,19 @@ def test_a_look_leaves_out_the_runs_after_it(experiment: Path, predictions: Path
     add_seed(experiment, tmp_path / "more", 3)
     shutil.rmtree(tmp_path / "more" / "up_2" / "grpo" / "seed3")
     folders, (first, second, _) = [experiment, tmp_path / "more"], primary.LOOKS
-    alone = primary.main(primary.studies([experiment], ARMS), predictions, ARMS, final=False)
-    assert primary.main(primary.studies(folders, ARMS, first), predictions, ARMS, final=False) == alone
+    alone = contrast_page([experiment], predictions)
+    assert contrast_page(folders, predictions, first) == alone
     with pytest.raises(DataError, match="up_2/grpo/seed3"):
-        primary.main(primary.studies(folders, ARMS, second), predictions, ARMS, final=False)
+        contrast_page(folders, predictions, second)
+
+
+def test_outcomes_give_the_same_page(experiment: Path, predictions: Path, tmp_path: Path) -> None:
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    add_seed(experiment, tmp_path / "more", 3)
+    folders = [experiment, tmp_path / "more"]
+    primary.write_outcomes(primary.studies(folders, ARMS), tmp_path / "published")
+    study, tasks = primary.read_outcomes(tmp_path / "published")
+    assert primary.main(study, tasks, predictions, ARMS, final=True) == contrast_page(folders, predictions, final=True)
 
 
 def test_runs_that_do_not_belong_together_are_refused(experiment: Path, tmp_path: Path) -> None:
