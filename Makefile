@@ -17,7 +17,7 @@ help:  ## list these targets
 run: setup  ## install everything, then run a study from data to report (STUDY=quick)
 	snakemake --cores all --config study=$(STUDY)
 
-demo: setup  ## see the whole chain in two to three minutes: one environment, two methods, a report
+demo: setup  ## see the whole chain in one to three minutes: one environment, two methods, a report
 	snakemake --cores all --config study=demo
 	@page=$(CURDIR)/results/demo/report/report.html; echo "Open $$page"; \
 	if [ -t 1 ]; then python -c 'import sys, webbrowser; webbrowser.open(sys.argv[1])' "file://$$page"; fi
