@@ -193,11 +193,12 @@ def finding(found: Sequence[Contrast], margin: float, *, final: bool = False) ->
     if planned is None:
         return ["no planned look"]
     whole, plain, made = primary(found), primary(found, signs=False), []
+    averaged = primary(found, over="by_warm_start")
     if any(one.sign for one in found) and _below(whole.p_difference(), planned.bound):
-        scope = "" if _below(primary(found, over="by_warm_start").p_difference(), planned.bound) else ONLY
+        scope = "" if _below(averaged.p_difference(), planned.bound) else ONLY
         made.append(("support for the hypothesis" if whole.value > 0 else "against the hypothesis") + scope)
     if final and _below(whole.p_equivalence(margin), LEVEL):
-        made.append("equivalence")
+        made.append("equivalence" + ("" if _below(averaged.p_equivalence(margin), LEVEL) else ONLY))
     if plain.value < 0 and _below(plain.p_difference(), planned.bound):
         made.append("harm")
     return made or ["nothing shown"]
@@ -232,12 +233,10 @@ def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: 
         shares = f"{100 * one.success:.1f} | {100 * one.against:.1f}"
         runs = f"{sum(one.runs)} | {shares} | {_numbers(one.difference)}"
         lines.append(f"| {one.environment} | {NAMES[one.sign]} | {runs} |")
-    checks = {"warm starts averaged": "by_warm_start"}
-    if all(one.by_seed for one in found):
-        checks["seed numbers averaged"] = "by_seed"
     lines.append(f"| primary, signs as predicted | | | | | {_numbers(primary(found))} |")
     lines += [
-        f"| as a check, {name} | | | | | {_numbers(primary(found, over=over))} |" for name, over in checks.items()
+        f"| as a check, {name} | | | | | {_numbers(primary(found, over=over))} |"
+        for name, over in _checks(found).items()
     ]
     if any(one.sign for one in found):
         lines.append(f"| all environments, without signs | | | | | {_numbers(primary(found, signs=False))} |")
@@ -266,7 +265,16 @@ def _said(found: Sequence[Contrast], planned: Look | None, margin: float, final:
     values = {"primary": primary(found), "all environments": primary(found, signs=False)}
     values |= {one.environment: one.difference for one in found}
     tests = ", ".join(f"{name} p {_p(value.p_equivalence(margin))}" for name, value in values.items())
-    return [*lines, f"Equivalence within {100 * margin:g} points: {tests}."]
+    checks = ", ".join(
+        f"{name} p {_p(primary(found, over=over).p_equivalence(margin))}" for name, over in _checks(found).items()
+    )
+    return [*lines, f"Equivalence within {100 * margin:g} points: {tests}. As a check, primary: {checks}."]
+
+
+def _checks(found: Sequence[Contrast]) -> dict[str, str]:
+    """The averages over which the primary contrast is checked, and the fields that have them."""
+    checks = {"warm starts averaged": "by_warm_start"}
+    return checks | ({"seed numbers averaged": "by_seed"} if all(one.by_seed for one in found) else {})
 
 
 def lifts(study: Study, tasks: pl.DataFrame) -> str:

@@ -246,7 +246,9 @@ def test_a_prediction_holds_fails_or_is_open(experiment: Path) -> None:
     ):
         assert primary.prediction(one, 0.0019, 0.02, final=final) == expected
     assert primary.finding([small, small], 0.02) == ["nothing shown"]
-    assert primary.finding([small, small], 0.02, final=True) == ["equivalence"]
+    assert primary.finding([small, small], 0.02, final=True) == ["equivalence, for these four warm starts only"]
+    same = small._replace(by_warm_start=small.difference)
+    assert primary.finding([same, same], 0.02, final=True) == ["equivalence"]
 
 
 def test_the_primary_contrast_names_a_run_that_is_missing(experiment: Path, predictions: Path) -> None:
@@ -288,6 +290,15 @@ def test_outcomes_give_the_same_page(experiment: Path, predictions: Path, tmp_pa
     primary.write_outcomes(primary.studies(folders, ARMS), tmp_path / "published")
     study, tasks = primary.read_outcomes(tmp_path / "published")
     assert primary.main(study, tasks, predictions, ARMS, final=True) == contrast_page(folders, predictions, final=True)
+
+
+def test_the_last_look_is_what_its_outcomes_give() -> None:
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    folder = ROOT / "docs/results/experiment_look_3"
+    text = primary.main(*primary.read_outcomes(folder), ROOT / primary.PREDICTIONS, ARMS, final=True)
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert [part for part in text.split("\n\n") if part.strip() not in page] == []
+    assert "Look 3, bound of p 0.0428." in page
 
 
 def test_runs_that_do_not_belong_together_are_refused(experiment: Path, tmp_path: Path) -> None:
