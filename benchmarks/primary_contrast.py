@@ -9,7 +9,8 @@ equivalence tested. ``--outcomes FOLDER`` writes there what every run made of ev
 
     python -m benchmarks.primary_contrast FOLDER
 
-prints the same page from it, but for the noise of single episodes.
+prints the same page from it, but for the noise of single episodes. ``--arms A B grpo`` compares the exploratory arms A
+and B with GRPO, without predicted signs and without a finding.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from empg.schema import read_table, write_table
 PREDICTIONS = Path("docs/results/experiment_decisiveness/tables/policies.csv")
 SIGNS = {"+": 1, "−": -1, "none": 0}
 NAMES = {sign: name for name, sign in SIGNS.items()}
+REGISTERED = ("grpo_empg", "grpo")  # the arms that the plan makes findings about
 #: What a run made of a task. ``seed`` is null for a warm start; ``success`` is a mean over the episodes of ``mode``.
 OUTCOMES = {
     "environment": pl.String(),
@@ -80,14 +82,14 @@ class Contrast(NamedTuple):
     panels: Mapping[str, CrossedMean]
 
 
-def of_arms(folder: Path, arms: tuple[str, str]) -> Results:
-    """A study's results, of both arms alone: the others may not be there yet."""
+def of_arms(folder: Path, arms: Sequence[str]) -> Results:
+    """A study's results, of these arms alone: the others may not be there yet."""
     path = folder / "config" / "study.json"
     study = parse(Study, read_json(path), str(path))
     return Results(study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}}), folder)
 
 
-def studies(folders: Sequence[Path], arms: tuple[str, str], planned: Look | None = None) -> list[Results]:
+def studies(folders: Sequence[Path], arms: Sequence[str], planned: Look | None = None) -> list[Results]:
     """The results of all folders; of a planned look, the first seeds of each warm start, in the order of the folders.
 
     Raises :class:`~empg.errors.DataError` where the first study has no pools.
@@ -108,7 +110,7 @@ def studies(folders: Sequence[Path], arms: tuple[str, str], planned: Look | None
 
 
 def played(read: Sequence[Results]) -> pl.DataFrame:
-    """The tasks that the runs of both arms, and their warm starts, played in all studies (:data:`OUTCOMES`).
+    """The tasks that the runs of all arms, and their warm starts, played in all studies (:data:`OUTCOMES`).
 
     Raises :class:`~empg.errors.DataError` that names a run which is missing, is there twice, or began with other data
     or another warm start than the other runs of its environment.
@@ -233,7 +235,8 @@ def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: 
         shares = f"{100 * one.success:.1f} | {100 * one.against:.1f}"
         runs = f"{sum(one.runs)} | {shares} | {_numbers(one.difference)}"
         lines.append(f"| {one.environment} | {NAMES[one.sign]} | {runs} |")
-    lines.append(f"| primary, signs as predicted | | | | | {_numbers(primary(found))} |")
+    name = "primary, signs as predicted" if arms == REGISTERED else "all environments"
+    lines.append(f"| {name} | | | | | {_numbers(primary(found))} |")
     lines += [
         f"| as a check, {name} | | | | | {_numbers(primary(found, over=over))} |"
         for name, over in _checks(found).items()
@@ -247,7 +250,7 @@ def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: 
         f"| {name} | {_numbers(value)} | {_p(adjusted)} |"
         for (name, value), (adjusted, _) in zip(panels, holm, strict=True)
     ]
-    if mode == "greedy":
+    if mode == "greedy" and arms == REGISTERED:
         lines += ["", *_said(found, planned, margin, final)]
     return "\n".join(lines) + "\n"
 
@@ -330,17 +333,22 @@ def _p(value: float | None) -> str:
     return "not known" if value is None else f"{value:.2g}" if value < 0.01 else f"{value:.3f}"
 
 
-def main(study: Study, tasks: pl.DataFrame, predictions: Path, arms: tuple[str, str], *, final: bool) -> str:
-    """The pages of greedy and sampled play, and the lifts. Pools and the margin are those of ``study``."""
+def main(study: Study, tasks: pl.DataFrame, predictions: Path, arms: Sequence[str], *, final: bool) -> str:
+    """The pages of greedy and sampled play for each arm beside the last, and the lifts.
+
+    Pools and the margin are those of ``study``. Arms that are not registered have no predicted sign and no finding.
+    """
     pooled = with_pools(study, tasks)
     predicted = dict(pl.read_csv(predictions).select("environment", "prediction").iter_rows())
     parts = []
-    for mode in ("greedy", "sampled"):
-        found = [
-            contrast(study, pool, SIGNS[predicted[pool]], pooled.filter(environment=pool, mode=mode), arms)
-            for pool in study.pools
-        ]
-        parts.append(page(found, arms, study.primary.margin, mode, final=final))
+    for pair in ((arm, arms[-1]) for arm in arms[:-1]):
+        signs = {pool: SIGNS[predicted[pool]] if pair == REGISTERED else 0 for pool in study.pools}
+        for mode in ("greedy", "sampled"):
+            played_so = pooled.filter(mode=mode)
+            found = [
+                contrast(study, pool, sign, played_so.filter(environment=pool), pair) for pool, sign in signs.items()
+            ]
+            parts.append(page(found, pair, study.primary.margin, mode, final=final))
     return "\n".join([*parts, lifts(study, tasks)])
 
 
@@ -350,7 +358,7 @@ if __name__ == "__main__":
         "results", type=Path, nargs="+", help="folders of the studies, the first with the pools; or one of outcomes"
     )
     parser.add_argument("--predictions", type=Path, default=PREDICTIONS, help="table of predicted signs (CSV)")
-    parser.add_argument("--arms", nargs=2, default=("grpo_empg", "grpo"), metavar=("METHOD", "AGAINST"))
+    parser.add_argument("--arms", nargs="+", default=REGISTERED, help="each beside the last (default: %(default)s)")
     parser.add_argument(
         "--look", type=int, choices=[one.number for one in LOOKS], help="of all runs, those of this look"
     )
@@ -367,6 +375,8 @@ if __name__ == "__main__":
         planned = LOOKS[chosen.look - 1] if chosen.look else None
         read = studies(chosen.results, tuple(chosen.arms), planned)
         text = main(read[0].study, played(read), chosen.predictions, tuple(chosen.arms), final=chosen.final)
-        print(f"{text}\n{noise(read[0])}", end="")
+        print(text, end="")
+        if tuple(chosen.arms) == REGISTERED:
+            print(f"\n{noise(read[0])}", end="")
         if chosen.outcomes:
             write_outcomes(read, chosen.outcomes)

@@ -292,6 +292,17 @@ def test_outcomes_give_the_same_page(experiment: Path, predictions: Path, tmp_pa
     assert primary.main(study, tasks, predictions, ARMS, final=True) == contrast_page(folders, predictions, final=True)
 
 
+def test_exploratory_arms_have_no_finding(experiment: Path, predictions: Path) -> None:
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    arms = ("grpo", "grpo_empg")
+    (read,) = primary.studies([experiment], arms)
+    text = primary.main(read.study, primary.played([read]), predictions, arms, final=True)
+    assert "Finding" not in text
+    assert "signs as predicted" not in text
+    assert text.count("| all environments | ") == 2, "greedy and sampled"
+    assert text.count("| up | none | 8 |") == 2
+
+
 def test_the_last_look_is_what_its_outcomes_give() -> None:
     primary = importlib.import_module("benchmarks.primary_contrast")
     folder = ROOT / "docs/results/experiment_look_3"
