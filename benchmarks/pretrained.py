@@ -52,7 +52,7 @@ def before() -> Iterator[None]:
     """The code as it was."""
     with (
         mock.patch.object(prefix_tree, "attend_by_products", fused),
-        mock.patch.object(entropy, "LARGE_CHUNK", 64),
+        mock.patch.object(entropy, "default_chunk", return_value=64),
         mock.patch.object(ForeignCache, "decode", gathered),
     ):
         yield

@@ -1,5 +1,8 @@
 """Chunked token statistics against autograd on the whole matrix, in value, gradient and memory."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -118,6 +121,26 @@ def test_renyi_entropies_need_no_larger_tensor_either():
 
 
 def test_the_default_chunk_is_bounded():
-    # 20,000 words: 320 tokens at a time.
-    found = largest_tensor(token_statistics, tokens=640, vocabulary=20_000)
-    assert found == 320 * 20_000
+    # 20,000 words: 838 tokens at a time, 64 MiB.
+    found = largest_tensor(token_statistics, tokens=1000, vocabulary=20_000)
+    assert found == 838 * 20_000 <= 2**24
+
+
+PEAK = """
+import psutil, resource, torch
+from empg.core.entropy import token_statistics
+torch.set_num_threads(1)
+hidden, weight = torch.randn(4000, 8, requires_grad=True), torch.randn(20_000, 8, requires_grad=True)
+target = torch.zeros(4000, dtype=torch.long)
+token_statistics(hidden[:1], weight, target[:1])[0].sum().backward()
+before = psutil.Process().memory_info().rss / 1024
+logprob, entropy = token_statistics(hidden, weight, target)
+(logprob.sum() + entropy.sum()).backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_two_chunks_are_the_most_that_exist_at_a_time():
+    """Five chunks of 64 MiB: one's logits and probabilities are gone before the next one's come."""
+    printed = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True).stdout
+    assert 2 * 64 <= float(printed) < 2.5 * 64

@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 from empg.core.checks import require_index, require_number, require_vector
 
 # The default chunk is 2 MiB of float32 logits, which fit into the cache of a CPU (750 tokens with 700 words). With a
-# large vocabulary that would be few tokens, and adding up the gradient of the weight would dominate: such a chunk has
-# more (60 MiB of logits with 50,000 words, 185 MiB with 150,000).
+# large vocabulary that would be few tokens, and adding up the gradient of the weight would dominate: such a chunk is
+# 64 MiB (340 tokens with 50,000 words, 110 with 150,000).
 CHUNK_ELEMENTS = 2**19
-LARGE_VOCABULARY, LARGE_CHUNK = 2**13, 320
+LARGE_VOCABULARY, LARGE_CHUNK_ELEMENTS = 2**13, 2**24
 
 
 def token_statistics(
@@ -43,7 +43,7 @@ def token_statistics(
         )
     require_number("temperature", temperature, above=0)
     statistics: tuple[Tensor, Tensor] = _TokenStatistics.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, target, temperature, chunk_size or _default_chunk(weight)
+        hidden, weight, target, temperature, chunk_size or default_chunk(len(weight))
     )
     return statistics
 
@@ -62,13 +62,14 @@ def token_renyi2(hidden: Tensor, weight: Tensor, *, temperature: float = 1.0, ch
         )
     require_number("temperature", temperature, above=0)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
-    chunks = torch.split(hidden, chunk_size or _default_chunk(weight))
+    chunks = torch.split(hidden, chunk_size or default_chunk(len(weight)))
     # Rounding may leave a certain token's entropy just below 0.
     return torch.cat([renyi2_entropy(_logits(chunk, weight, temperature, dtype)) for chunk in chunks]).clamp_(min=0)
 
 
-def _default_chunk(weight: Tensor) -> int:
-    return LARGE_CHUNK if len(weight) > LARGE_VOCABULARY else CHUNK_ELEMENTS // len(weight)
+def default_chunk(vocabulary: int) -> int:
+    """How many tokens' logits exist at a time unless the caller says otherwise."""
+    return max(1, (LARGE_CHUNK_ELEMENTS if vocabulary > LARGE_VOCABULARY else CHUNK_ELEMENTS) // vocabulary)
 
 
 class _TokenStatistics(torch.autograd.Function):
@@ -97,6 +98,7 @@ class _TokenStatistics(torch.autograd.Function):
             logprob[rows] = (chosen - log_total)[:, 0]
             entropy[rows] = (log_total - p.mul_(z).sum(dim=1, keepdim=True) / total)[:, 0]
             logsumexp[rows] = (highest + log_total)[:, 0]
+            del z, p  # before the next chunk's
         ctx.save_for_backward(hidden, weight, target, entropy, logsumexp)
         ctx.temperature, ctx.chunk_size = temperature, chunk_size
         ctx.set_materialize_grads(False)  # an output that the loss does not use costs nothing in the backward pass
@@ -117,10 +119,10 @@ class _TokenStatistics(torch.autograd.Function):
             log_p -= logsumexp[rows, None]
             d_z = log_p.exp()  # p, which becomes the gradient in place
             if d_entropy is not None:
-                factor = log_p.add_(entropy[rows, None]).mul_(-d_entropy[rows, None])
+                log_p.add_(entropy[rows, None]).mul_(-d_entropy[rows, None])
                 if d_logprob is not None:
-                    factor -= d_logprob[rows, None]
-                d_z *= factor
+                    log_p -= d_logprob[rows, None]
+                d_z *= log_p
             elif d_logprob is not None:
                 d_z *= -d_logprob[rows, None]
             if d_logprob is not None:
@@ -134,6 +136,7 @@ class _TokenStatistics(torch.autograd.Function):
                 d_weight.addmm_(d_logits.T, hidden[rows])  # in place: no second [vocabulary, d] matrix
             elif d_weight is not None:
                 d_weight += d_logits.T @ hidden[rows]
+            del log_p, d_z, d_logits
         return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None
 
 

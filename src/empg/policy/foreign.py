@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from empg.config import Lora
-from empg.core.entropy import LARGE_CHUNK, renyi2_entropy
+from empg.core.entropy import default_chunk, renyi2_entropy
 from empg.errors import ConfigError, DataError
 from empg.files import read_json
 from empg.policy.foreign_cache import ForeignCache
@@ -141,9 +141,10 @@ class Foreign(Network):
         return cast("Tensor", logits)
 
     def statistics(self, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        size = default_chunk(len(self.output_weight))
         parts = [
             checkpoint(self._statistics, h, t, temperature, use_reentrant=False)
-            for h, t in zip(torch.split(hidden, LARGE_CHUNK), torch.split(target, LARGE_CHUNK), strict=True)
+            for h, t in zip(torch.split(hidden, size), torch.split(target, size), strict=True)
         ]
         logprob, entropy = (torch.cat(part) for part in zip(*parts, strict=True))
         return logprob, entropy
@@ -153,9 +154,8 @@ class Foreign(Network):
         return logprobs.gather(1, target[:, None])[:, 0], -(logprobs.exp() * logprobs).sum(-1)
 
     def renyi2(self, hidden: Tensor, temperature: float) -> Tensor:
-        return torch.cat(
-            [renyi2_entropy(self.logits(h) / temperature) for h in torch.split(hidden, LARGE_CHUNK)]
-        ).clamp_(min=0)
+        chunks = torch.split(hidden, default_chunk(len(self.output_weight)))
+        return torch.cat([renyi2_entropy(self.logits(h) / temperature) for h in chunks]).clamp_(min=0)
 
     def open_cache(self, rows: int, length: int) -> ForeignCache:
         return ForeignCache(self, rows)

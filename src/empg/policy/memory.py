@@ -67,7 +67,7 @@ def update_bytes(
     The activations are those of ``tokens`` tokens in conversations of at most ``context``: all layers', or with
     checkpointing their inputs and one layer's.
     """
-    from empg.core.entropy import LARGE_CHUNK
+    from empg.core.entropy import default_chunk
 
     size = 2 if policy.dtype == "bfloat16" else 4
     if policy.lora is not None:
@@ -79,7 +79,7 @@ def update_bytes(
     layer = tokens * (6 * sizes.width + 3 * (q + 2 * kv) + 6 * sizes.mlp_width + sizes.heads * context) * size
     kept = sizes.layers * tokens * sizes.width * size
     activations = kept + layer if policy.gradient_checkpointing else sizes.layers * layer
-    head = 3 * LARGE_CHUNK * sizes.vocabulary * 4
+    head = 3 * default_chunk(sizes.vocabulary) * sizes.vocabulary * 4
     if not policy.freeze_embeddings and policy.lora is None:
         head += sizes.vocabulary * sizes.width * 4
     return {
