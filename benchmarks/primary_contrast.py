@@ -86,6 +86,8 @@ def of_arms(folder: Path, arms: Sequence[str]) -> Results:
     """A study's results, of these arms alone: the others may not be there yet."""
     path = folder / "config" / "study.json"
     study = parse(Study, read_json(path), str(path))
+    if unknown := set(arms) - set(study.methods):
+        raise DataError(f"{path}: expected the methods {', '.join(arms)}, found no {', '.join(sorted(unknown))}")
     return Results(study.model_copy(update={"methods": {arm: study.methods[arm] for arm in arms}}), folder)
 
 
@@ -132,10 +134,10 @@ def played(read: Sequence[Results]) -> pl.DataFrame:
     return pl.concat(tables).unique([name for name in OUTCOMES if name != "success"], maintain_order=True)
 
 
-def write_outcomes(read: Sequence[Results], folder: Path) -> None:
-    """Write the study and what :func:`played` finds, for :func:`read_outcomes`."""
-    write_json(folder / "study.json", read[0].study.model_dump(mode="json"))
-    write_table(played(read), OUTCOMES, folder / "outcomes.parquet")
+def write_outcomes(study: Study, tasks: pl.DataFrame, folder: Path) -> None:
+    """Write a study and what :func:`played` found, for :func:`read_outcomes`."""
+    write_json(folder / "study.json", study.model_dump(mode="json"))
+    write_table(tasks, OUTCOMES, folder / "outcomes.parquet")
 
 
 def read_outcomes(folder: Path) -> tuple[Study, pl.DataFrame]:
@@ -337,7 +339,11 @@ def main(study: Study, tasks: pl.DataFrame, predictions: Path, arms: Sequence[st
     """The pages of greedy and sampled play for each arm beside the last, and the lifts.
 
     Pools and the margin are those of ``study``. Arms that are not registered have no predicted sign and no finding.
+
+    Raises :class:`~empg.errors.DataError` for an arm without runs.
     """
+    if missing := set(arms) - set(tasks["method"]):
+        raise DataError(f"outcomes: expected runs of {', '.join(arms)}, found none of {', '.join(sorted(missing))}")
     pooled = with_pools(study, tasks)
     predicted = dict(pl.read_csv(predictions).select("environment", "prediction").iter_rows())
     parts = []
@@ -365,18 +371,20 @@ if __name__ == "__main__":
     parser.add_argument("--final", action="store_true", help="the experiment stops here: test equivalence")
     parser.add_argument("--outcomes", type=Path, help="a folder to write what every run made of every task to")
     chosen = parser.parse_args()
+    arms = tuple(chosen.arms)
+    if len(arms) < 2:
+        parser.error(f"--arms: expected two or more, found {arms[0]}")
     if (chosen.results[0] / "outcomes.parquet").exists():
         if len(chosen.results) > 1 or chosen.look or chosen.outcomes:
-            parser.error("a folder of outcomes stands alone")
-        print(
-            main(*read_outcomes(chosen.results[0]), chosen.predictions, tuple(chosen.arms), final=chosen.final), end=""
-        )
+            parser.error(
+                f"{chosen.results[0]} holds outcomes: expected neither other folders nor --look nor --outcomes"
+            )
+        print(main(*read_outcomes(chosen.results[0]), chosen.predictions, arms, final=chosen.final), end="")
     else:
-        planned = LOOKS[chosen.look - 1] if chosen.look else None
-        read = studies(chosen.results, tuple(chosen.arms), planned)
-        text = main(read[0].study, played(read), chosen.predictions, tuple(chosen.arms), final=chosen.final)
-        print(text, end="")
-        if tuple(chosen.arms) == REGISTERED:
+        read = studies(chosen.results, arms, LOOKS[chosen.look - 1] if chosen.look else None)
+        study, tasks = read[0].study, played(read)
+        print(main(study, tasks, chosen.predictions, arms, final=chosen.final), end="")
+        if arms == REGISTERED:
             print(f"\n{noise(read[0])}", end="")
         if chosen.outcomes:
-            write_outcomes(read, chosen.outcomes)
+            write_outcomes(study, tasks, chosen.outcomes)

@@ -287,7 +287,8 @@ def test_outcomes_give_the_same_page(experiment: Path, predictions: Path, tmp_pa
     primary = importlib.import_module("benchmarks.primary_contrast")
     add_seed(experiment, tmp_path / "more", 3)
     folders = [experiment, tmp_path / "more"]
-    primary.write_outcomes(primary.studies(folders, ARMS), tmp_path / "published")
+    read = primary.studies(folders, ARMS)
+    primary.write_outcomes(read[0].study, primary.played(read), tmp_path / "published")
     study, tasks = primary.read_outcomes(tmp_path / "published")
     assert primary.main(study, tasks, predictions, ARMS, final=True) == contrast_page(folders, predictions, final=True)
 
@@ -303,13 +304,24 @@ def test_exploratory_arms_have_no_finding(experiment: Path, predictions: Path) -
     assert text.count("| up | none | 8 |") == 2
 
 
-def test_the_last_look_is_what_its_outcomes_give() -> None:
+@pytest.mark.parametrize(
+    ("name", "arms"), [("experiment_look_3", ARMS), ("experiment_arms", ("grpo_shuffled", "grpo"))]
+)
+def test_a_published_page_is_what_its_outcomes_give(name: str, arms: tuple[str, ...]) -> None:
     primary = importlib.import_module("benchmarks.primary_contrast")
-    folder = ROOT / "docs/results/experiment_look_3"
-    text = primary.main(*primary.read_outcomes(folder), ROOT / primary.PREDICTIONS, ARMS, final=True)
+    folder = ROOT / "docs/results" / name
+    text = primary.main(*primary.read_outcomes(folder), ROOT / primary.PREDICTIONS, arms, final=True)
     page = (folder / "README.md").read_text(encoding="utf-8")
     assert [part for part in text.split("\n\n") if part.strip() not in page] == []
-    assert "Look 3, bound of p 0.0428." in page
+
+
+def test_an_arm_that_is_not_there_is_named(experiment: Path, predictions: Path) -> None:
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    with pytest.raises(DataError, match=r"study\.json: expected the methods dapo, grpo, found no dapo"):
+        primary.studies([experiment], ("dapo", "grpo"))
+    (read,) = primary.studies([experiment], ARMS)
+    with pytest.raises(DataError, match="outcomes: expected runs of dapo, grpo, found none of dapo"):
+        primary.main(read.study, primary.played([read]), predictions, ("dapo", "grpo"), final=True)
 
 
 def test_runs_that_do_not_belong_together_are_refused(experiment: Path, tmp_path: Path) -> None:
