@@ -185,6 +185,12 @@ def test_a_second_search_of_a_study_waits(root: Path, capsys: pytest.CaptureFixt
     assert waiting in said
 
 
+def test_a_method_without_a_searched_setting_gets_no_trials(root: Path) -> None:
+    configure(root, space={"method.k": {"low": 0, "high": 4}})
+    study, sets = read_study(root / "config", None)
+    assert [arm.name for arm, _ in search.arms(study, sets, study.tune, root)] == ["alfworld/grpo_empg"]
+
+
 def test_values_are_put_where_the_path_says(root: Path) -> None:
     configure(root)
     study, sets = read_study(root / "config", None)

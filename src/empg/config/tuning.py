@@ -42,9 +42,10 @@ class Tune(Model):
     """What ``empg tune`` searches: the same number of trials for each method of each environment.
 
     ``space`` has dotted paths into the settings of a training: ``method.zeta``, ``train.optimiser.lr``,
-    ``sampling.temperature``. A method that lacks a setting is searched without it. The first trial has the study's own
-    values. ``seed`` trains every trial and should not be among the study's seeds. ``sampler`` and ``pruner`` are names
-    from ``optuna.samplers`` and ``optuna.pruners``; the pruner sees the mean training success of ``window`` iterations.
+    ``sampling.temperature``. A method that lacks a setting is searched without it, and one without any is not searched.
+    The first trial has the study's own values. ``seed`` trains every trial and should not be among the study's seeds.
+    ``sampler`` and ``pruner`` are names from ``optuna.samplers`` and ``optuna.pruners``; the pruner sees the mean
+    training success of ``window`` iterations.
     """
 
     trials: Positive = 30

@@ -59,9 +59,11 @@ def run(name: str | None, jobs: int, progress: Callable[[int, int], None], root:
 
 
 def arms(study: Study, data_sets: dict[str, DataSet], tune: Tune, root: Path) -> Iterator[tuple[Arm, str]]:
-    """Every method in every environment, with a digest of all that its trials depend on."""
+    """Every method that has a searched setting, in every environment, with a digest of all its trials depend on."""
     for environment, method in product(study.environments, study.methods):
         train = train_run(study, data_sets, environment, method, tune.seed)
+        if not (space := searched(train, tune.space)):
+            continue
         panel = evaluate_run(study, data_sets, environment, method, tune.seed)
         only_tune = panel.evaluate.model_copy(update={"splits": ("tune",)})
         results = root / "results" / study.study / environment
@@ -77,7 +79,7 @@ def arms(study: Study, data_sets: dict[str, DataSet], tune: Tune, root: Path) ->
             made["warmstart"] / "model",
             made["rollouts"],
             root / "results" / "tune" / study.study / environment / method,
-            searched(train, tune.space),
+            space,
             tune.window,
         )
         behind = [
