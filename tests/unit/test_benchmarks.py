@@ -305,7 +305,12 @@ def test_exploratory_arms_have_no_finding(experiment: Path, predictions: Path) -
 
 
 @pytest.mark.parametrize(
-    ("name", "arms"), [("experiment_look_3", ARMS), ("experiment_arms", ("grpo_shuffled", "grpo"))]
+    ("name", "arms"),
+    [
+        ("experiment_look_3", ARMS),
+        ("experiment_arms", ("grpo_shuffled", "grpo_calibrated", "rtmc", "dapo", "dapo_empg", "grpo")),
+        ("experiment_arms", ("dapo_empg", "dapo")),
+    ],
 )
 def test_a_published_page_is_what_its_outcomes_give(name: str, arms: tuple[str, ...]) -> None:
     primary = importlib.import_module("benchmarks.primary_contrast")
