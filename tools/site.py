@@ -36,7 +36,8 @@ _logger = logging.getLogger("mkdocs.hooks.site")
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill in the lists of the navigation that grow with the repository."""
-    results = sorted(path.parent.name for path in (ROOT / "docs/results").glob("*/README.md"))
+    folder = ROOT / "docs/results"
+    results = sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob("*/**/README.md"))
     lists: dict[str, list[Any]] = {
         "results/*": [{"Overview": "results/README.md"}, *({name: f"results/{name}/README.md"} for name in results)],
         "api/*": reference_pages(),

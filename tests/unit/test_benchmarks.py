@@ -338,3 +338,28 @@ def test_runs_that_do_not_belong_together_are_refused(experiment: Path, tmp_path
         primary.played(primary.studies([experiment, tmp_path / "other"], ARMS))
     with pytest.raises(DataError, match="expected a study with pools"):
         primary.played(primary.studies([tmp_path / "other"], ARMS))
+
+
+def test_quantiles_of_step_entropies_over_the_runs_of_a_pool(tmp_path: Path) -> None:
+    step_entropies = importlib.import_module("benchmarks.step_entropies")
+    content = {
+        "environments": {
+            "a": {"data": "d", "train": {"iterations": 5}},
+            "b": {"data": "d", "train": {"iterations": 5}},
+        },
+        "methods": {"grpo": {"advantage": "grpo"}},
+        "seeds": [1],
+        "pools": {"both": ["a", "b"]},
+    }
+    study = parse(Study, content, "test")
+    for name, entropies in (("a", [0.0, 1.0]), ("b", [0.5, 2.0])):
+        for iteration in (0, 2, 4):
+            file = tmp_path / name / "grpo/seed1/train/rollouts" / f"iteration_{iteration:04d}.parquet"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pl.DataFrame({"step_entropy": entropies}).write_parquet(file)
+    _, _, first, middle, last = step_entropies.table(study, tmp_path, "grpo").splitlines()
+    assert first == "| both | first | 2 | 4 | 0.01 | 0.08 | 0.75 | 1.85 | 1.97 | 2.00 | 50 |", "0.5 and 1 lie inside"
+    assert middle == first.replace("first", "half-way")
+    assert last == first.replace("first", "last")
+    with pytest.raises(DataError, match=r"a: expected dapo/seed\*/train/rollouts/iteration_0000.parquet, found none"):
+        step_entropies.table(study, tmp_path, "dapo")
