@@ -257,6 +257,19 @@ def page(found: Sequence[Contrast], arms: tuple[str, str], margin: float, mode: 
     return "\n".join(lines) + "\n"
 
 
+def over_arms(compared: Mapping[str, Sequence[Contrast]], against: str, mode: str) -> str:
+    """All arms beside the same other one, over all environments and without signs, corrected for their number."""
+    lines = [f"All arms minus {against}, {mode}, over all environments.", ""]
+    lines += ["| arm | difference | p | p by Holm over arms |", "|---|---|---|---|"]
+    values = {arm: primary(found, signs=False) for arm, found in compared.items()}
+    holm = adjust([(value.p_difference(), None) for value in values.values()])
+    lines += [
+        f"| {arm} | {_numbers(value)} | {_p(adjusted)} |"
+        for (arm, value), (adjusted, _) in zip(values.items(), holm, strict=True)
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _said(found: Sequence[Contrast], planned: Look | None, margin: float, final: bool) -> list[str]:
     """The finding, the predictions of single environments and the tests of equivalence, in sentences."""
     made = "; ".join(finding(found, margin, final=final))
@@ -347,14 +360,17 @@ def main(study: Study, tasks: pl.DataFrame, predictions: Path, arms: Sequence[st
     pooled = with_pools(study, tasks)
     predicted = dict(pl.read_csv(predictions).select("environment", "prediction").iter_rows())
     parts = []
+    compared: dict[str, dict[str, list[Contrast]]] = {"greedy": {}, "sampled": {}}
     for pair in ((arm, arms[-1]) for arm in arms[:-1]):
         signs = {pool: SIGNS[predicted[pool]] if pair == REGISTERED else 0 for pool in study.pools}
-        for mode in ("greedy", "sampled"):
+        for mode, by_arm in compared.items():
             played_so = pooled.filter(mode=mode)
-            found = [
+            by_arm[pair[0]] = found = [
                 contrast(study, pool, sign, played_so.filter(environment=pool), pair) for pool, sign in signs.items()
             ]
             parts.append(page(found, pair, study.primary.margin, mode, final=final))
+    if len(arms) > 2:
+        parts += [over_arms(by_arm, arms[-1], mode) for mode, by_arm in compared.items()]
     return "\n".join([*parts, lifts(study, tasks)])
 
 

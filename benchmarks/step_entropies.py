@@ -9,44 +9,46 @@ mean token entropy in nats, the largest, and the share of steps between 0.05 and
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 
-from empg.config import Study, parse
-from empg.errors import DataError
-from empg.files import read_json
+from benchmarks.primary_contrast import of_arms
+from empg.analysis.results import Results
+from empg.schema import read_parquet
 
 QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
 SPREAD = (0.05, 1.5)  # nats
 HEAD = "| environment | iteration | runs | steps | 1 % | 5 % | median | 95 % | 99 % | largest | from 0.05 to 1.5, % |"
 
 
-def row(name: str, when: str, files: Sequence[Path]) -> str:
-    """One line of the table, from the rollouts of one iteration of several runs."""
-    entropy = pl.concat([pl.read_parquet(file, columns=["step_entropy"]) for file in files])["step_entropy"]
-    cells = [f"{entropy.quantile(share, 'linear'):.2f}" for share in QUANTILES]
-    inside = float(entropy.is_between(*SPREAD).cast(pl.Float64).mean())  # type: ignore[arg-type]
-    cells = [name, when, str(len(files)), f"{len(entropy):,}", *cells, f"{entropy.max():.2f}", f"{100 * inside:.0f}"]
-    return f"| {' | '.join(cells)} |"
+def quantiles(files: Iterable[Path]) -> list[str]:
+    """The cells of a line from ``steps`` on: of all steps in these rollouts that have credit."""
+    entropy = pl.concat(read_parquet(file, ["step_entropy"]) for file in files)["step_entropy"].drop_nulls()
+    inside = entropy.is_between(*SPREAD).sum() / len(entropy)
+    shares = [f"{entropy.quantile(share, 'linear'):.2f}" for share in QUANTILES]
+    return [f"{len(entropy):,}", *shares, f"{entropy.max():.2f}", f"{100 * inside:.0f}"]
 
 
-def table(study: Study, results: Path, method: str) -> str:
-    """The table in Markdown.
+def table(results: Results) -> str:
+    """The table in Markdown, over the runs of all methods of ``results``.
 
-    Raises :class:`~empg.errors.DataError` where no run of the method is there.
+    Raises :class:`~empg.errors.DataError` that names a run without rollouts.
     """
+    study = results.study
     lines = [HEAD, "|---" * HEAD.count(" | ") + "|---|"]
     for name in study.pools or study.environments:
         members = study.pools.get(name, (name,))
-        last = study.environments[members[0]].train.iterations - 1
-        for when, iteration in (("first", 0), ("half-way", last // 2), ("last", last)):
-            runs = f"{method}/seed*/train/rollouts/iteration_{iteration:04d}.parquet"
-            files = [file for member in members for file in sorted((results / member).glob(runs))]
-            if not files:
-                raise DataError(f"{results / members[0]}: expected {runs}, found none")
-            lines.append(row(name, when, files))
+        runs = [results.rollout_files(run) for run in results.trained() if run.environment in members]
+        chosen = {
+            "first": [files[0] for files in runs],
+            "half-way": [files[(len(files) - 1) // 2] for files in runs],
+            "last": [files[-1] for files in runs],
+        }
+        lines += [
+            f"| {' | '.join([name, when, str(len(runs)), *quantiles(files)])} |" for when, files in chosen.items()
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -55,5 +57,4 @@ if __name__ == "__main__":
     parser.add_argument("results", type=Path, help="a study's folder")
     parser.add_argument("--method", default="grpo", help="(default: %(default)s)")
     chosen = parser.parse_args()
-    config = chosen.results / "config" / "study.json"
-    print(table(parse(Study, read_json(config), str(config)), chosen.results, chosen.method), end="")
+    print(table(of_arms(chosen.results, [chosen.method])), end="")

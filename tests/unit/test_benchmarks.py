@@ -310,6 +310,7 @@ def test_exploratory_arms_have_no_finding(experiment: Path, predictions: Path) -
         ("experiment_look_3", ARMS),
         ("experiment_arms", ("grpo_shuffled", "grpo_calibrated", "rtmc", "dapo", "dapo_empg", "grpo")),
         ("experiment_arms", ("dapo_empg", "dapo")),
+        ("experiment_arms", ("grpo_empg", "grpo_shuffled")),
     ],
 )
 def test_a_published_page_is_what_its_outcomes_give(name: str, arms: tuple[str, ...]) -> None:
@@ -340,26 +341,31 @@ def test_runs_that_do_not_belong_together_are_refused(experiment: Path, tmp_path
         primary.played(primary.studies([tmp_path / "other"], ARMS))
 
 
-def test_quantiles_of_step_entropies_over_the_runs_of_a_pool(tmp_path: Path) -> None:
+def test_quantiles_of_step_entropies_over_the_runs_of_a_pool(experiment: Path) -> None:
     step_entropies = importlib.import_module("benchmarks.step_entropies")
-    content = {
-        "environments": {
-            "a": {"data": "d", "train": {"iterations": 5}},
-            "b": {"data": "d", "train": {"iterations": 5}},
-        },
-        "methods": {"grpo": {"advantage": "grpo"}},
-        "seeds": [1],
-        "pools": {"both": ["a", "b"]},
-    }
-    study = parse(Study, content, "test")
-    for name, entropies in (("a", [0.0, 1.0]), ("b", [0.5, 2.0])):
-        for iteration in (0, 2, 4):
-            file = tmp_path / name / "grpo/seed1/train/rollouts" / f"iteration_{iteration:04d}.parquet"
-            file.parent.mkdir(parents=True, exist_ok=True)
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    for name, seed in product((f"{pool}_{i}" for pool in ("up", "down") for i in range(1, 5)), (1, 2)):
+        for iteration, entropies in enumerate(([0.0, 1.0, None], [0.5], [2.0], [0.25, 0.25])):
+            file = experiment / name / f"grpo/seed{seed}/train/rollouts/iteration_{iteration:04d}.parquet"
+            file.parent.mkdir(exist_ok=True)
             pl.DataFrame({"step_entropy": entropies}).write_parquet(file)
-    _, _, first, middle, last = step_entropies.table(study, tmp_path, "grpo").splitlines()
-    assert first == "| both | first | 2 | 4 | 0.01 | 0.08 | 0.75 | 1.85 | 1.97 | 2.00 | 50 |", "0.5 and 1 lie inside"
-    assert middle == first.replace("first", "half-way")
-    assert last == first.replace("first", "last")
-    with pytest.raises(DataError, match=r"a: expected dapo/seed\*/train/rollouts/iteration_0000.parquet, found none"):
-        step_entropies.table(study, tmp_path, "dapo")
+    _, _, first, middle, last, *others = step_entropies.table(primary.of_arms(experiment, ["grpo"])).splitlines()
+    assert first == "| up | first | 8 | 16 | 0.00 | 0.00 | 0.50 | 1.00 | 1.00 | 1.00 | 50 |", "no step without credit"
+    assert middle == "| up | half-way | 8 | 8 | 0.50 | 0.50 | 0.50 | 0.50 | 0.50 | 0.50 | 100 |"
+    assert last == "| up | last | 8 | 16 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 100 |"
+    assert others == [line.replace("up", "down") for line in (first, middle, last)]
+    with pytest.raises(DataError, match=r"grpo_empg/seed1/train/rollouts: expected iteration_\*\.parquet, found none"):
+        step_entropies.table(primary.of_arms(experiment, ["grpo_empg"]))
+
+
+def test_arms_are_corrected_for_their_number(experiment: Path, predictions: Path) -> None:
+    """Holm's steps over two arms: the smaller p twice, the larger one as it is, but never below the smaller."""
+    primary = importlib.import_module("benchmarks.primary_contrast")
+    (read,) = primary.studies([experiment], ARMS)
+    study, tasks = read.study, primary.played([read])
+    copy = tasks.filter(method="grpo_empg").with_columns(method=pl.lit("twin"))
+    text = primary.main(study, pl.concat([tasks, copy]), predictions, ("grpo_empg", "twin", "grpo"), final=False)
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| grpo_empg |", "| twin |"))]
+    assert len(rows) == 4, "two arms, greedy and sampled"
+    for _, _, p, holm in rows:
+        assert float(holm.strip(" |")) == pytest.approx(min(1.0, 2 * float(p)), rel=0.01)
